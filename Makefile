@@ -1,0 +1,44 @@
+# The interface of this repository: run, test, check, bench; assets on its own.
+
+ADDR ?= localhost:8080
+
+VENDOR := static/vendor
+NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/pico/css/pico.min.css
+
+.PHONY: run test check bench assets test-tools
+
+run: assets
+	go build -o bin/realtime .
+	exec bin/realtime -addr $(ADDR)
+
+test: assets test-tools
+	go test -race -shuffle=on ./...
+
+check: assets
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+bench: assets
+	go test -run '^$$' -bench . .
+
+assets: $(VENDOR)/.fetched
+
+$(VENDOR)/.fetched: package.json package-lock.json Makefile
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	rm -rf $(VENDOR) && mkdir -p $(VENDOR)
+	cp $(addprefix node_modules/,$(NPM_FILES)) $(VENDOR)
+	touch $@
+
+# What the tests need beside Go: a C compiler for -race, and Chromium. Both are
+# installed where that is possible; otherwise the tests say what they miss.
+test-tools:
+	@missing=; \
+	command -v $${CC:-gcc} >/dev/null || missing="gcc libc6-dev"; \
+	command -v chromium || command -v chromium-browser || command -v google-chrome || missing="$$missing chromium"; \
+	test -z "$$missing" && exit; \
+	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
+	else \
+		echo "not installed:$$missing (as root on Debian, make test installs it)"; \
+	fi || echo "could not install: $$missing"

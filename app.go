@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/livetemplate/livetemplate"
+
+	"realtime/internal/wsconn"
+)
+
+//go:embed templates static package.json
+var embedded embed.FS
+
+// Config is all that differs between the program and its tests.
+// The zero value is ready to use.
+type Config struct {
+	Log    *slog.Logger // default: slog.Default()
+	Static fs.FS        // files below /static/; default: those embedded in the binary
+}
+
+// App serves every page. It is an http.Handler; end it with Shutdown.
+type App struct {
+	http.Handler
+	live []livetemplate.LiveHandler
+}
+
+// NewApp builds the app. An error means that an embedded file is broken.
+func NewApp(cfg Config) (*App, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Static == nil {
+		cfg.Static, _ = fs.Sub(embedded, "static") // fails only for an invalid name
+	}
+	assets, err := newAssets(cfg.Static)
+	if err != nil {
+		return nil, err
+	}
+	if assets.fromCDN {
+		cfg.Log.Info("browser files are not built in: pages load them from the public CDN; `make assets` fetches them")
+	}
+
+	funcs := template.FuncMap{"asset": assets.lookup}
+	opts := liveOptions(cfg.Log, funcs)
+	counter, err := multiUserSyncHandler(opts)
+	if err != nil {
+		return nil, err
+	}
+	presence, err := presenceHandler(opts)
+	if err != nil {
+		return nil, err
+	}
+	index, err := plainPage(funcs, http.StatusOK, "Home", "templates/index.tmpl")
+	if err != nil {
+		return nil, err
+	}
+	notFound, err := plainPage(funcs, http.StatusNotFound, "Page not found", "templates/not-found.tmpl")
+	if err != nil {
+		return nil, err
+	}
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", index)
+	mux.Handle("/realtime/multi-user-sync", livePage(counter))
+	mux.Handle("/realtime/presence", livePage(presence))
+	mux.Handle("GET /static/", http.StripPrefix("/static/", filesOnly(cfg.Static, notFound)))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("/", notFound)
+	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}}, nil
+}
+
+// Shutdown refuses new sockets, sends every open one a close frame (1001, going
+// away) and waits for them to close. It returns ctx's error if ctx ends first.
+func (a *App) Shutdown(ctx context.Context) error {
+	done := make(chan error, len(a.live))
+	for _, h := range a.live {
+		go func() { done <- h.Shutdown(ctx) }()
+	}
+	var errs []error
+	for range a.live {
+		select {
+		case err := <-done:
+			errs = append(errs, err)
+		case <-ctx.Done(): // the framework can block for longer than its context
+			return ctx.Err()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// liveOptions are what the two live pages share.
+func liveOptions(log *slog.Logger, funcs template.FuncMap) []livetemplate.Option {
+	return []livetemplate.Option{
+		livetemplate.WithUpgrader(wsconn.New(log)),
+		livetemplate.WithAuthenticator(everyone{&livetemplate.AnonymousAuthenticator{}}),
+		livetemplate.WithComponentTemplates(&livetemplate.TemplateSet{
+			FS: embedded, Pattern: "templates/assets.tmpl", Funcs: funcs,
+		}),
+		// Without a script, or before the socket is open, a form is a plain form.
+		livetemplate.WithLoadingDisabled(),
+		// A refresh re-reads, so one waiting refresh stands for all that follow;
+		// more would only fill the send queue, which cuts off the tab it fills.
+		livetemplate.WithDispatchBufferSize(1),
+		livetemplate.WithWebSocketBufferSize(256),
+		// Clicks above the limit are lost. The default, 20 and then 10 a second,
+		// loses a fast finger's; key repeat stays under 50 a second.
+		livetemplate.WithMessageRateLimit(50, 200),
+	}
+}
+
+// liveTemplate puts the page templates/realtime/NAME.tmpl into the layout.
+func liveTemplate(name string, opts []livetemplate.Option) (*livetemplate.Template, error) {
+	files := livetemplate.WithParseFS(embedded, "templates/layout.tmpl", "templates/realtime/"+name+".tmpl")
+	return livetemplate.New(name, append(slices.Clip(opts), files)...)
+}
+
+// everyone gives all visitors one identity, so that SelfTopic is one topic that
+// reaches every browser, as wide as the state it announces. By default it is
+// one browser's cookie, and no other browser would hear of a change. The session
+// group stays per browser: visitors share what happens, not what they typed.
+type everyone struct {
+	*livetemplate.AnonymousAuthenticator
+}
+
+func (everyone) Identify(*http.Request) (string, error) { return "everyone", nil }
+
+// livePage marks a page that answers with HTML or JSON under one address, so
+// that neither the Back button nor a cache in between shows one for the other.
+func livePage(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		w.Header().Set("Cache-Control", "private, no-cache")
+		h.ServeHTTP(w, r)
+	})
+}
+
+// plainPage renders a page without live parts once, and serves that.
+func plainPage(funcs template.FuncMap, status int, title, file string) (http.Handler, error) {
+	t, err := template.New("layout.tmpl").Funcs(funcs).ParseFS(embedded, "templates/layout.tmpl", "templates/assets.tmpl", file)
+	if err != nil {
+		return nil, err
+	}
+	var page strings.Builder
+	if err := t.Execute(&page, struct{ Title, Category string }{title, category}); err != nil {
+		return nil, err
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(status)
+		fmt.Fprint(w, page.String())
+	}), nil
+}
+
+// filesOnly serves the files of fsys, and notFound in place of a directory.
+func filesOnly(fsys fs.FS, notFound http.Handler) http.Handler {
+	files := http.FileServerFS(fsys)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info, err := fs.Stat(fsys, r.URL.Path)
+		if err != nil || info.IsDir() {
+			notFound.ServeHTTP(w, r)
+			return
+		}
+		files.ServeHTTP(w, r)
+	})
+}

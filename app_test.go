@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/json"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPages_AreThere(t *testing.T) {
+	v := newVisitor(t, newServer(t))
+	for path, row := range map[string]struct {
+		wantStatus int
+		wantType   string
+		want       []string
+	}{
+		"/": {http.StatusOK, "text/html; charset=utf-8", []string{
+			"<title>Home · ", `href="` + counterPage + `"`, `href="` + presencePage + `"`, "Multi-User Refresh", "Presence Tracking"}},
+		counterPage: {http.StatusOK, "text/html; charset=utf-8", []string{
+			"<title>Multi-User Refresh · Real-Time &amp; Multi-User</title>", "<h1>Multi-User Refresh</h1>",
+			"Counter: <strong>0</strong>", `<form method="POST">`, `<button name="increment">`,
+			"ctx.Subscribe", "ctx.SelfTopic", "ctx.Publish", "Try:"}},
+		presencePage: {http.StatusOK, "text/html; charset=utf-8", []string{
+			"<title>Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
+			`role="status" aria-live="polite">0 user(s) online<`, `<label for="username">Username</label>`,
+			`name="username"`, `placeholder="Pick a name…"`, `<button name="join">`, "Closed tabs", "Same names"}},
+		"/healthz":              {http.StatusOK, "text/plain; charset=utf-8", []string{"ok"}},
+		"/static/app.css":       {http.StatusOK, "text/css; charset=utf-8", nil},
+		"/static/focus.js":      {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/nowhere":              {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>", `href="/"`}},
+		counterPage + "/":       {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
+		"/static/":              {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
+		"/static/vendor":        {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
+		"/static/nothing":       {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
+		"/static/../app.go":     {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
+		"/static/%2e%2e/x.tmpl": {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
+	} {
+		t.Run(path, func(t *testing.T) {
+			resp, body := v.send(http.MethodGet, path, "", "")
+			if resp.StatusCode == http.StatusTemporaryRedirect { // the mux cleans the path first
+				location, err := resp.Location()
+				require.NoError(t, err)
+				resp, body = v.send(http.MethodGet, location.Path, "", "")
+			}
+			assert.Equal(t, row.wantStatus, resp.StatusCode)
+			assert.Equal(t, row.wantType, resp.Header.Get("Content-Type"))
+			for _, want := range row.want {
+				assert.Contains(t, body, want)
+			}
+		})
+	}
+}
+
+func TestLivePages_TellHTMLFromJSON(t *testing.T) {
+	server := newServer(t)
+	for _, path := range []string{counterPage, presencePage} {
+		for accept, wantType := range map[string]string{
+			"text/html":        "text/html; charset=utf-8",
+			"application/json": "application/json",
+		} {
+			req, err := http.NewRequest(http.MethodGet, server+path, nil)
+			require.NoError(t, err)
+			req.Header.Set("Accept", accept)
+			resp, err := http.DefaultClient.Do(req)
+			require.NoError(t, err)
+			resp.Body.Close()
+			assert.Equal(t, wantType, resp.Header.Get("Content-Type"))
+			assert.Equal(t, "Accept", resp.Header.Get("Vary"), "caches keep %s apart", accept)
+			assert.Equal(t, "private, no-cache", resp.Header.Get("Cache-Control"))
+		}
+	}
+}
+
+func TestLivePages_RefuseSocketsFromOtherSites(t *testing.T) {
+	server := newServer(t)
+	for _, path := range []string{counterPage, presencePage} {
+		_, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+path,
+			http.Header{"Origin": {"https://evil.example"}})
+		require.Error(t, err)
+		require.NotNil(t, resp)
+		assert.Equal(t, http.StatusForbidden, resp.StatusCode)
+	}
+}
+
+// The page must name what was fetched: the same version, with the same content.
+func TestAssets_AreThePinnedFiles(t *testing.T) {
+	if _, err := fs.Stat(embedded, "static/vendor"); err != nil {
+		skipOrFail(t, "the browser files are not fetched: run `make assets`")
+	}
+	v := newVisitor(t, newServer(t))
+	for _, name := range []string{"livetemplate-client.browser.js", "pico.min.css"} {
+		_, page := v.send(http.MethodGet, counterPage, "", "")
+		resp, content := v.send(http.MethodGet, "/static/vendor/"+name, "", "")
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		sum := sha512.Sum384([]byte(content))
+		integrity := "sha384-" + base64.StdEncoding.EncodeToString(sum[:])
+		assert.Contains(t, strings.ReplaceAll(page, "&#43;", "+"), `"/static/vendor/`+name+`" integrity="`+integrity+`"`)
+	}
+}
+
+func TestAssets_NotFetchedComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
+	var log bytes.Buffer
+	app, err := NewApp(Config{
+		Log:    slog.New(slog.NewTextHandler(&log, nil)),
+		Static: fstest.MapFS{"only.txt": {Data: []byte("only this file")}},
+	})
+	require.NoError(t, err)
+	defer app.Shutdown(t.Context())
+	server := httptest.NewServer(app)
+	defer server.Close()
+
+	v := newVisitor(t, server.URL)
+	pinned := pinnedVersions(t)
+	for _, path := range []string{"/", counterPage, presencePage} {
+		_, page := v.send(http.MethodGet, path, "", "")
+		for _, url := range []string{
+			"https://cdn.jsdelivr.net/npm/@livetemplate/client@" + pinned["@livetemplate/client"] + "/dist/livetemplate-client.browser.js",
+			"https://cdn.jsdelivr.net/npm/@picocss/pico@" + pinned["@picocss/pico"] + "/css/pico.min.css",
+		} {
+			assert.Contains(t, page, `"`+url+`" integrity="sha384-`)
+		}
+		assert.NotContains(t, page, "/static/vendor/")
+	}
+	assert.Equal(t, 1, strings.Count(log.String(), "\n"), "one line in the log:\n%s", log.String())
+	assert.Contains(t, log.String(), "CDN")
+
+	_, content := v.send(http.MethodGet, "/static/only.txt", "", "")
+	assert.Equal(t, "only this file", content)
+}
+
+func TestLockFile_HoldsThePinnedVersionsAndNoAddresses(t *testing.T) {
+	content, err := os.ReadFile("package-lock.json")
+	require.NoError(t, err)
+	assert.NotContains(t, string(content), "http", "download addresses")
+	var lock struct {
+		Packages map[string]struct{ Version string }
+	}
+	require.NoError(t, json.Unmarshal(content, &lock))
+	for name, version := range pinnedVersions(t) {
+		assert.Equal(t, lock.Packages["node_modules/"+name].Version, version, name)
+	}
+}
+
+// pinnedVersions are the npm packages of package.json.
+func pinnedVersions(t *testing.T) map[string]string {
+	t.Helper()
+	content, err := os.ReadFile("package.json")
+	require.NoError(t, err)
+	var manifest struct{ Dependencies map[string]string }
+	require.NoError(t, json.Unmarshal(content, &manifest))
+	require.Len(t, manifest.Dependencies, 2)
+	return manifest.Dependencies
+}
+
+// skipOrFail skips a test that lacks something, and fails it in CI, where
+// nothing may be lacking.
+func skipOrFail(t testing.TB, how string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		require.FailNow(t, "cannot run in CI", how)
+	}
+	t.Skip(how)
+}

@@ -1,0 +1,297 @@
+package main
+
+import (
+	"html/template"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/gorilla/websocket"
+	"github.com/livetemplate/livetemplate"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestState_HoldsOnlyData(t *testing.T) {
+	livetemplate.AssertPureState[MultiUserSyncState](t)
+	livetemplate.AssertPureState[PresenceState](t)
+}
+
+func TestCounter_EveryTabOfEveryVisitorSeesIncrement(t *testing.T) {
+	server := newServer(t)
+	alice, bob := newVisitor(t, server), newVisitor(t, server)
+	tab1, tab2, other := alice.open(counterPage), alice.open(counterPage), bob.open(counterPage)
+
+	tab1.increment()
+	for _, tb := range []*tab{tab1, tab2, other} {
+		tb.shows("Counter: 1")
+	}
+	other.increment()
+	for _, tb := range []*tab{tab1, tab2, other} {
+		tb.shows("Counter: 2")
+	}
+}
+
+func TestCounter_LateTabHasCurrentValueInFirstHTML(t *testing.T) {
+	server := newServer(t)
+	tb := newVisitor(t, server).open(counterPage)
+	tb.increment()
+	tb.shows("Counter: 1")
+	assert.Contains(t, newVisitor(t, server).get(counterPage), "Counter: 1")
+}
+
+func TestCounter_CrowdCountsEveryClick(t *testing.T) {
+	const visitors, clicks = 50, 20
+	server := newServer(t)
+	crowd := make([]*tab, visitors)
+	for i := range crowd {
+		crowd[i] = newVisitor(t, server).open(counterPage)
+	}
+	var clicking sync.WaitGroup
+	for _, tb := range crowd {
+		clicking.Go(func() {
+			for range clicks {
+				tb.increment()
+			}
+		})
+	}
+	clicking.Wait()
+	for _, tb := range crowd {
+		tb.shows("Counter: 1000")
+	}
+	assert.Contains(t, newVisitor(t, server).get(counterPage), "Counter: 1000 ")
+}
+
+func TestCounter_FastFingerLosesNoClick(t *testing.T) {
+	server := newServer(t)
+	tb := newVisitor(t, server).open(counterPage)
+	for range 100 {
+		tb.increment()
+	}
+	tb.shows("Counter: 100")
+}
+
+func TestCounter_PlainPostCountsAndLiveTabsSeeIt(t *testing.T) {
+	server := newServer(t)
+	live, plain := newVisitor(t, server).open(counterPage), newVisitor(t, server)
+
+	resp, _ := plain.post(counterPage, url.Values{"increment": {""}})
+	assert.Equal(t, http.StatusSeeOther, resp.StatusCode)
+	location, err := resp.Location()
+	require.NoError(t, err)
+	assert.Equal(t, counterPage, location.Path)
+	assert.Contains(t, plain.get(location.Path), "Counter: 1")
+	live.shows("Counter: 1")
+}
+
+func TestPresence_JoinAndLeaveCountEverywhere(t *testing.T) {
+	server := newServer(t)
+	aliceVisitor := newVisitor(t, server)
+	alice, aliceSecond, bob := aliceVisitor.open(presencePage), aliceVisitor.open(presencePage), newVisitor(t, server).open(presencePage)
+	everyone := []*tab{alice, aliceSecond, bob}
+
+	alice.join("Alice")
+	alice.shows("Logged in as Alice")
+	bob.join("Bob")
+	bob.shows("Logged in as Bob")
+	for _, tb := range everyone {
+		tb.shows("2 user(s) online")
+	}
+	assert.Contains(t, newVisitor(t, server).get(presencePage), "2 user(s) online", "the page of a late visitor")
+
+	bob.leave()
+	for _, tb := range everyone {
+		tb.shows("1 user(s) online")
+	}
+	alice.shows("Logged in as Alice")
+	bob.never("Logged in")
+	aliceSecond.never("Logged in")
+	for _, tb := range []*tab{bob, aliceSecond} {
+		assert.Contains(t, tb.html(), `name="join"`, "the form is for who has not joined")
+	}
+	assert.NotContains(t, alice.html(), `name="join"`, "Alice has joined")
+}
+
+func TestPresence_ClosedTabLeaves(t *testing.T) {
+	server := newServer(t)
+	alice, bob := newVisitor(t, server).open(presencePage), newVisitor(t, server).open(presencePage)
+	alice.join("Alice")
+	bob.join("Bob")
+	alice.shows("2 user(s) online")
+	bob.close()
+	alice.shows("1 user(s) online")
+
+	alice.leave()
+	alice.shows("0 user(s) online")
+	alice.join("Alice again")
+	alice.shows("1 user(s) online")
+	late := newVisitor(t, server).open(presencePage)
+	alice.close()
+	late.shows("0 user(s) online")
+}
+
+func TestPresence_SameNameIsAnotherUser(t *testing.T) {
+	server := newServer(t)
+	one, other := newVisitor(t, server).open(presencePage), newVisitor(t, server).open(presencePage)
+	one.join("Alice")
+	other.join("Alice")
+	one.shows("2 user(s) online")
+	one.leave()
+	other.shows("1 user(s) online")
+	other.shows("Logged in as Alice")
+}
+
+func TestPresence_JoinTwiceIsOneUser(t *testing.T) {
+	server := newServer(t)
+	alice := newVisitor(t, server).open(presencePage)
+	alice.join("Alice")
+	alice.join("Alicia")
+	alice.shows("Logged in as Alicia")
+	alice.shows("1 user(s) online")
+}
+
+func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
+	long := strings.Repeat("ü", 41)
+	for name, row := range map[string]struct{ typed, wantProblem string }{
+		"blank":    {"   ", noName},
+		"empty":    {"", noName},
+		"too long": {long, longName},
+		"hostile":  {long + `" onfocus="alert(1)" x="<script>`, longName},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := newServer(t)
+			alice, bob := newVisitor(t, server).open(presencePage), newVisitor(t, server).open(presencePage)
+			alice.join(row.typed)
+			alice.shows(row.wantProblem)
+
+			bob.join("Bob")
+			alice.shows("1 user(s) online")
+			alice.shows(row.wantProblem)
+			input := tagOf(t, alice.html(), "<input type=\"text\"")
+			assert.Contains(t, input, `value="`+template.HTMLEscapeString(row.typed)+`"`, "the typed text is still in the field")
+			assert.Contains(t, input, `aria-invalid="true"`)
+
+			alice.join("Alice")
+			alice.shows("2 user(s) online")
+			alice.leave()
+			alice.shows("1 user(s) online")
+			alice.never(row.wantProblem)
+		})
+	}
+}
+
+func TestPresence_NameJoinsAsTyped(t *testing.T) {
+	server := newServer(t)
+	tb := newVisitor(t, server).open(presencePage)
+	for typed, sent := range map[string]any{ // sent as the browser client sends it
+		"true":                         true,
+		"false":                        false,
+		"null":                         "null",
+		"007":                          "007",
+		"7":                            7,
+		"-1.5":                         -1.5,
+		"1e-7":                         1e-7,
+		"0.000001":                     0.000001,
+		"1e+21":                        1e21,
+		"9007199254740991":             9007199254740991,
+		"Infinity":                     nil,
+		"Zoë ☕":                        "Zoë ☕",
+		"<img src=x onerror=alert(1)>": "<img src=x onerror=alert(1)>",
+		"spaced":                       "  spaced ",
+	} {
+		tb.do("join", map[string]any{"username": sent})
+		tb.shows("Logged in as " + typed + " ")
+		assert.NotContains(t, tb.html(), "<img", "a name is text")
+		tb.leave()
+	}
+	tb.do("join", nil)
+	tb.shows(noName)
+}
+
+func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
+	server := newServer(t)
+	live, plain := newVisitor(t, server).open(presencePage), newVisitor(t, server)
+	_, page := plain.send(http.MethodGet, presencePage, "", "")
+	noscript, _, _ := strings.Cut(page[strings.Index(page, "<noscript>"):], "</noscript>")
+	assert.Contains(t, readable(noscript), notLive, "without scripts the page says so beforehand")
+
+	for name, form := range map[string]url.Values{
+		"a name":        {"username": {"Alice"}, "join": {""}},
+		"a blank name":  {"username": {"   "}, "join": {""}},
+		"a hostile one": {"username": {`<img src=x>`}, "join": {""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, page := plain.post(presencePage, form)
+			assert.Equal(t, http.StatusOK, resp.StatusCode)
+			alert := tagOf(t, page, `<small id="username-error"`)
+			assert.Contains(t, page, alert+notLive, "the reason is beside the field")
+			assert.Contains(t, page, `value="`+template.HTMLEscapeString(form.Get("username"))+`"`, "the typed name is still there")
+			assert.NotContains(t, readable(page), "Logged in")
+		})
+	}
+	assert.Contains(t, plain.get(presencePage), "0 user(s) online")
+	live.never("1 user(s) online")
+}
+
+func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {
+	server := newServer(t)
+	for name, row := range map[string]struct {
+		frameType int
+		frame     string
+	}{
+		"refreshCounter":           {websocket.TextMessage, `{"action":"refreshCounter","data":{"counter":99}}`},
+		"presenceChanged":          {websocket.TextMessage, `{"action":"presenceChanged","data":{"onlinecount":99}}`},
+		"mount":                    {websocket.TextMessage, `{"action":"mount","data":{}}`},
+		"navigate":                 {websocket.TextMessage, `{"action":"__navigate__","data":{"counter":"99"}}`},
+		"unknown action":           {websocket.TextMessage, `{"action":"launch","data":{}}`},
+		"no action":                {websocket.TextMessage, `{}`},
+		"unexported helper":        {websocket.TextMessage, `{"action":"add","data":{}}`},
+		"invalid JSON":             {websocket.TextMessage, `{"action":`},
+		"other JSON":               {websocket.TextMessage, `[1,2,3]`},
+		"fields of the wrong kind": {websocket.TextMessage, `{"action":7,"data":"x"}`},
+		"binary":                   {websocket.BinaryMessage, "\x00\xff\x00"},
+		"binary increment":         {websocket.BinaryMessage, `{"action":"increment","data":{}}`},
+		"binary join":              {websocket.BinaryMessage, `{"action":"join","data":{"username":"x"}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, page := range []string{counterPage, presencePage} {
+				sender, peer := newVisitor(t, server).open(page), newVisitor(t, server).open(page)
+				require.NoError(t, sender.ws.WriteMessage(row.frameType, []byte(row.frame)))
+				sender.settle() // still served
+				peer.settle()
+				assert.Equal(t, 2, peer.frameCount(), "the peer got its page and its own answer, nothing else")
+				for _, tb := range []*tab{sender, peer} {
+					tb.never("99")
+					tb.close()
+				}
+			}
+			late := newVisitor(t, server)
+			assert.Contains(t, late.get(counterPage), "Counter: 0 ")
+			assert.Contains(t, late.get(presencePage), "0 user(s) online")
+		})
+	}
+}
+
+func TestPages_StillWorkAfterHostileMessages(t *testing.T) {
+	server := newServer(t)
+	sender, peer := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)
+	for _, frame := range []string{`{"action":`, `{"action":"mount"}`, `{"action":"mount"}`, `{"action":"refreshCounter"}`} {
+		require.NoError(t, sender.ws.WriteMessage(websocket.TextMessage, []byte(frame)))
+	}
+	sender.increment()
+	sender.shows("Counter: 1")
+	peer.shows("Counter: 1")
+	peer.increment()
+	sender.shows("Counter: 2")
+}
+
+// tagOf is the first tag in markup that begins with start.
+func tagOf(t *testing.T, markup, start string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(markup, start)
+	require.True(t, found, "no %s in the page", start)
+	tag, _, _ := strings.Cut(rest, ">")
+	return start + tag + ">"
+}

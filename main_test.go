@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The built program, as an operator starts and stops it.
+func TestProgram(t *testing.T) {
+	exe := filepath.Join(t.TempDir(), "realtime")
+	out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	t.Run("runs from any directory and logs no warning for a visit", func(t *testing.T) {
+		p := start(t, exe)
+		v := newVisitor(t, p.url)
+		tb := v.open(counterPage)
+		tb.increment()
+		tb.shows("Counter: 1")
+		assert.Contains(t, v.get("/"), "Presence Tracking")
+		resp, _ := v.send("GET", "/static/app.css", "", "")
+		assert.Equal(t, 200, resp.StatusCode)
+		cookie := resp.Request.Cookies()[0].Value
+		tb.close()
+
+		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
+		assert.Contains(t, p.log(t), "Client connected")
+		assert.NotContains(t, p.log(t), "level=WARN")
+		assert.NotContains(t, p.log(t), "level=ERROR")
+		assert.NotContains(t, p.log(t), cookie, "the session cookie is nobody else's business")
+	})
+
+	t.Run("logs JSON, from the level that is asked for", func(t *testing.T) {
+		p := start(t, exe, "-log-format", "json", "-log-level", "debug")
+		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
+		lines := strings.Split(strings.TrimSpace(p.log(t)), "\n")
+		for _, line := range lines {
+			assert.True(t, json.Valid([]byte(line)), "not JSON: %s", line)
+		}
+		assert.Contains(t, p.log(t), `"level":"DEBUG"`)
+
+		p = start(t, exe, "-log-level", "error")
+		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
+		assert.Empty(t, p.log(t))
+	})
+
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run("closes live sockets properly and exits with 0 on "+signal.String(), func(t *testing.T) {
+			p := start(t, exe)
+			tabs := []*tab{newVisitor(t, p.url).open(counterPage), newVisitor(t, p.url).open(presencePage)}
+			tabs[1].join("Alice")
+			tabs[1].shows("Logged in as Alice")
+
+			assert.Equal(t, 0, p.stop(t, signal))
+			for _, tb := range tabs {
+				<-tb.ended
+				assert.True(t, websocket.IsCloseError(tb.err, websocket.CloseGoingAway), "closed with: %v", tb.err)
+			}
+		})
+	}
+
+	t.Run("stops although a peer never answers", func(t *testing.T) {
+		p := start(t, exe)
+		deaf, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(p.url, "http")+counterPage, nil)
+		require.NoError(t, err)
+		defer deaf.Close()
+		idle, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+		require.NoError(t, err)
+		defer idle.Close()
+		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
+	})
+
+	t.Run("-h explains each flag", func(t *testing.T) {
+		cmd := exec.Command(exe, "-h")
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		for _, want := range []string{"-addr", "localhost:8080", "-log-level", "-log-format", "text or json"} {
+			assert.Contains(t, string(out), want)
+		}
+	})
+
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	for name, row := range map[string]struct {
+		args     []string
+		wantCode int
+		want     string
+	}{
+		"unknown flag":     {[]string{"-colour", "red"}, 2, "-colour"},
+		"unknown level":    {[]string{"-log-level", "loud"}, 2, "loud"},
+		"unknown format":   {[]string{"-log-format", "xml"}, 2, "text or json"},
+		"flag, no value":   {[]string{"-addr"}, 2, "-addr"},
+		"stray argument":   {[]string{"8080"}, 2, `"8080"`},
+		"busy port":        {[]string{"-addr", busy.Addr().String()}, 1, "address already in use"},
+		"address, no port": {[]string{"-addr", "localhost"}, 1, "missing port"},
+	} {
+		t.Run(name+" is one clear line", func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), soon)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, exe, row.args...)
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			cmd.Run()
+			assert.Equal(t, row.wantCode, cmd.ProcessState.ExitCode())
+			assert.Equal(t, 1, strings.Count(stderr.String(), "\n"), "want one line, got:\n%s", stderr.String())
+			assert.Contains(t, stderr.String(), row.want)
+			assert.Empty(t, stdout.String())
+		})
+	}
+}
+
+// program is a running copy of the built program.
+type program struct {
+	cmd     *exec.Cmd
+	url     string
+	logFile string
+	exited  chan struct{}
+}
+
+// start runs the program on a free port, from a directory of its own.
+func start(t *testing.T, exe string, args ...string) *program {
+	t.Helper()
+	dir := t.TempDir()
+	p := &program{logFile: filepath.Join(dir, "log"), exited: make(chan struct{})}
+	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	p.cmd.Dir = dir
+	log, err := os.Create(p.logFile)
+	require.NoError(t, err)
+	defer log.Close()
+	p.cmd.Stderr = log
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	go func() {
+		p.cmd.Wait()
+		close(p.exited)
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.exited
+	})
+	require.NoError(t, err, "no address; the log:\n%s", p.log(t))
+	url, found := strings.CutPrefix(strings.TrimSpace(line), "Open ")
+	require.True(t, found, "the first line is %q", line)
+	p.url = url
+	return p
+}
+
+func (p *program) log(t *testing.T) string {
+	t.Helper()
+	content, err := os.ReadFile(p.logFile)
+	require.NoError(t, err)
+	return string(content)
+}
+
+// stop signals the program and returns its exit status.
+func (p *program) stop(t *testing.T, signal os.Signal) int {
+	t.Helper()
+	require.NoError(t, p.cmd.Process.Signal(signal))
+	select {
+	case <-p.exited:
+	case <-time.After(5 * time.Second): // the promise itself
+		require.Fail(t, "still running 5 s after "+signal.String())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+func TestBrowserURL(t *testing.T) {
+	got := &net.TCPAddr{IP: net.IPv4zero, Port: 9000}
+	for asked, want := range map[string]string{
+		"localhost:8080":  "http://localhost:9000",
+		":0":              "http://localhost:9000",
+		"0.0.0.0:0":       "http://localhost:9000",
+		"[::]:0":          "http://localhost:9000",
+		"127.0.0.1:9000":  "http://127.0.0.1:9000",
+		"[::1]:9000":      "http://[::1]:9000",
+		"example.test:80": "http://example.test:9000",
+	} {
+		assert.Equal(t, want, browserURL(asked, got), "asked for %s", asked)
+	}
+}

@@ -1,0 +1,25 @@
+package main
+
+// category is the heading that both pages stand under.
+const category = "Real-Time & Multi-User"
+
+// MultiUserSyncState is what one tab of the counter page shows.
+type MultiUserSyncState struct {
+	Title    string
+	Category string
+	Counter  int // the shared value as this tab last read it
+}
+
+// PresenceState is what one tab of the presence page shows. Everything but
+// OnlineCount belongs to this connection alone: no peer changes it, and nothing
+// is persisted.
+type PresenceState struct {
+	Title       string
+	Category    string
+	ID          string // this connection in the record of who is online; empty before the first Join
+	Username    string // the name it joined under
+	Joined      bool
+	Draft       string // a name that was refused, as typed
+	NameError   string // why it was refused
+	OnlineCount int    // how many are online, as this tab last read it
+}
