@@ -216,16 +216,17 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 }
 
 func TestBrowser_FormsWorkBeforeTheSocketIsOpen(t *testing.T) {
-	hold := make(chan struct{})
+	ended := make(chan struct{})
 	server := newServerBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if livetemplate.WSIsUpgrade(r) {
-				<-hold
+				<-ended // no answer as long as the test runs
+				return
 			}
 			app.ServeHTTP(w, r)
 		})
 	})
-	t.Cleanup(func() { close(hold) }) // before the server's own clean-up
+	t.Cleanup(func() { close(ended) }) // before the server's own clean-up
 	browser := newBrowser(t)
 
 	tb := browser.load(server + counterPage)
