@@ -39,6 +39,7 @@ func TestPages_AreThere(t *testing.T) {
 		"/healthz":              {http.StatusOK, "text/plain; charset=utf-8", []string{"ok"}},
 		"/static/app.css":       {http.StatusOK, "text/css; charset=utf-8", nil},
 		"/static/focus.js":      {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/static/live.js":       {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/nowhere":              {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>", `href="/"`}},
 		counterPage + "/":       {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
 		"/static/":              {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},

@@ -165,6 +165,26 @@ func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
 	sockets.waitFor(t, map[string]int{})
 }
 
+func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T) {
+	sockets := &socketCount{open: map[string]int{}}
+	server := newServerBehind(t, sockets.count)
+	alice := newBrowser(t).open(server + presencePage)
+	alice.typeInto("username", "Alice")
+	alice.click("join")
+	bob := newVisitor(t, server).open(presencePage)
+	bob.shows("1 user(s) online")
+
+	alice.navigate(server + "/") // by its address: no script of the page sees it coming
+	bob.shows("0 user(s) online")
+	sockets.waitFor(t, map[string]int{presencePage: 1})
+
+	alice.eval(`void setTimeout(() => history.back())`)
+	alice.shows("0 user(s) online")
+	sockets.waitFor(t, map[string]int{presencePage: 2})
+	bob.join("Bob")
+	alice.shows("1 user(s) online")
+}
+
 func TestBrowser_TypedTextAndCaretSurviveUpdates(t *testing.T) {
 	server := newServer(t)
 	tb := newBrowser(t).open(server + presencePage)

@@ -46,19 +46,23 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 type conn struct {
 	*websocket.Conn
 	log    *slog.Logger
+	warned bool // of a binary frame; only ReadMessage uses it
 	closed sync.Once
 }
 
 // ReadMessage returns the next text frame. The framework would take a binary
-// one for an action as well.
+// one for an action as well. The log gets one line for each connection that
+// sends some.
 func (c *conn) ReadMessage() (int, []byte, error) {
 	for {
 		messageType, data, err := c.Conn.ReadMessage()
-		if err == nil && messageType != websocket.TextMessage {
-			c.log.Warn("binary frame ignored", slog.Any("remote_addr", c.RemoteAddr()))
-			continue
+		if err != nil || messageType == websocket.TextMessage {
+			return messageType, data, goingAway(err)
 		}
-		return messageType, data, goingAway(err)
+		if !c.warned {
+			c.warned = true
+			c.log.Warn("binary frames ignored", slog.Any("remote_addr", c.RemoteAddr()))
+		}
 	}
 }
 
