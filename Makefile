@@ -30,15 +30,13 @@ $(VENDOR)/.fetched: package.json package-lock.json Makefile
 	cp $(addprefix node_modules/,$(NPM_FILES)) $(VENDOR)
 	touch $@
 
-# What the tests need beside Go: a C compiler for -race, and Chromium. Both are
-# installed where that is possible; otherwise the tests say what they miss.
+# What the tests need beside Go: a C compiler for -race, and Chromium. As root on
+# Debian it is installed; elsewhere the tests say what they miss.
 test-tools:
-	@missing=; \
-	command -v $${CC:-gcc} >/dev/null || missing="gcc libc6-dev"; \
-	command -v chromium || command -v chromium-browser || command -v google-chrome || missing="$$missing chromium"; \
-	test -z "$$missing" && exit; \
-	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+	@have() { command -v "$$1" >/dev/null; }; missing=; \
+	have gcc || missing="gcc libc6-dev"; \
+	have chromium || have chromium-browser || have google-chrome || missing="$$missing chromium"; \
+	if test -z "$$missing"; then exit; fi; \
+	if have apt-get && test "$$(id -u)" = 0; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
-	else \
-		echo "not installed:$$missing (as root on Debian, make test installs it)"; \
-	fi || echo "could not install: $$missing"
+	else false; fi || echo "not installed: $$missing (make test installs it as root on Debian)"

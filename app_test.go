@@ -97,9 +97,7 @@ func TestLivePages_RefuseSocketsFromOtherSites(t *testing.T) {
 
 // The page must name what was fetched: the same version, with the same content.
 func TestAssets_AreThePinnedFiles(t *testing.T) {
-	if _, err := fs.Stat(embedded, "static/vendor"); err != nil {
-		skipOrFail(t, "the browser files are not fetched: run `make assets`")
-	}
+	needAssets(t)
 	v := newVisitor(t, newServer(t))
 	for _, name := range []string{"livetemplate-client.browser.js", "pico.min.css"} {
 		_, page := v.send(http.MethodGet, counterPage, "", "")
@@ -163,6 +161,14 @@ func pinnedVersions(t *testing.T) map[string]string {
 	require.NoError(t, json.Unmarshal(content, &manifest))
 	require.Len(t, manifest.Dependencies, 2)
 	return manifest.Dependencies
+}
+
+// needAssets skips a test where the browser files are not built in.
+func needAssets(t *testing.T) {
+	t.Helper()
+	if _, err := fs.Stat(embedded, "static/vendor"); err != nil {
+		skipOrFail(t, "the browser files are not fetched: run `make assets`")
+	}
 }
 
 // skipOrFail skips a test that lacks something, and fails it in CI, where
