@@ -8,8 +8,8 @@ NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/p
 .PHONY: run test check bench assets test-tools
 
 run: assets
-	go build -o bin/realtime .
-	exec bin/realtime -addr $(ADDR)
+	@go build -o bin/realtime .
+	@exec bin/realtime -addr $(ADDR)
 
 test: assets test-tools
 	go test -race -shuffle=on ./...
@@ -25,10 +25,10 @@ bench: assets
 assets: $(VENDOR)/.fetched
 
 $(VENDOR)/.fetched: package.json package-lock.json Makefile
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
-	rm -rf $(VENDOR) && mkdir -p $(VENDOR)
-	cp $(addprefix node_modules/,$(NPM_FILES)) $(VENDOR)
-	touch $@
+	@npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@rm -rf $(VENDOR) && mkdir -p $(VENDOR)
+	@cp $(addprefix node_modules/,$(NPM_FILES)) $(VENDOR)
+	@touch $@
 
 # What the tests need beside Go: a C compiler for -race, and Chromium. As root on
 # Debian it is installed; elsewhere the tests say what they miss.
