@@ -237,15 +237,9 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 
 func TestBrowser_FormsWorkBeforeTheSocketIsOpen(t *testing.T) {
 	ended := make(chan struct{})
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if livetemplate.WSIsUpgrade(r) {
-				<-ended // no answer as long as the test runs
-				return
-			}
-			app.ServeHTTP(w, r)
-		})
-	})
+	server := newServerBehind(t, answerUpgrades(func(http.ResponseWriter, *http.Request) {
+		<-ended // no answer as long as the test runs
+	}))
 	t.Cleanup(func() { close(ended) }) // before the server's own clean-up
 	browser := newBrowser(t)
 
@@ -265,15 +259,9 @@ func TestBrowser_FormsWorkBeforeTheSocketIsOpen(t *testing.T) {
 }
 
 func TestBrowser_WithoutSocketsPagesWorkAndBackShowsThePage(t *testing.T) {
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if livetemplate.WSIsUpgrade(r) {
-				http.Error(w, "no WebSockets here", http.StatusForbidden)
-				return
-			}
-			app.ServeHTTP(w, r)
-		})
-	})
+	server := newServerBehind(t, answerUpgrades(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no WebSockets here", http.StatusForbidden)
+	}))
 	// Back from the HTTP cache: a page kept whole in memory would come back whole.
 	tb := newBrowser(t, chromedp.Flag("disable-features", "BackForwardCache")).load(server + counterPage)
 	tb.expectErrors("WebSocket")
@@ -293,6 +281,19 @@ func TestBrowser_WithoutSocketsPagesWorkAndBackShowsThePage(t *testing.T) {
 	tb.typeInto("username", "Alice")
 	tb.click("join")
 	tb.shows(notLive)
+}
+
+// answerUpgrades is a proxy that answers WebSocket handshakes in the app's place.
+func answerUpgrades(answer http.HandlerFunc) func(http.Handler) http.Handler {
+	return func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if livetemplate.WSIsUpgrade(r) {
+				answer(w, r)
+				return
+			}
+			app.ServeHTTP(w, r)
+		})
+	}
 }
 
 // socketCount counts the open sockets of each page.
@@ -516,16 +517,15 @@ func (tb *browserTab) press(keys string) {
 func (tb *browserTab) eval(script string) string {
 	tb.t.Helper()
 	var value any
-	tb.run(chromedp.Evaluate(script, &value, func(p *runtime.EvaluateParams) *runtime.EvaluateParams {
-		return p.WithReturnByValue(true)
-	}))
+	tb.run(chromedp.Evaluate(script, &value))
 	if value == nil {
 		return ""
 	}
 	return fmt.Sprint(value)
 }
 
-// waitUntil waits until a script is true, through navigations.
+// waitUntil waits until a script is true. It asks again and again, because a
+// navigation in between ends every promise that the page could have given.
 func (tb *browserTab) waitUntil(script, name string) {
 	tb.t.Helper()
 	deadline := time.Now().Add(soon)

@@ -170,7 +170,7 @@ func (tb *tab) increment()       { tb.t.Helper(); tb.do("increment", nil) }
 func (tb *tab) join(name string) { tb.t.Helper(); tb.do("join", map[string]any{"username": name}) }
 func (tb *tab) leave()           { tb.t.Helper(); tb.do("leave", nil) }
 
-// closes the tab as a browser does: without Leave, and without waiting.
+// close closes the tab as a browser does: without Leave, and without waiting.
 func (tb *tab) close() {
 	tb.ws.Close()
 	<-tb.ended
@@ -205,9 +205,7 @@ func (tb *tab) frameCount() int {
 // actions are answered in order.
 func (tb *tab) settle() {
 	tb.t.Helper()
-	tb.mu.Lock()
-	frames := tb.frames
-	tb.mu.Unlock()
+	frames := tb.frameCount()
 	tb.do("refreshCounter", nil)
 	tb.waitFor(func() bool { return tb.frames > frames }, "an answer")
 }
