@@ -1,11 +1,11 @@
-# The interface of this repository: run, test, check, bench; assets on its own.
+# The interface of this repository: run, test, check, bench, soak; assets on its own.
 
 ADDR ?= localhost:8080
 
 VENDOR := static/vendor
 NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/pico/css/pico.min.css
 
-.PHONY: run test check bench assets test-tools
+.PHONY: run test check bench soak assets test-tools
 
 run: assets
 	@go build -o bin/realtime .
@@ -16,11 +16,14 @@ test: assets test-tools
 
 check: assets
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
-	go vet ./...
-	go tool staticcheck ./...
+	go vet -tags soak ./...
+	go tool staticcheck -tags soak ./...
 
 bench: assets
 	go test -run '^$$' -bench . .
+
+soak: assets test-tools
+	go test -race -tags soak -run Soak -timeout 15m -v .
 
 assets: $(VENDOR)/.fetched
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/livetemplate/livetemplate"
 
@@ -25,6 +26,12 @@ var embedded embed.FS
 type Config struct {
 	Log    *slog.Logger // default: slog.Default()
 	Static fs.FS        // files below /static/; default: those embedded in the binary
+
+	// Grace is how long a visitor whose socket has ended stays online, so that a
+	// reload is no leave. Default: presence.DefaultGrace.
+	Grace time.Duration
+	// Heartbeat finds visitors whose network is gone. Default: wsconn.DefaultHeartbeat.
+	Heartbeat wsconn.Heartbeat
 }
 
 // App serves every page. It is an http.Handler; end it with Shutdown.
@@ -50,12 +57,12 @@ func NewApp(cfg Config) (*App, error) {
 	}
 
 	funcs := template.FuncMap{"asset": assets.lookup}
-	opts := liveOptions(cfg.Log, funcs)
+	opts := liveOptions(wsconn.New(cfg.Log, cfg.Heartbeat), funcs)
 	counter, err := multiUserSyncHandler(opts)
 	if err != nil {
 		return nil, err
 	}
-	presence, err := presenceHandler(opts)
+	presence, err := presenceHandler(cfg.Grace, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -98,9 +105,9 @@ func (a *App) Shutdown(ctx context.Context) error {
 }
 
 // liveOptions are what the two live pages share.
-func liveOptions(log *slog.Logger, funcs template.FuncMap) []livetemplate.Option {
+func liveOptions(upgrader livetemplate.WSUpgrader, funcs template.FuncMap) []livetemplate.Option {
 	return []livetemplate.Option{
-		livetemplate.WithUpgrader(wsconn.New(log)),
+		livetemplate.WithUpgrader(upgrader),
 		livetemplate.WithAuthenticator(everyone{&livetemplate.AnonymousAuthenticator{}}),
 		livetemplate.WithComponentTemplates(&livetemplate.TemplateSet{
 			FS: embedded, Pattern: "templates/assets.tmpl", Funcs: funcs,

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +24,9 @@ import (
 	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/presence"
+	"realtime/internal/wsconn"
 )
 
 func TestBrowser_CounterTicksInEveryTabOfEveryBrowser(t *testing.T) {
@@ -71,6 +77,208 @@ func TestBrowser_PresenceCountsEverywhereAndNamesStayApart(t *testing.T) {
 	alice.shows("2 user(s) online")
 	bob.close()
 	alice.shows("1 user(s) online")
+}
+
+func TestBrowser_TabsOfOneBrowserShareAUserNotTheirNames(t *testing.T) {
+	server := newServer(t)
+	browser := newBrowser(t)
+	peer := newVisitor(t, server).open(presencePage)
+	first := browser.open(server + presencePage)
+	first.join("Alice")
+	second := browser.open(server + presencePage)
+	second.shows("1 user(s) online")
+	assert.True(t, second.showsForm(), "a new tab has not joined")
+
+	second.join("Alice")
+	for _, tb := range []*browserTab{first, second} {
+		tb.shows("1 user(s) online")
+		tb.shows("Alice (you) in 2 tabs")
+	}
+	peer.shows("Alice in 2 tabs")
+
+	first.click("leave")
+	first.shows("Username")
+	second.shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
+	first.reload()
+	first.waitUntil(live, "a live page")
+	assert.True(t, first.showsForm(), "who left does not join again")
+
+	newBrowser(t).open(server + presencePage).join("Alice")
+	peer.shows("2 user(s) online")
+	second.close()
+	peer.shows("1 user(s) online")
+}
+
+func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
+	server := newServer(t)
+	alice, peer := newBrowser(t).open(server+presencePage), newVisitor(t, server).open(presencePage)
+	alice.watchForm()
+	alice.reload()
+	alice.waitUntil(live, "a live page")
+	assert.True(t, alice.sawForm(), "before the tab joins")
+
+	alice.join("Alice")
+	peer.join("Bob")
+	alice.shows("2 user(s) online")
+	peer.settle()
+	peer.startHistory()
+	for range 10 {
+		alice.reload()
+		alice.shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
+		assert.False(t, alice.sawForm(), "while it joins again")
+	}
+	<-time.After(presence.DefaultGrace) // what the last reload started must have happened
+	peer.settle()
+	assert.Equal(t, 0, peer.changes(), "what the peer reads changed: %q", peer.history)
+
+	alice.close()
+	peer.shows("1 user(s) online")
+}
+
+func TestBrowser_HiddenTabStaysAndIsStillJoinedWhenShown(t *testing.T) {
+	heartbeat := wsconn.Heartbeat{Ping: 50 * time.Millisecond, Timeout: time.Second}
+	server := newServerWith(t, Config{Heartbeat: heartbeat})
+	browser, peer := newBrowser(t), newVisitor(t, server).open(presencePage)
+	alice := browser.open(server + presencePage)
+	alice.join("Alice")
+	alice.watchForm()
+	peer.shows("1 user(s) online")
+	peer.startHistory()
+	alice.eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
+
+	browser.load(server + "/").run(page.BringToFront())
+	alice.waitUntil(`document.hidden`, "a hidden tab")
+	<-time.After(3200 * time.Millisecond) // longer than the timeout; the client reconnects after 3 s
+	alice.run(page.BringToFront())
+	alice.waitUntil(`connects > 0`, "the client's new socket")
+	alice.shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
+	<-time.After(presence.DefaultGrace)
+	peer.settle()
+	assert.Equal(t, 0, peer.changes(), "what the peer reads changed: %q", peer.history)
+	assert.False(t, alice.sawForm(), "while it joined again")
+	assert.Equal(t, 1, alice.loads())
+}
+
+func TestBrowser_BrokenSocketComesBackJoined(t *testing.T) {
+	server := newServer(t)
+	network := newNetwork(t, server)
+	alice, peer := newBrowser(t).open(network.url+presencePage), newVisitor(t, server).open(presencePage)
+	alice.join("Alice")
+	alice.watchForm()
+	peer.shows("1 user(s) online")
+	peer.startHistory()
+	alice.eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
+	for cut := range 3 {
+		network.cut()
+		alice.waitUntil(fmt.Sprintf(`connects > %d`, cut), "a new socket")
+		alice.shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
+		peer.settle()
+	}
+	<-time.After(presence.DefaultGrace)
+	peer.settle()
+	assert.Equal(t, 0, peer.changes(), "what the peer reads changed: %q", peer.history)
+	assert.False(t, alice.sawForm(), "while it joined again")
+	assert.Equal(t, 1, alice.loads())
+	peer.join("Bob")
+	alice.shows("2 user(s) online")
+	alice.click("leave")
+	alice.shows("1 user(s) online Username Join Bob")
+}
+
+func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
+	exe := build(t)
+	server := start(t, exe)
+	names := []string{"Alice", "Alice too", "Bob"}
+	first, second := newBrowser(t), newBrowser(t)
+	tabs := []*browserTab{first.open(server.url + presencePage), first.open(server.url + presencePage), second.open(server.url + presencePage)}
+	for i, tb := range tabs {
+		tb.join(names[i])
+		tb.expectErrors("net::ERR_") // what the browser says about a server that is away
+		tb.watchForm()
+	}
+	for range 2 {
+		assert.Equal(t, 0, server.stop(t, syscall.SIGTERM))
+		tabs[0].waitUntil(`!window.liveTemplateClient.isReady()`, "the tab to lose its socket")
+		server = start(t, exe, "-addr", strings.TrimPrefix(server.url, "http://"))
+		newVisitor(t, server.url).open(presencePage).shows("3 user(s) online")
+		for i, tb := range tabs {
+			tb.shows("3 user(s) online Logged in as " + names[i] + " Leave " + names[i] + " (you) ")
+			assert.False(t, tb.sawForm(), "while it joins again")
+			assert.Equal(t, 1, tb.loads(), "without reload")
+		}
+	}
+}
+
+func TestBrowser_KilledBrowserLeavesWithAllItsTabs(t *testing.T) {
+	server := newServer(t)
+	browser, peer := newBrowser(t), newVisitor(t, server).open(presencePage)
+	for i := range 5 {
+		browser.open(server + presencePage).join(fmt.Sprint("tab ", i))
+	}
+	peer.shows("5 user(s) online")
+
+	killed := time.Now()
+	require.NoError(t, chromedp.FromContext(browser.ctx).Browser.Process().Kill())
+	peer.shows("0 user(s) online")
+	assert.Less(t, time.Since(killed), 3*time.Second)
+}
+
+func TestBrowser_ListNamesEveryoneUpToALimit(t *testing.T) {
+	server := newServer(t)
+	browser := newBrowser(t)
+	alice := browser.open(server + presencePage)
+	var guests []*tab
+	for i := range 24 {
+		guest := newVisitor(t, server).open(presencePage)
+		guest.join(fmt.Sprintf("guest %d", i))
+		guest.shows("Logged in as")
+		guests = append(guests, guest)
+	}
+	alice.shows("24 user(s) online Username Join guest 0 guest 1 ")
+	alice.shows("guest 19 and 4 more Try:")
+	alice.join("Alice")
+	alice.shows("25 user(s) online Logged in as Alice Leave Alice (you) guest 0 ")
+	alice.shows("guest 18 and 5 more")
+	assert.Equal(t, "20", alice.eval(`document.querySelectorAll("article li").length`))
+	browser.open(server + presencePage).join("Alice")
+	alice.shows("Alice (you) in 2 tabs")
+	alice.waitUntil(`document.title.startsWith("(25) Presence Tracking")`, "the count in the title")
+
+	for _, guest := range guests[3:] {
+		guest.leave()
+	}
+	alice.shows("4 user(s) online Logged in as Alice Leave Alice (you) in 2 tabs guest 0 guest 1 guest 2 Try:")
+	alice.waitUntil(`document.title.startsWith("(4) Presence Tracking")`, "the count in the title")
+	alice.eval(`void setTimeout(() => document.querySelector("nav a[href='/realtime/multi-user-sync']").click())`)
+	alice.waitUntil(`document.title.startsWith("Multi-User Refresh")`, "the title of the page")
+}
+
+// Many changes to the list, of every kind, must leave the browser with what a
+// new page shows.
+func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
+	server := newServer(t)
+	alice := newBrowser(t).open(server + presencePage)
+	var guests []*tab
+	for range 8 {
+		guest := newVisitor(t, server)
+		guests = append(guests, guest.open(presencePage), guest.open(presencePage), guest.open(presencePage))
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	list := regexp.MustCompile(`Username Join (.*)Joining needs`)
+	for range 40 {
+		for range 5 {
+			guest := guests[random.IntN(len(guests))]
+			if random.IntN(3) == 0 {
+				guest.leave()
+			} else {
+				guest.join(fmt.Sprint("guest ", random.IntN(3)))
+			}
+			guest.settle()
+		}
+		want := list.FindStringSubmatch(newVisitor(t, server).get(presencePage))
+		require.NotNil(t, want)
+		alice.shows("Username Join " + want[1] + "Try:")
+	}
 }
 
 func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
@@ -168,10 +376,8 @@ func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
 func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T) {
 	sockets := &socketCount{open: map[string]int{}}
 	server := newServerBehind(t, sockets.count)
-	alice := newBrowser(t).open(server + presencePage)
-	alice.typeInto("username", "Alice")
-	alice.click("join")
-	bob := newVisitor(t, server).open(presencePage)
+	alice, bob := newBrowser(t).open(server+presencePage), newVisitor(t, server).open(presencePage)
+	alice.join("Alice")
 	bob.shows("1 user(s) online")
 
 	alice.navigate(server + "/") // by its address: no script of the page sees it coming
@@ -179,10 +385,11 @@ func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T)
 	sockets.waitFor(t, map[string]int{presencePage: 1})
 
 	alice.eval(`void setTimeout(() => history.back())`)
-	alice.shows("0 user(s) online")
+	bob.shows("1 user(s) online")
+	alice.shows("Logged in as Alice")
 	sockets.waitFor(t, map[string]int{presencePage: 2})
 	bob.join("Bob")
-	alice.shows("1 user(s) online")
+	alice.shows("2 user(s) online")
 }
 
 func TestBrowser_TypedTextAndCaretSurviveUpdates(t *testing.T) {
@@ -369,11 +576,14 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
+// live is true of a page that has its socket, or needs none.
+const live = `!document.querySelector("[data-lvt-id]") || window.liveTemplateClient?.isReady() && !liveTemplateClient.useHTTP`
+
 // open opens a page in a new tab and waits until it is live.
 func (b *browser) open(url string) *browserTab {
 	b.t.Helper()
 	tb := b.load(url)
-	tb.waitUntil(`!document.querySelector("[data-lvt-id]") || window.liveTemplateClient?.isReady() && !liveTemplateClient.useHTTP`, "a live page")
+	tb.waitUntil(live, "a live page")
 	return tb
 }
 
@@ -507,6 +717,14 @@ func (tb *browserTab) typeInto(field, text string) {
 	tb.press(text)
 }
 
+// join joins by the form.
+func (tb *browserTab) join(name string) {
+	tb.t.Helper()
+	tb.typeInto("username", name)
+	tb.click("join")
+	tb.shows("Logged in as " + name)
+}
+
 // press types into whatever has the focus.
 func (tb *browserTab) press(keys string) {
 	tb.t.Helper()
@@ -546,6 +764,43 @@ func (tb *browserTab) waitUntil(script, name string) {
 func (tb *browserTab) shows(want string) {
 	tb.t.Helper()
 	tb.waitUntil(`(document.body.innerText.replace(/\s+/g, " ") + " ").includes(`+quote(want)+`)`, fmt.Sprintf("%q", want))
+}
+
+// reload loads the page again.
+func (tb *browserTab) reload() {
+	tb.t.Helper()
+	tb.run(chromedp.Reload())
+}
+
+const formIsShown = `Boolean(document.querySelector("[name=join]")?.checkVisibility())`
+
+// showsForm reports whether the form to join is on the screen.
+func (tb *browserTab) showsForm() bool {
+	tb.t.Helper()
+	return tb.eval(formIsShown) == "true"
+}
+
+// watchForm looks for the form to join at every frame the browser draws, in
+// this page and in those that the tab loads later.
+func (tb *browserTab) watchForm() {
+	tb.t.Helper()
+	watch := `(() => {
+		const look = () => {
+			if (` + formIsShown + `) window.sawForm = true;
+			requestAnimationFrame(look);
+		};
+		look();
+	})()`
+	tb.run(chromedp.ActionFunc(func(ctx context.Context) error {
+		_, err := page.AddScriptToEvaluateOnNewDocument(watch).Do(ctx)
+		return err
+	}), chromedp.Evaluate(watch, nil))
+}
+
+// sawForm reports whether watchForm has found the form in the page shown now.
+func (tb *browserTab) sawForm() bool {
+	tb.t.Helper()
+	return tb.eval(`window.sawForm === true`) == "true"
 }
 
 // text is what the person reads.

@@ -4,11 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
-	"strings"
 	"sync"
-	"unicode/utf8"
+	"time"
 
 	"github.com/livetemplate/livetemplate"
+
+	"realtime/internal/presence"
 )
 
 // The pattern of both pages: shared state lives in the controller behind a
@@ -68,9 +69,8 @@ func (c *MultiUserSyncController) read() int {
 // PresenceController owns the record of who is online: the connections that
 // joined, have not left, and are still open.
 type PresenceController struct {
-	mu     sync.Mutex
-	online map[string]bool // by connection ID
-	live   publisher       // announces a leave that no action made
+	online *presence.Record // locks for itself
+	live   publisher        // announces a leave that no action made
 }
 
 // publisher is the part of a LiveHandler that publishes outside an action.
@@ -78,16 +78,16 @@ type publisher interface {
 	Publish(topic, action string, data map[string]any) error
 }
 
-func newPresenceController() *PresenceController {
-	return &PresenceController{online: map[string]bool{}}
+func newPresenceController(grace time.Duration) *PresenceController {
+	return &PresenceController{online: presence.New(grace)}
 }
 
-func presenceHandler(opts []livetemplate.Option) (livetemplate.LiveHandler, error) {
+func presenceHandler(grace time.Duration, opts []livetemplate.Option) (livetemplate.LiveHandler, error) {
 	tmpl, err := liveTemplate("presence", opts)
 	if err != nil {
 		return nil, err
 	}
-	c := newPresenceController()
+	c := newPresenceController(grace)
 	handler := tmpl.Handle(c, livetemplate.AsState(&PresenceState{Title: "Presence Tracking", Category: category}))
 	c.live = handler
 	return handler, nil
@@ -96,8 +96,7 @@ func presenceHandler(opts []livetemplate.Option) (livetemplate.LiveHandler, erro
 // Mount subscribes before it reads, like the counter's.
 func (c *PresenceController) Mount(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	err := ctx.Subscribe(ctx.SelfTopic())
-	s.OnlineCount = c.count()
-	return s, err
+	return c.read(s), err
 }
 
 // Join puts this connection online under the typed name. A refused name stays in
@@ -116,80 +115,47 @@ func (c *PresenceController) Join(s PresenceState, ctx *livetemplate.Context) (P
 	}
 	if s.ID == "" {
 		s.ID = rand.Text()
-		// After add: a socket that has ended by now leaves at once.
-		defer c.leaveWithSocket(ctx, s.ID)
+		defer c.leaveWithSocket(ctx, s.ID) // after Join: the socket may have ended by now
 	}
 	s.Username, s.Joined = name, true
 	s.Draft, s.NameError = "", ""
-	s.OnlineCount = c.add(s.ID)
-	return s, ctx.Publish(ctx.SelfTopic(), "PresenceChanged", nil)
+	c.online.Join(s.ID, presence.User{Session: ctx.GroupID(), Name: name})
+	return c.read(s), ctx.Publish(ctx.SelfTopic(), "PresenceChanged", nil)
 }
 
-// Leave takes this connection offline.
+// Leave takes this connection offline, and no other.
 func (c *PresenceController) Leave(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	s.Username, s.Joined = "", false
-	_, s.OnlineCount = c.remove(s.ID)
-	return s, ctx.Publish(ctx.SelfTopic(), "PresenceChanged", nil)
+	c.online.Leave(s.ID)
+	return c.read(s), ctx.Publish(ctx.SelfTopic(), "PresenceChanged", nil)
 }
 
 // PresenceChanged runs in every other tab after a Join or a leave. It reads only
 // what is shared: the name belongs to the tab.
 func (c *PresenceController) PresenceChanged(s PresenceState, _ *livetemplate.Context) (PresenceState, error) {
-	s.OnlineCount = c.count()
-	return s, nil
+	return c.read(s), nil
 }
 
-// leaveWithSocket makes the end of a connection that has joined its leave. An
-// action's context ends with its socket, whether the tab was closed or crashed,
-// and no action can run there any more: this publishes from outside one.
+// leaveWithSocket makes the end of a connection that has joined its leave, after
+// a grace period that a reload fits into. An action's context ends with its
+// socket, whether the tab was closed or crashed, and no action can run there any
+// more: this publishes from outside one.
 func (c *PresenceController) leaveWithSocket(ctx *livetemplate.Context, id string) {
 	topic := ctx.SelfTopic()
 	context.AfterFunc(ctx, func() {
-		if wasOnline, _ := c.remove(id); !wasOnline {
-			return
-		}
-		if err := c.live.Publish(topic, "PresenceChanged", nil); err != nil {
-			slog.Error("a leave was not announced", slog.Any("error", err))
-		}
+		c.online.Disconnect(id, func() {
+			if err := c.live.Publish(topic, "PresenceChanged", nil); err != nil {
+				slog.Error("a leave was not announced", slog.Any("error", err))
+			}
+		})
 	})
 }
 
-func (c *PresenceController) add(id string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.online[id] = true
-	return len(c.online)
-}
+// listed is how many names the page shows; it says how many more there are.
+const listed = 20
 
-func (c *PresenceController) remove(id string) (wasOnline bool, count int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	wasOnline = c.online[id]
-	delete(c.online, id)
-	return wasOnline, len(c.online)
-}
-
-func (c *PresenceController) count() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.online)
-}
-
-// What a person reads when Join refuses.
-const (
-	noName   = "Please enter a name."
-	longName = "Please use at most 40 characters."
-	notLive  = "Joining needs a live connection: without one, nobody could tell when you leave."
-)
-
-// cleanName is the typed name without the space around it, or the problem with it.
-func cleanName(typed string) (name, problem string) {
-	name = strings.TrimSpace(typed)
-	switch {
-	case name == "":
-		return "", noName
-	case utf8.RuneCountInString(name) > 40:
-		return "", longName
-	}
-	return name, ""
+func (c *PresenceController) read(s PresenceState) PresenceState {
+	s.OnlineCount, s.Online = c.online.View(s.ID, listed)
+	s.More = s.OnlineCount - len(s.Online)
+	return s
 }

@@ -4,14 +4,19 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/presence"
+	"realtime/internal/wsconn"
 )
 
 func TestState_HoldsOnlyData(t *testing.T) {
@@ -120,8 +125,10 @@ func TestPresence_ClosedTabLeaves(t *testing.T) {
 	alice.join("Alice")
 	bob.join("Bob")
 	alice.shows("2 user(s) online")
+	closed := time.Now()
 	bob.close()
 	alice.shows("1 user(s) online")
+	assert.Less(t, time.Since(closed), 3*time.Second)
 
 	alice.leave()
 	alice.shows("0 user(s) online")
@@ -132,15 +139,141 @@ func TestPresence_ClosedTabLeaves(t *testing.T) {
 	late.shows("0 user(s) online")
 }
 
-func TestPresence_SameNameIsAnotherUser(t *testing.T) {
-	server := newServer(t)
-	one, other := newVisitor(t, server).open(presencePage), newVisitor(t, server).open(presencePage)
+func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
+	server := newServerWith(t, Config{Grace: 10 * time.Millisecond})
+	visitor := newVisitor(t, server)
+	one, two, other := visitor.open(presencePage), visitor.open(presencePage), newVisitor(t, server).open(presencePage)
 	one.join("Alice")
-	other.join("Alice")
-	one.shows("2 user(s) online")
-	one.leave()
+	two.join("Alice")
 	other.shows("1 user(s) online")
-	other.shows("Logged in as Alice")
+	other.shows("Join Alice in 2 tabs Joining needs")
+	other.join("Alice")
+	one.shows("2 user(s) online Logged in as Alice Leave Alice (you) in 2 tabs Alice Joining needs")
+	other.shows("2 user(s) online Logged in as Alice Leave Alice (you) Alice in 2 tabs Joining needs")
+
+	one.leave()
+	other.shows("2 user(s) online Logged in as Alice Leave Alice (you) Alice Joining needs")
+	two.shows("Logged in as Alice")
+	two.close()
+	other.shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
+}
+
+func TestPresence_ReloadIsNoticedByNobody(t *testing.T) {
+	server := newServer(t)
+	alice, bob := newVisitor(t, server), newVisitor(t, server).open(presencePage)
+	tb := alice.open(presencePage)
+	tb.join("Alice")
+	bob.shows("1 user(s) online")
+	bob.startHistory()
+	for range 10 { // what the browser's script does
+		tb.close()
+		tb = alice.open(presencePage)
+		tb.join("Alice")
+		tb.shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
+	}
+	<-time.After(presence.DefaultGrace) // what the last reload started must have happened
+	bob.settle()
+	assert.Equal(t, 0, bob.changes(), "what the peer reads changed: %q", bob.history)
+}
+
+func TestPresence_SilentPeerLeavesAndIdleOnesStay(t *testing.T) {
+	heartbeat := wsconn.Heartbeat{Ping: 20 * time.Millisecond, Timeout: 500 * time.Millisecond}
+	server := newServerWith(t, Config{Grace: 50 * time.Millisecond, Heartbeat: heartbeat})
+	idle := newVisitor(t, server).open(presencePage)
+	idle.join("idle")
+	idle.shows("1 user(s) online")
+
+	silent, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+presencePage, nil)
+	require.NoError(t, err)
+	defer silent.Close()
+	require.NoError(t, silent.WriteJSON(map[string]any{"action": "join", "data": map[string]any{"username": "silent"}}))
+	idle.shows("2 user(s) online") // from here on the silent end reads and writes nothing
+	idle.shows("1 user(s) online Logged in as idle Leave idle (you) Joining needs")
+}
+
+func TestPresence_SilentPeerIsGoneWithin10SecondsByDefault(t *testing.T) {
+	assert.Less(t, wsconn.DefaultHeartbeat.Timeout+presence.DefaultGrace, 10*time.Second)
+}
+
+func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
+	const crowd = 200
+	server := newServer(t)
+	stays := newVisitor(t, server).open(presencePage)
+	stays.join("stays")
+	tabs := make([]*tab, crowd)
+	for i := range tabs {
+		tabs[i] = newVisitor(t, server).open(presencePage)
+	}
+	for _, tb := range tabs {
+		tb.join("guest")
+	}
+	stays.shows("201 user(s) online")
+	stays.shows("and 181 more")
+
+	closed := time.Now()
+	var closing sync.WaitGroup
+	for _, tb := range tabs {
+		closing.Go(tb.close)
+	}
+	stays.shows("1 user(s) online Logged in as stays Leave stays (you) Joining needs")
+	assert.Less(t, time.Since(closed), 3*time.Second)
+	closing.Wait()
+}
+
+// Whoever came and went must leave nothing behind: no goroutine, no memory.
+func TestPresence_VisitsLeaveNothingBehind(t *testing.T) {
+	server := newServerWith(t, Config{
+		Grace:     50 * time.Millisecond,
+		Heartbeat: wsconn.Heartbeat{Ping: 50 * time.Millisecond, Timeout: soon}, // the next ping holds a closed connection
+	})
+	header := http.Header{}
+	for _, cookie := range newVisitor(t, server).cookies(presencePage) {
+		header.Add("Cookie", cookie.String())
+	}
+	visits := func(n int) {
+		var visiting sync.WaitGroup
+		for range 4 {
+			visiting.Go(func() {
+				for range n / 4 {
+					ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+presencePage, header)
+					if !assert.NoError(t, err) {
+						return
+					}
+					ws.WriteJSON(map[string]any{"action": "join", "data": map[string]any{"username": "guest"}})
+					for range 2 { // the page, and an answer
+						ws.ReadMessage()
+					}
+					ws.Close()
+				}
+			})
+		}
+		visiting.Wait()
+	}
+	inUse := func() (goroutines int, heap uint64) {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.GC() // the second empties pools
+		runtime.ReadMemStats(&stats)
+		return runtime.NumGoroutine(), stats.HeapAlloc
+	}
+	visits(1000)
+	var goroutines int
+	var heap uint64
+	require.Eventually(t, func() bool {
+		before := heap
+		goroutines, heap = inUse()
+		return before <= heap // nothing is left to collect
+	}, soon, 200*time.Millisecond)
+
+	visits(10_000)
+	last := newVisitor(t, server).open(presencePage)
+	last.shows(" 0 user(s) online")
+	last.close()
+	assert.Eventually(t, func() bool {
+		g, h := inUse()
+		t.Logf("goroutines: %d, then %d; heap: %d kB, then %d kB", goroutines, g, heap>>10, h>>10)
+		return g <= goroutines && h <= heap+1<<19 // 50 bytes a visit
+	}, soon, 200*time.Millisecond)
 }
 
 func TestPresence_JoinTwiceIsOneUser(t *testing.T) {
@@ -158,6 +291,7 @@ func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
 		"blank":    {"   ", noName},
 		"empty":    {"", noName},
 		"too long": {long, longName},
+		"override": {"Alice\u202eecilA", controlName},
 		"hostile":  {long + `" onfocus="alert(1)" x="<script>`, longName},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -172,6 +306,8 @@ func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
 			input := tagOf(t, alice.html(), "<input type=\"text\"")
 			assert.Contains(t, input, `value="`+template.HTMLEscapeString(row.typed)+`"`, "the typed text is still in the field")
 			assert.Contains(t, input, `aria-invalid="true"`)
+			assert.Contains(t, input, `aria-describedby="username-error"`)
+			tagOf(t, alice.html(), `<small id="username-error"`)
 
 			alice.join("Alice")
 			alice.shows("2 user(s) online")
@@ -199,7 +335,8 @@ func TestPresence_NameJoinsAsTyped(t *testing.T) {
 		"Infinity":                     nil,
 		"Zoë ☕":                        "Zoë ☕",
 		"<img src=x onerror=alert(1)>": "<img src=x onerror=alert(1)>",
-		"spaced":                       "  spaced ",
+		"spaced out":                   "  spaced \t\n\u00a0 out ",
+		"{{.OnlineCount}}":             "{{.OnlineCount}}",
 	} {
 		tb.do("join", map[string]any{"username": sent})
 		tb.shows("Logged in as " + typed + " ")

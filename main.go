@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	logger := opts.logger(os.Stderr)
+	logger := newLogger(os.Stderr, opts.logLevel, opts.logFormat == "json")
 	slog.SetDefault(logger) // the framework logs to the default logger
 
 	listener, err := net.Listen("tcp", opts.addr)
@@ -123,23 +123,6 @@ func parseFlags(args []string, out io.Writer) (options, error) {
 		return o, fmt.Errorf("invalid value %q for flag -log-format: want text or json; %w", o.logFormat, errUsage)
 	}
 	return o, nil
-}
-
-func (o options) logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: o.logLevel, ReplaceAttr: dropSessionCookie}
-	if o.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
-}
-
-// dropSessionCookie keeps the visitor's session cookie, which the framework
-// logs as group_id, out of the log.
-func dropSessionCookie(_ []string, a slog.Attr) slog.Attr {
-	if a.Key == "group_id" {
-		return slog.Attr{}
-	}
-	return a
 }
 
 // browserURL is the address to click: the host that was asked for, or localhost

@@ -21,31 +21,28 @@ import (
 
 // The built program, as an operator starts and stops it.
 func TestProgram(t *testing.T) {
-	exe := filepath.Join(t.TempDir(), "realtime")
-	out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	exe := build(t)
 
-	t.Run("runs from any directory and logs no warning for a visit", func(t *testing.T) {
+	t.Run("runs from any directory and logs nothing about a visit", func(t *testing.T) {
 		p := start(t, exe)
-		v := newVisitor(t, p.url)
-		tb := v.open(counterPage)
-		tb.increment()
-		tb.shows("Counter: 1")
-		assert.Contains(t, v.get("/"), "Presence Tracking")
-		resp, _ := v.send("GET", "/static/app.css", "", "")
-		assert.Equal(t, 200, resp.StatusCode)
-		cookie := resp.Request.Cookies()[0].Value
-		tb.close()
-
+		assert.Empty(t, visit(t, p))
 		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
-		assert.Contains(t, p.log(t), "Client connected")
 		assert.NotContains(t, p.log(t), "level=WARN")
 		assert.NotContains(t, p.log(t), "level=ERROR")
-		assert.NotContains(t, p.log(t), cookie, "the session cookie is nobody else's business")
+	})
+
+	t.Run("logs visits at debug level, without the session cookie", func(t *testing.T) {
+		p := start(t, exe, "-log-level", "debug")
+		log := visit(t, p)
+		assert.Contains(t, log, `level=DEBUG msg="Client connected"`)
+		assert.Contains(t, log, `level=DEBUG msg="Client disconnected"`)
+		assert.NotContains(t, log, "level=INFO")
+		assert.NotContains(t, log, "group_id")
 	})
 
 	t.Run("logs JSON, from the level that is asked for", func(t *testing.T) {
 		p := start(t, exe, "-log-format", "json", "-log-level", "debug")
+		visit(t, p)
 		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
 		lines := strings.Split(strings.TrimSpace(p.log(t)), "\n")
 		for _, line := range lines {
@@ -124,6 +121,37 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+// visit uses the pages, closes one tab as a browser does and one without a
+// word, and returns the log when the program has noticed both.
+func visit(t *testing.T, p *program) string {
+	t.Helper()
+	v := newVisitor(t, p.url)
+	counter, presence, watching := v.open(counterPage), v.open(presencePage), v.open(presencePage)
+	counter.increment()
+	counter.shows("Counter: 1")
+	presence.join("Alice")
+	watching.shows("1 user(s) online")
+	assert.Contains(t, v.get("/"), "Presence Tracking")
+	resp, _ := v.send("GET", "/static/app.css", "", "")
+	assert.Equal(t, 200, resp.StatusCode)
+
+	goingAway := websocket.FormatCloseMessage(websocket.CloseGoingAway, "")
+	assert.NoError(t, presence.ws.WriteMessage(websocket.CloseMessage, goingAway))
+	counter.close()
+	watching.shows("0 user(s) online")
+	assert.NotContains(t, p.log(t), resp.Request.Cookies()[0].Value, "the session cookie is nobody else's business")
+	return p.log(t)
+}
+
+// build builds the program.
+func build(t *testing.T) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "realtime")
+	out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return exe
+}
+
 // program is a running copy of the built program.
 type program struct {
 	cmd     *exec.Cmd
@@ -132,7 +160,7 @@ type program struct {
 	exited  chan struct{}
 }
 
-// start runs the program on a free port, from a directory of its own.
+// start runs the program on a free port, unless args name one, from a directory of its own.
 func start(t *testing.T, exe string, args ...string) *program {
 	t.Helper()
 	dir := t.TempDir()

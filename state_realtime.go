@@ -1,5 +1,7 @@
 package main
 
+import "realtime/internal/presence"
+
 // category is the heading that both pages stand under.
 const category = "Real-Time & Multi-User"
 
@@ -10,9 +12,9 @@ type MultiUserSyncState struct {
 	Counter  int // the shared value as this tab last read it
 }
 
-// PresenceState is what one tab of the presence page shows. Everything but
-// OnlineCount belongs to this connection alone: no peer changes it, and nothing
-// is persisted.
+// PresenceState is what one tab of the presence page shows. The fields from
+// OnlineCount on are shared, as this tab last read them. The others belong to
+// this connection alone: no peer changes them, and nothing is persisted.
 type PresenceState struct {
 	Title       string
 	Category    string
@@ -21,5 +23,7 @@ type PresenceState struct {
 	Joined      bool
 	Draft       string // a name that was refused, as typed
 	NameError   string // why it was refused
-	OnlineCount int    // how many are online, as this tab last read it
+	OnlineCount int    // users, not tabs
+	Online      []presence.Listed
+	More        int // users who are not in Online
 }

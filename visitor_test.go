@@ -7,12 +7,14 @@ import (
 	"html"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,13 +43,24 @@ func TestMain(m *testing.M) {
 // newServer serves a new app on a real socket, and returns its address.
 func newServer(t testing.TB) string {
 	t.Helper()
-	return newServerBehind(t, func(app http.Handler) http.Handler { return app })
+	return serve(t, Config{}, func(app http.Handler) http.Handler { return app })
+}
+
+// newServerWith serves a new app that differs from the program's.
+func newServerWith(t testing.TB, cfg Config) string {
+	t.Helper()
+	return serve(t, cfg, func(app http.Handler) http.Handler { return app })
 }
 
 // newServerBehind serves a new app behind a proxy of the test's.
 func newServerBehind(t testing.TB, proxy func(app http.Handler) http.Handler) string {
 	t.Helper()
-	app, err := NewApp(Config{})
+	return serve(t, Config{}, proxy)
+}
+
+func serve(t testing.TB, cfg Config, proxy func(app http.Handler) http.Handler) string {
+	t.Helper()
+	app, err := NewApp(cfg)
 	require.NoError(t, err)
 	server := httptest.NewServer(proxy(app))
 	t.Cleanup(func() {
@@ -57,6 +70,54 @@ func newServerBehind(t testing.TB, proxy func(app http.Handler) http.Handler) st
 		server.Close()
 	})
 	return server.URL
+}
+
+// network is a way to a server that can break.
+type network struct {
+	url string
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func newNetwork(t testing.TB, server string) *network {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	n := &network{url: "http://" + listener.Addr().String()}
+	t.Cleanup(func() {
+		listener.Close()
+		n.cut()
+	})
+	go func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
+			if err != nil {
+				near.Close()
+				continue
+			}
+			n.mu.Lock()
+			n.conns = append(n.conns, near, far)
+			n.mu.Unlock()
+			go func() { io.Copy(far, near); far.Close() }()
+			go func() { io.Copy(near, far); near.Close() }()
+		}
+	}()
+	return n
+}
+
+// cut breaks every connection there is. New ones work.
+func (n *network) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, conn := range n.conns {
+		conn.Close()
+	}
+	n.conns = nil
 }
 
 // visitor is one browser without scripts: a cookie jar, and the tabs it opens.
@@ -108,6 +169,13 @@ func (v *visitor) send(method, path, contentType, body string) (*http.Response, 
 	return resp, string(answer)
 }
 
+// cookies are what the visitor's browser holds after it has seen a page.
+func (v *visitor) cookies(path string) []*http.Cookie {
+	v.t.Helper()
+	resp, _ := v.send(http.MethodGet, path, "", "")
+	return v.client.Jar.Cookies(resp.Request.URL)
+}
+
 // open opens a page in a new tab: the HTML first, then the socket.
 func (v *visitor) open(path string) *tab {
 	v.t.Helper()
@@ -128,11 +196,15 @@ type tab struct {
 	ws    *websocket.Conn
 	ended chan struct{} // closed when the socket has
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced at every frame
-	tree    any
-	frames  int
-	err     error // why the socket ended
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at every frame
+	tree     any
+	frames   int
+	settled  int
+	answered string   // the action that the server answered last
+	record   bool     // keep what the tab reads
+	history  []string // what it has read since, without repeats
+	err      error    // why the socket ended
 }
 
 func (tb *tab) read() {
@@ -141,6 +213,9 @@ func (tb *tab) read() {
 		_, data, err := tb.ws.ReadMessage()
 		var frame struct {
 			Tree map[string]any `json:"tree"`
+			Meta struct {
+				Action string `json:"action"`
+			} `json:"meta"`
 		}
 		if err == nil {
 			err = json.Unmarshal(data, &frame)
@@ -149,6 +224,10 @@ func (tb *tab) read() {
 		if err == nil {
 			tb.tree = merge(tb.tree, frame.Tree)
 			tb.frames++
+			if frame.Meta.Action != "" {
+				tb.answered = frame.Meta.Action
+			}
+			tb.remember()
 		}
 		tb.err = err
 		close(tb.changed)
@@ -158,6 +237,33 @@ func (tb *tab) read() {
 			return
 		}
 	}
+}
+
+// remember adds what the tab reads to its history; it is called with tb.mu held.
+func (tb *tab) remember() {
+	if !tb.record {
+		return
+	}
+	text := readable(render(tb.tree))
+	if len(tb.history) == 0 || tb.history[len(tb.history)-1] != text {
+		tb.history = append(tb.history, text)
+	}
+}
+
+// startHistory starts to keep what the tab reads, from now on and after every
+// frame.
+func (tb *tab) startHistory() {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.record = true
+	tb.remember()
+}
+
+// changes is how often what the tab reads has changed since startHistory.
+func (tb *tab) changes() int {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return len(tb.history) - 1
 }
 
 // do sends an action, with its fields as the browser client encodes them.
@@ -202,12 +308,13 @@ func (tb *tab) frameCount() int {
 }
 
 // settle waits until the server has answered everything sent so far: a tab's
-// actions are answered in order.
+// actions are answered in order, unknown ones too.
 func (tb *tab) settle() {
 	tb.t.Helper()
-	frames := tb.frameCount()
-	tb.do("refreshCounter", nil)
-	tb.waitFor(func() bool { return tb.frames > frames }, "an answer")
+	tb.settled++
+	action := fmt.Sprint("settle ", tb.settled)
+	tb.do(action, nil)
+	tb.waitFor(func() bool { return tb.answered == action }, "an answer")
 }
 
 // waitFor waits until what holds; it is called with tb.mu held.
@@ -231,9 +338,13 @@ func (tb *tab) waitFor(what func() bool, name string) {
 }
 
 // merge applies an update to a tree: a node that brings its fixed parts ("s")
-// replaces the old one, any other changes only the slots it names.
+// replaces the old one, any other changes only the slots it names. A list is
+// changed by operations.
 func merge(old, update any) any {
 	into, ok := old.(map[string]any)
+	if operations, isList := update.([]any); ok && isList {
+		return edit(into, operations)
+	}
 	from, isNode := update.(map[string]any)
 	if _, whole := from["s"]; !ok || !isNode || whole {
 		return update
@@ -244,7 +355,47 @@ func merge(old, update any) any {
 	return into
 }
 
-// render is the HTML of a tree: fixed parts and slots in turn.
+// edit applies operations to a list: its items ("d") are known by the slot that
+// its description ("m") names. The first items of an empty list bring both it
+// and the fixed parts along.
+func edit(list map[string]any, operations []any) any {
+	items, _ := list["d"].([]any)
+	find := func(key any) int {
+		slot := list["m"].(map[string]any)["idKey"].(string)
+		return slices.IndexFunc(items, func(item any) bool { return item.(map[string]any)[slot] == key })
+	}
+	for _, operation := range operations {
+		op := operation.([]any)
+		switch op[0] {
+		case "a": // append
+			items = append(items, op[1].([]any)...)
+			if len(op) == 4 {
+				list["s"], list["m"] = op[2], op[3]
+			}
+		case "p": // prepend
+			items = slices.Concat(op[1].([]any), items)
+		case "i": // insert after
+			items = slices.Insert(items, find(op[1])+1, op[2])
+		case "r": // remove
+			items = slices.Delete(items, find(op[1]), find(op[1])+1)
+		case "u": // update
+			items[find(op[1])] = merge(items[find(op[1])], op[2])
+		case "o": // order
+			var ordered []any
+			for _, key := range op[1].([]any) {
+				ordered = append(ordered, items[find(key)])
+			}
+			items = ordered
+		default:
+			panic(fmt.Sprintf("unknown operation %v", op))
+		}
+	}
+	list["d"] = items
+	return list
+}
+
+// render is the HTML of a tree: fixed parts and slots in turn, for a list once
+// for each item.
 func render(tree any) string {
 	node, ok := tree.(map[string]any)
 	if !ok {
@@ -253,11 +404,17 @@ func render(tree any) string {
 		}
 		return fmt.Sprint(tree)
 	}
-	var b strings.Builder
 	fixed, _ := node["s"].([]any)
-	for i, part := range fixed {
-		b.WriteString(part.(string))
-		b.WriteString(render(node[strconv.Itoa(i)]))
+	items, isList := node["d"].([]any)
+	if !isList {
+		items = []any{node}
+	}
+	var b strings.Builder
+	for _, item := range items {
+		for i, part := range fixed {
+			b.WriteString(part.(string))
+			b.WriteString(render(item.(map[string]any)[strconv.Itoa(i)]))
+		}
 	}
 	return b.String()
 }

@@ -1,6 +1,6 @@
 // Package wsconn upgrades requests to WebSocket connections that are stricter
-// and quieter than the framework's own: only text frames are messages, and an
-// ordinary close is not a warning.
+// and quieter than the framework's own: only text frames are messages, a peer
+// who vanished is noticed, and an ordinary close is not a warning.
 package wsconn
 
 import (
@@ -8,28 +8,46 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
 )
 
+// Heartbeat finds peers who vanished without a word. A browser answers pings by
+// itself, also for a tab that is hidden.
+type Heartbeat struct {
+	Ping    time.Duration // between two pings
+	Timeout time.Duration // a connection that brings neither a pong nor a message for so long is closed
+}
+
+// DefaultHeartbeat finds a vanished peer within 7 seconds, and allows two pings
+// in a row to get lost.
+var DefaultHeartbeat = Heartbeat{Ping: 3 * time.Second, Timeout: 7 * time.Second}
+
 // Upgrader is a livetemplate.WSUpgrader. It refuses a handshake from another
 // site: where a request names its Origin, the host must be the request's own.
 // (The framework checks origins only for its own upgrader.)
 type Upgrader struct {
-	inner websocket.Upgrader
-	log   *slog.Logger
+	inner     websocket.Upgrader
+	heartbeat Heartbeat
+	log       *slog.Logger
 }
 
-// New returns an Upgrader that logs to log.
-func New(log *slog.Logger) *Upgrader {
+// New returns an Upgrader that logs to log. The zero Heartbeat means
+// DefaultHeartbeat.
+func New(log *slog.Logger, heartbeat Heartbeat) *Upgrader {
+	if heartbeat == (Heartbeat{}) {
+		heartbeat = DefaultHeartbeat
+	}
 	return &Upgrader{
 		inner: websocket.Upgrader{
 			ReadBufferSize:  1024, // most frames are a few hundred bytes
 			WriteBufferSize: 1024,
 			WriteBufferPool: &sync.Pool{}, // an idle connection holds no write buffer
 		},
-		log: log,
+		heartbeat: heartbeat,
+		log:       log,
 	}
 }
 
@@ -40,24 +58,49 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: ws, log: u.log}, nil
+	c := &conn{Conn: ws, heartbeat: u.heartbeat, log: u.log}
+	ws.SetPongHandler(func(string) error { c.alive(); return nil })
+	c.alive()
+	time.AfterFunc(u.heartbeat.Ping, c.ping)
+	return c, nil
 }
 
 type conn struct {
 	*websocket.Conn
-	log    *slog.Logger
-	warned bool // of a binary frame; only ReadMessage uses it
-	closed sync.Once
+	heartbeat Heartbeat
+	log       *slog.Logger
+	warned    bool // of a binary frame; only ReadMessage uses it
+	closed    sync.Once
+}
+
+// alive puts off the time at which the peer counts as gone.
+func (c *conn) alive() {
+	c.SetReadDeadline(time.Now().Add(c.heartbeat.Timeout)) // fails on a closed socket, as the next read does
+}
+
+// ping sends a ping, and another after each interval until the socket is closed.
+func (c *conn) ping() {
+	if c.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.heartbeat.Timeout)) == nil {
+		time.AfterFunc(c.heartbeat.Ping, c.ping)
+	}
 }
 
 // ReadMessage returns the next text frame. The framework would take a binary
 // one for an action as well. The log gets one line for each connection that
 // sends some.
+//
+// An error is final, and closes the socket: a write that a vanished peer holds
+// up ends with it.
 func (c *conn) ReadMessage() (int, []byte, error) {
 	for {
 		messageType, data, err := c.Conn.ReadMessage()
-		if err != nil || messageType == websocket.TextMessage {
+		if err != nil {
+			c.Close()
 			return messageType, data, goingAway(err)
+		}
+		c.alive()
+		if messageType == websocket.TextMessage {
+			return messageType, data, nil
 		}
 		if !c.warned {
 			c.warned = true

@@ -3,10 +3,12 @@ package wsconn
 import (
 	"bytes"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
@@ -15,9 +17,8 @@ import (
 )
 
 // serve upgrades every request and hands the connection to handle.
-func serve(t *testing.T, log *slog.Logger, handle func(livetemplate.WSConn)) *httptest.Server {
+func serve(t *testing.T, upgrader *Upgrader, handle func(livetemplate.WSConn)) *httptest.Server {
 	t.Helper()
-	upgrader := New(log)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
@@ -28,6 +29,11 @@ func serve(t *testing.T, log *slog.Logger, handle func(livetemplate.WSConn)) *ht
 	}))
 	t.Cleanup(server.Close)
 	return server
+}
+
+// quiet returns an Upgrader without a log.
+func quiet(heartbeat Heartbeat) *Upgrader {
+	return New(slog.New(slog.DiscardHandler), heartbeat)
 }
 
 func dial(t *testing.T, server *httptest.Server, origin string) (*websocket.Conn, *http.Response, error) {
@@ -44,7 +50,7 @@ func dial(t *testing.T, server *httptest.Server, origin string) (*websocket.Conn
 }
 
 func TestUpgrade_ChecksOrigin(t *testing.T) {
-	server := serve(t, slog.New(slog.DiscardHandler), func(livetemplate.WSConn) {})
+	server := serve(t, quiet(Heartbeat{}), func(livetemplate.WSConn) {})
 	for name, row := range map[string]struct {
 		origin     string
 		wantStatus int
@@ -66,7 +72,7 @@ func TestUpgrade_ChecksOrigin(t *testing.T) {
 func TestReadMessage_SkipsBinaryFramesAndSaysSoOnce(t *testing.T) {
 	var log bytes.Buffer
 	got := make(chan string, 1)
-	server := serve(t, slog.New(slog.NewTextHandler(&log, nil)), func(conn livetemplate.WSConn) {
+	server := serve(t, New(slog.New(slog.NewTextHandler(&log, nil)), Heartbeat{}), func(conn livetemplate.WSConn) {
 		_, data, err := conn.ReadMessage()
 		assert.NoError(t, err)
 		got <- string(data)
@@ -93,7 +99,7 @@ func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := make(chan error, 1)
-			server := serve(t, slog.New(slog.DiscardHandler), func(conn livetemplate.WSConn) {
+			server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
 				_, _, err := conn.ReadMessage()
 				got <- err
 			})
@@ -110,9 +116,84 @@ func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 	}
 }
 
+func TestHeartbeat_ClosesASilentPeer(t *testing.T) {
+	heartbeat := Heartbeat{Ping: 10 * time.Millisecond, Timeout: 300 * time.Millisecond}
+	read, write := make(chan error, 1), make(chan error, 1)
+	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
+		go func() {
+			var err error
+			for err == nil { // until the peer's buffers are full, and the write waits
+				err = conn.WriteMessage(websocket.TextMessage, make([]byte, 64<<10))
+			}
+			write <- err
+		}()
+		_, _, err := conn.ReadMessage()
+		read <- err
+		<-t.Context().Done() // closes nothing itself
+	})
+	_, _, err := dial(t, server, "") // reads nothing: no message, and no ping to answer
+	require.NoError(t, err)
+	var timeout net.Error
+	require.ErrorAs(t, <-read, &timeout)
+	assert.True(t, timeout.Timeout())
+	assert.Error(t, <-write, "the write that the peer held up has ended")
+}
+
+func TestHeartbeat_KeepsAnIdlePeer(t *testing.T) {
+	const pings = 100 // last at least twice as long as the timeout
+	heartbeat := Heartbeat{Ping: 10 * time.Millisecond, Timeout: 500 * time.Millisecond}
+	got := make(chan error, 1)
+	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
+		_, data, err := conn.ReadMessage()
+		if err == nil {
+			assert.Equal(t, "still here", string(data))
+		}
+		got <- err
+	})
+	ws, _, err := dial(t, server, "")
+	require.NoError(t, err)
+	answer, answered := ws.PingHandler(), 0
+	ws.SetPingHandler(func(data string) error {
+		answered++
+		if answered == pings {
+			assert.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte("still here")))
+		}
+		return answer(data)
+	})
+	ws.ReadMessage() // answers pings until the server closes
+	assert.NoError(t, <-got)
+}
+
+func TestHeartbeat_KeepsAPeerWhoSendsButAnswersNoPing(t *testing.T) {
+	const messages = 100 // last at least twice as long as the timeout
+	heartbeat := Heartbeat{Ping: 10 * time.Millisecond, Timeout: 500 * time.Millisecond}
+	received := make(chan int, 1)
+	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
+		n := 0
+		for ; n < messages; n++ {
+			if _, _, err := conn.ReadMessage(); err != nil {
+				break
+			}
+		}
+		received <- n
+	})
+	ws, _, err := dial(t, server, "")
+	require.NoError(t, err)
+	for range time.Tick(10 * time.Millisecond) {
+		if ws.WriteMessage(websocket.TextMessage, []byte("busy")) != nil || len(received) > 0 {
+			break
+		}
+	}
+	assert.Equal(t, messages, <-received)
+}
+
+func TestDefaultHeartbeat_LetsTwoPingsGetLost(t *testing.T) {
+	assert.Greater(t, DefaultHeartbeat.Timeout, 2*DefaultHeartbeat.Ping)
+}
+
 func TestClose_TwiceIsNoError(t *testing.T) {
 	errs := make(chan error, 2)
-	server := serve(t, slog.New(slog.DiscardHandler), func(conn livetemplate.WSConn) {
+	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
 		errs <- conn.Close()
 		errs <- conn.Close()
 	})

@@ -1,0 +1,161 @@
+// Package presence keeps the record of who is online. People are counted, and
+// connections decide: a user is online while at least one of their connections
+// is. Whoever closes a tab without a word leaves after a grace period, which a
+// reload fits into.
+package presence
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// DefaultGrace is the grace period of a Record that names none: long enough for
+// a reload, short enough that nobody waits for a ghost.
+const DefaultGrace = 2 * time.Second
+
+// User is who a connection belongs to: a name within one browser session. Two
+// tabs of one browser with one name are one user; the same name in another
+// browser is another.
+type User struct {
+	Session string
+	Name    string
+}
+
+// Listed is a user as one connection sees them.
+type Listed struct {
+	Key  int // tells users of the same name apart; stays as long as the user is online
+	Name string
+	Tabs int  // how many connections they have, at least 1
+	You  bool // the connection that asked belongs to them
+}
+
+// Record is who is online. Connections are known by an ID that is never used
+// again once its socket has ended. A Record is safe for concurrent use.
+type Record struct {
+	grace time.Duration
+
+	mu          sync.Mutex
+	connections map[string]*online // by ID
+	users       map[User]*online
+	arrivals    []*online // the same users, in the order they came
+	arrived     int       // how many users ever came: the next key
+}
+
+// online is a user who is.
+type online struct {
+	User
+	key   int
+	tabs  int      // connections, with those in their grace period
+	ended []string // IDs of the connections in their grace period
+}
+
+// New returns an empty Record. A connection whose socket ends stays online for
+// the grace period; 0 means DefaultGrace.
+func New(grace time.Duration) *Record {
+	if grace == 0 {
+		grace = DefaultGrace
+	}
+	return &Record{grace: grace, connections: map[string]*online{}, users: map[User]*online{}}
+}
+
+// Join brings a connection online as one of u's. If another of u's connections
+// is in its grace period, this one takes its place: that is a reload, and the
+// user has as many tabs as before. A connection that was online as somebody
+// else leaves them.
+func (r *Record) Join(id string, u User) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	user := r.users[u]
+	if before := r.connections[id]; before != nil {
+		if before == user {
+			return
+		}
+		r.remove(id)
+	}
+	if user == nil {
+		user = &online{User: u, key: r.arrived}
+		r.arrived++
+		r.users[u] = user
+		r.arrivals = append(r.arrivals, user)
+	}
+	r.connections[id] = user
+	user.tabs++
+	if len(user.ended) > 0 {
+		r.remove(user.ended[0])
+	}
+}
+
+// Leave takes a connection offline at once. One that is not online stays so.
+func (r *Record) Leave(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.remove(id)
+}
+
+// Disconnect starts the grace period of a connection whose socket has ended. If
+// no other has taken its place by the end of it, the connection leaves, and
+// announce is called.
+func (r *Record) Disconnect(id string, announce func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	user := r.connections[id]
+	if user == nil || slices.Contains(user.ended, id) {
+		return
+	}
+	user.ended = append(user.ended, id)
+	time.AfterFunc(r.grace, func() {
+		r.mu.Lock()
+		left := r.remove(id)
+		r.mu.Unlock()
+		if left {
+			announce()
+		}
+	})
+}
+
+// remove takes a connection offline, and its user with the last one. It reports
+// whether there was anything to take. The caller holds r.mu.
+func (r *Record) remove(id string) bool {
+	user := r.connections[id]
+	if user == nil {
+		return false
+	}
+	delete(r.connections, id)
+	user.tabs--
+	if i := slices.Index(user.ended, id); i >= 0 {
+		user.ended = slices.Delete(user.ended, i, i+1)
+	}
+	if user.tabs == 0 {
+		delete(r.users, user.User)
+		i, _ := slices.BinarySearchFunc(r.arrivals, user.key, func(o *online, key int) int { return o.key - key })
+		r.arrivals = slices.Delete(r.arrivals, i, i+1)
+	}
+	return true
+}
+
+// View is how many users are online, and at most limit of them: first the one
+// that connection id belongs to, then the others in the order they came. The ID
+// of a connection that is not online belongs to nobody.
+func (r *Record) View(id string, limit int) (count int, users []Listed) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	you := r.connections[id]
+	list := func(user *online) {
+		if len(users) < limit {
+			users = append(users, Listed{Key: user.key, Name: user.Name, Tabs: user.tabs, You: user == you})
+		}
+	}
+	if you != nil {
+		list(you)
+	}
+	for _, user := range r.arrivals {
+		if len(users) == limit {
+			break
+		}
+		if user != you {
+			list(user)
+		}
+	}
+	return len(r.arrivals), users
+}

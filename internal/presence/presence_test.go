@@ -1,0 +1,346 @@
+package presence
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+var (
+	alice = User{"browser 1", "Alice"}
+	bob   = User{"browser 2", "Bob"}
+)
+
+const everybody = 1000 // a limit that no test reaches
+
+// tabs is what connection id sees: a name for each tab, its own in brackets.
+func tabs(r *Record, id string) (names []string) {
+	_, users := r.View(id, everybody)
+	for _, u := range users {
+		name := u.Name
+		if u.You {
+			name = "[" + name + "]"
+		}
+		names = append(names, slices.Repeat([]string{name}, u.Tabs)...)
+	}
+	return names
+}
+
+func TestRecord_CountsUsersAndTheirTabs(t *testing.T) {
+	r := New(0)
+	assert.Empty(t, tabs(r, "a1"))
+
+	r.Join("a1", alice)
+	r.Join("b", bob)
+	r.Join("a2", alice)
+	assert.Equal(t, []string{"[Alice]", "[Alice]", "Bob"}, tabs(r, "a1"))
+	assert.Equal(t, []string{"[Bob]", "Alice", "Alice"}, tabs(r, "b"))
+	assert.Equal(t, []string{"Alice", "Alice", "Bob"}, tabs(r, "unknown"))
+
+	r.Join("elsewhere", User{"browser 3", "Alice"})
+	assert.Equal(t, []string{"[Alice]", "Alice", "Alice", "Bob"}, tabs(r, "elsewhere"), "another Alice")
+	count, users := r.View("", everybody)
+	assert.Equal(t, 3, count)
+	assert.NotEqual(t, users[0].Key, users[2].Key, "each has a key of their own")
+
+	r.Leave("a1")
+	assert.Equal(t, []string{"[Alice]", "Bob", "Alice"}, tabs(r, "a2"))
+	r.Leave("a1")
+	r.Leave("")
+	assert.Equal(t, []string{"[Alice]", "Bob", "Alice"}, tabs(r, "a2"), "who is not online cannot leave")
+	r.Leave("a2")
+	assert.Equal(t, []string{"Bob", "Alice"}, tabs(r, "a2"))
+}
+
+func TestRecord_JoinUnderAnotherNameLeavesTheFirst(t *testing.T) {
+	r := New(0)
+	r.Join("a", alice)
+	r.Join("a", alice)
+	assert.Equal(t, []string{"[Alice]"}, tabs(r, "a"))
+	r.Join("a", User{alice.Session, "Alicia"})
+	assert.Equal(t, []string{"[Alicia]"}, tabs(r, "a"))
+}
+
+func TestRecord_ViewListsNoMoreThanTheLimit(t *testing.T) {
+	r := New(0)
+	for i := range 30 {
+		r.Join(fmt.Sprint(i), User{"browser", fmt.Sprint("user ", i)})
+	}
+	count, users := r.View("25", 20)
+	assert.Equal(t, 30, count)
+	require.Len(t, users, 20)
+	assert.Equal(t, Listed{Key: 25, Name: "user 25", Tabs: 1, You: true}, users[0], "you come first")
+	assert.Equal(t, "user 0", users[1].Name)
+	assert.Equal(t, "user 18", users[19].Name)
+}
+
+func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
+	for name, grace := range map[string]time.Duration{"default": 0, "5 s": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var announced atomic.Int64
+				announce := func() { announced.Add(1) }
+				r := New(grace)
+				r.Join("a", alice)
+				r.Disconnect("a", announce)
+				r.Disconnect("a", announce)
+				if grace == 0 {
+					grace = DefaultGrace
+				}
+				time.Sleep(grace - time.Nanosecond)
+				assert.Equal(t, []string{"Alice"}, tabs(r, ""))
+				assert.EqualValues(t, 0, announced.Load())
+				time.Sleep(time.Nanosecond)
+				synctest.Wait()
+				assert.Empty(t, tabs(r, ""))
+				assert.EqualValues(t, 1, announced.Load())
+
+				r.Disconnect("a", announce)
+				r.Disconnect("never joined", announce)
+				time.Sleep(2 * grace)
+				assert.EqualValues(t, 1, announced.Load(), "nobody left")
+			})
+		})
+	}
+}
+
+func TestRecord_ReloadTakesThePlaceOfTheOldConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(0)
+		left := func() { t.Error("a leave was announced") }
+		r.Join("a1", alice)
+		r.Join("other tab", alice)
+		for i := 2; i < 10; i++ {
+			r.Disconnect(fmt.Sprint("a", i-1), left)
+			assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "while it reloads")
+			time.Sleep(DefaultGrace / 2)
+			r.Join(fmt.Sprint("a", i), alice)
+			assert.Equal(t, []string{"[Alice]", "[Alice]"}, tabs(r, fmt.Sprint("a", i)), "when it is back")
+		}
+		time.Sleep(2 * DefaultGrace)
+		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""))
+	})
+}
+
+func TestRecord_LeaveInTheGracePeriodIsAnnouncedByNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(0)
+		r.Join("a", alice)
+		r.Disconnect("a", func() { t.Error("a leave was announced") })
+		r.Leave("a")
+		assert.Empty(t, tabs(r, ""))
+		time.Sleep(2 * DefaultGrace)
+	})
+}
+
+// A Record must agree with the simplest model there is, a list of tabs, through
+// at least 100,000 random steps.
+func TestRecord_AgreesWithModel(t *testing.T) {
+	const histories, steps = 450, 300
+	require.NoError(t, flag.Set("rapid.checks", fmt.Sprint(histories)))
+	require.NoError(t, flag.Set("rapid.steps", fmt.Sprint(steps)))
+	require.NoError(t, flag.Set("rapid.nofailfile", "true")) // the message holds the seed and all steps
+	total := 0
+	synctest.Test(t, func(t *testing.T) {
+		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
+			w := &world{t: rt, record: New(0)}
+			rt.Repeat(map[string]func(*rapid.T){
+				"open":   w.open,
+				"join":   w.join,
+				"leave":  w.leave,
+				"close":  w.close,
+				"reload": w.reload,
+				"wait":   w.wait,
+				"":       func(*rapid.T) { total++; w.check() },
+			})
+			w.closeAll()
+		})
+	})
+	assert.GreaterOrEqual(t, total, 100_000, "steps")
+	t.Log(total, "steps")
+}
+
+// withoutDeadline hides the test's deadline from rapid: it is in real time, and
+// this test lives in the bubble's.
+type withoutDeadline struct{ testing.TB }
+
+// world is some browsers with their tabs, and the model of who is online.
+type world struct {
+	t         *rapid.T
+	record    *Record
+	tabs      []*tab
+	opened    int
+	expected  int // announcements
+	announced atomic.Int64
+}
+
+// tab is an open tab, or one that was closed and is in its grace period.
+type tab struct {
+	id     string
+	user   User // no name: not joined
+	closed time.Time
+}
+
+func (tb *tab) joined() bool { return tb.user.Name != "" }
+
+func (w *world) open(*rapid.T) {
+	session := rapid.SampledFrom([]string{"browser 1", "browser 2", "browser 3"}).Draw(w.t, "session")
+	w.add(session)
+}
+
+func (w *world) add(session string) *tab {
+	w.opened++
+	tb := &tab{id: fmt.Sprint("connection ", w.opened), user: User{Session: session}}
+	w.tabs = append(w.tabs, tb)
+	return tb
+}
+
+// any is an open tab.
+func (w *world) any() *tab {
+	var open []*tab
+	for _, tb := range w.tabs {
+		if tb.closed.IsZero() {
+			open = append(open, tb)
+		}
+	}
+	if len(open) == 0 {
+		w.t.Skip("no open tab")
+	}
+	return rapid.SampledFrom(open).Draw(w.t, "tab")
+}
+
+func (w *world) join(*rapid.T) {
+	w.joinAs(w.any(), rapid.SampledFrom([]string{"Alice", "Bob", "Carl"}).Draw(w.t, "name"))
+}
+
+func (w *world) joinAs(tb *tab, name string) {
+	before := tb.user
+	tb.user.Name = name
+	w.record.Join(tb.id, tb.user)
+	if tb.user == before {
+		return
+	}
+	for i, old := range w.tabs {
+		if !old.closed.IsZero() && old.user == tb.user {
+			w.tabs = slices.Delete(w.tabs, i, i+1)
+			return
+		}
+	}
+}
+
+func (w *world) leave(*rapid.T) {
+	tb := w.any()
+	tb.user.Name = ""
+	w.record.Leave(tb.id)
+}
+
+func (w *world) close(*rapid.T) { w.closeTab(w.any()) }
+
+func (w *world) closeTab(tb *tab) {
+	w.record.Disconnect(tb.id, func() { w.announced.Add(1) })
+	tb.closed = time.Now()
+	w.tabs = slices.DeleteFunc(w.tabs, func(other *tab) bool { return other == tb })
+	if tb.joined() {
+		w.tabs = append(w.tabs, tb) // in the order in which they were closed
+	}
+}
+
+func (w *world) reload(*rapid.T) {
+	tb := w.any()
+	w.closeTab(tb)
+	reloaded := w.add(tb.user.Session)
+	if tb.joined() {
+		w.pass(time.Duration(rapid.IntRange(0, 3000).Draw(w.t, "ms")) * time.Millisecond)
+		w.joinAs(reloaded, tb.user.Name)
+	}
+}
+
+func (w *world) wait(*rapid.T) {
+	w.pass(time.Duration(rapid.IntRange(0, 3000).Draw(w.t, "ms")) * time.Millisecond)
+}
+
+// pass lets time pass, to within the grace period of a tab or after it.
+func (w *world) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+	w.tabs = slices.DeleteFunc(w.tabs, func(tb *tab) bool {
+		left := !tb.closed.IsZero() && time.Since(tb.closed) >= DefaultGrace
+		if left {
+			w.expected++
+		}
+		return left
+	})
+}
+
+// check compares what every open tab sees with the model, and what the record
+// keeps with what it shows.
+func (w *world) check() {
+	users := map[User]int{}
+	connections := 0
+	for _, tb := range w.tabs {
+		if tb.joined() {
+			users[tb.user]++
+			connections++
+		}
+	}
+	w.sees(&tab{id: "not online"}, users)
+	for _, tb := range w.tabs {
+		if tb.closed.IsZero() {
+			w.sees(tb, users)
+		}
+	}
+	w.record.mu.Lock()
+	defer w.record.mu.Unlock()
+	if len(w.record.connections) != connections || len(w.record.users) != len(users) {
+		w.t.Fatalf("%d connections and %d users are kept, want %d and %d",
+			len(w.record.connections), len(w.record.users), connections, len(users))
+	}
+	if announced := int(w.announced.Load()); announced != w.expected {
+		w.t.Fatalf("%d leaves were announced, want %d", announced, w.expected)
+	}
+}
+
+// sees checks the view of one tab. Names are compared without their browsers,
+// which nobody sees.
+func (w *world) sees(tb *tab, users map[User]int) {
+	want, got := map[string]int{}, map[string]int{}
+	for user, tabs := range users {
+		want[user.Name] += tabs
+	}
+	count, listed := w.record.View(tb.id, everybody)
+	keys := map[int]bool{}
+	marked := Listed{}
+	for _, u := range listed {
+		got[u.Name] += u.Tabs
+		keys[u.Key] = true
+		if u.You {
+			marked = u
+		}
+	}
+	if count != len(users) || len(keys) != count || len(listed) != count || !maps.Equal(got, want) {
+		w.t.Fatalf("%s sees %d: %v, want %d: %v", tb.id, count, listed, len(users), want)
+	}
+	if marked.You != tb.joined() || marked.Name != tb.user.Name || marked.Tabs != users[tb.user] {
+		w.t.Fatalf("%s is %v and sees %v marked", tb.id, tb.user, marked)
+	}
+}
+
+// closeAll closes every tab: nothing may be left.
+func (w *world) closeAll() {
+	for _, tb := range slices.Clone(w.tabs) {
+		if tb.closed.IsZero() {
+			w.closeTab(tb)
+		}
+	}
+	w.pass(DefaultGrace)
+	w.check()
+}

@@ -1,0 +1,49 @@
+// What the presence page cannot leave to the server.
+//
+// A tab that has joined remembers its name and joins again under it, whenever
+// its page or its socket is new: after a reload, a break in the network, a time
+// in the background, a restart of the server. Leave forgets the name. The name
+// is kept for this tab alone, in sessionStorage.
+//
+// This runs before the page is drawn, so that a tab that will join again does
+// not show the form first.
+(() => {
+  const key = "presence-name";
+  let leaving = false; // Leave was pressed and is not answered yet
+
+  const remember = (name) => {
+    if (name === null) sessionStorage.removeItem(key);
+    else sessionStorage.setItem(key, name);
+    mark();
+  };
+  const mark = () => document.documentElement.toggleAttribute("data-joins-again", sessionStorage.getItem(key) !== null);
+  mark();
+
+  document.addEventListener("submit", (event) => {
+    if (event.submitter?.name !== "leave") return;
+    leaving = true;
+    remember(null);
+  }, true);
+
+  // The client's events do not bubble.
+  document.addEventListener("lvt:connected", () => {
+    const username = sessionStorage.getItem(key);
+    if (username !== null && document.querySelector("[data-count]")) {
+      window.liveTemplateClient.send({ action: "join", data: { username } });
+    }
+  }, true);
+
+  document.addEventListener("lvt:updated", () => {
+    const page = document.querySelector("[data-count]");
+    if (!page) return;
+    document.title = document.title.replace(/^\(\d+\)/, `(${page.dataset.count})`);
+
+    const joined = page.querySelector("form strong");
+    if (!joined) {
+      leaving = false;
+      if (page.querySelector("[aria-invalid]")) remember(null); // the server no longer takes the name
+    } else if (!leaving) {
+      remember(joined.textContent.trim());
+    }
+  }, true);
+})();
