@@ -109,6 +109,38 @@ func TestBrowser_TabsOfOneBrowserShareAUserNotTheirNames(t *testing.T) {
 	peer.shows("1 user(s) online")
 }
 
+func TestBrowser_LeaveForgetsTheNameThoughAnUpdateComesFirst(t *testing.T) {
+	server := newServer(t)
+	alice, peer := newBrowser(t).open(server+presencePage), newVisitor(t, server).open(presencePage)
+	alice.join("Alice")
+	alice.eval(`void (window.held = [], liveTemplateClient.send = (message) => held.push(message))`)
+	alice.click("leave") // on its way
+	alice.waitUntil(`held.length === 1`, "the message")
+	peer.join("Bob")
+	alice.shows("2 user(s) online Logged in as Alice")
+	alice.eval(`void (delete liveTemplateClient.send, liveTemplateClient.send(held[0]))`)
+	alice.shows("1 user(s) online Username")
+	assert.True(t, alice.showsForm())
+
+	alice.reload()
+	alice.waitUntil(live, "a live page")
+	alice.shows("1 user(s) online")
+	assert.True(t, alice.showsForm())
+}
+
+func TestBrowser_RememberedNameThatIsRefusedIsForgotten(t *testing.T) {
+	server := newServer(t)
+	alice := newBrowser(t).open(server + presencePage)
+	alice.join("Alice")
+	alice.eval(`sessionStorage.setItem("presence-name", "A".repeat(41))`)
+	alice.reload()
+	alice.shows(longName)
+	assert.True(t, alice.showsForm())
+	alice.join("Alice")
+	alice.reload()
+	alice.shows("1 user(s) online Logged in as Alice")
+}
+
 func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
 	server := newServer(t)
 	alice, peer := newBrowser(t).open(server+presencePage), newVisitor(t, server).open(presencePage)
@@ -284,7 +316,7 @@ func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 	server := newServer(t)
 	tb := newBrowser(t).open(server + presencePage)
-	for _, name := range []string{"true", "007", "1e-7", "1e21", "Infinity", "null", "Zoë ☕", "<img src=x onerror=alert(1)>", `" onfocus="alert(2)`} {
+	for _, name := range []string{"true", "007", "1e-7", "1e21", "Infinity", "null", "{{.OnlineCount}}", "Zoë ☕", "<img src=x onerror=alert(1)>", `" onfocus="alert(2)`} {
 		tb.typeInto("username", name)
 		tb.click("join")
 		tb.shows("Logged in as " + name + " ")

@@ -100,7 +100,7 @@ func (r *Record) Disconnect(id string, announce func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	user := r.connections[id]
-	if user == nil || slices.Contains(user.ended, id) {
+	if user == nil {
 		return
 	}
 	user.ended = append(user.ended, id)
@@ -134,17 +134,15 @@ func (r *Record) remove(id string) bool {
 	return true
 }
 
-// View is how many users are online, and at most limit of them: first the one
-// that connection id belongs to, then the others in the order they came. The ID
-// of a connection that is not online belongs to nobody.
+// View is how many users are online, and at most limit of them, which is at
+// least 1: first the one that connection id belongs to, then the others in the
+// order they came. The ID of a connection that is not online belongs to nobody.
 func (r *Record) View(id string, limit int) (count int, users []Listed) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	you := r.connections[id]
 	list := func(user *online) {
-		if len(users) < limit {
-			users = append(users, Listed{Key: user.key, Name: user.Name, Tabs: user.tabs, You: user == you})
-		}
+		users = append(users, Listed{Key: user.key, Name: user.Name, Tabs: user.tabs, You: user == you})
 	}
 	if you != nil {
 		list(you)

@@ -92,7 +92,6 @@ func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
 				r := New(grace)
 				r.Join("a", alice)
 				r.Disconnect("a", announce)
-				r.Disconnect("a", announce)
 				if grace == 0 {
 					grace = DefaultGrace
 				}

@@ -49,6 +49,17 @@ func dial(t *testing.T, server *httptest.Server, origin string) (*websocket.Conn
 	return ws, resp, err
 }
 
+// receive is what arrives on ch, before a test would wait for ever.
+func receive[T any](t *testing.T, ch <-chan T) (value T) {
+	t.Helper()
+	select {
+	case value = <-ch:
+	case <-time.After(10 * time.Second):
+		require.FailNow(t, "timeout")
+	}
+	return value
+}
+
 func TestUpgrade_ChecksOrigin(t *testing.T) {
 	server := serve(t, quiet(Heartbeat{}), func(livetemplate.WSConn) {})
 	for name, row := range map[string]struct {
@@ -134,9 +145,9 @@ func TestHeartbeat_ClosesASilentPeer(t *testing.T) {
 	_, _, err := dial(t, server, "") // reads nothing: no message, and no ping to answer
 	require.NoError(t, err)
 	var timeout net.Error
-	require.ErrorAs(t, <-read, &timeout)
+	require.ErrorAs(t, receive(t, read), &timeout)
 	assert.True(t, timeout.Timeout())
-	assert.Error(t, <-write, "the write that the peer held up has ended")
+	assert.Error(t, receive(t, write), "the write that the peer held up has ended")
 }
 
 func TestHeartbeat_KeepsAnIdlePeer(t *testing.T) {
@@ -161,7 +172,7 @@ func TestHeartbeat_KeepsAnIdlePeer(t *testing.T) {
 		return answer(data)
 	})
 	ws.ReadMessage() // answers pings until the server closes
-	assert.NoError(t, <-got)
+	assert.NoError(t, receive(t, got))
 }
 
 func TestHeartbeat_KeepsAPeerWhoSendsButAnswersNoPing(t *testing.T) {
@@ -179,12 +190,13 @@ func TestHeartbeat_KeepsAPeerWhoSendsButAnswersNoPing(t *testing.T) {
 	})
 	ws, _, err := dial(t, server, "")
 	require.NoError(t, err)
-	for range time.Tick(10 * time.Millisecond) {
-		if ws.WriteMessage(websocket.TextMessage, []byte("busy")) != nil || len(received) > 0 {
+	for range messages {
+		<-time.After(10 * time.Millisecond)
+		if err := ws.WriteMessage(websocket.TextMessage, []byte("busy")); err != nil {
 			break
 		}
 	}
-	assert.Equal(t, messages, <-received)
+	assert.Equal(t, messages, receive(t, received))
 }
 
 func TestDefaultHeartbeat_LetsTwoPingsGetLost(t *testing.T) {
