@@ -30,7 +30,7 @@ type Config struct {
 	// Grace is how long a visitor whose socket has ended stays online, so that a
 	// reload is no leave. Default: presence.DefaultGrace.
 	Grace time.Duration
-	// Heartbeat finds visitors whose network is gone. Default: wsconn.DefaultHeartbeat.
+	// Heartbeat finds visitors whose network is gone. Default: that of wsconn.
 	Heartbeat wsconn.Heartbeat
 }
 

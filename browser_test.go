@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -126,6 +127,13 @@ func TestBrowser_LeaveForgetsTheNameThoughAnUpdateComesFirst(t *testing.T) {
 	alice.waitUntil(live, "a live page")
 	alice.shows("1 user(s) online")
 	assert.True(t, alice.showsForm())
+
+	alice.join("Alice")
+	alice.click("leave")
+	alice.shows("1 user(s) online Username")
+	alice.join("Alicia")
+	alice.reload()
+	alice.shows("2 user(s) online Logged in as Alicia")
 }
 
 func TestBrowser_RememberedNameThatIsRefusedIsForgotten(t *testing.T) {
@@ -403,6 +411,29 @@ func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
 	tb.eval(`void setTimeout(() => document.querySelector("nav a[href='/']").click())`)
 	tb.shows("Live pages")
 	sockets.waitFor(t, map[string]int{})
+}
+
+func TestBrowser_SlowNavigationOpensOneSocket(t *testing.T) {
+	var opened atomic.Int64
+	server := newServerBehind(t, func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == presencePage && r.Method == http.MethodHead { // the client asks before it connects
+				<-time.After(1500 * time.Millisecond)
+			}
+			if r.URL.Path == presencePage && livetemplate.WSIsUpgrade(r) {
+				opened.Add(1)
+			}
+			app.ServeHTTP(w, r)
+		})
+	})
+	tb := newBrowser(t).open(server + counterPage)
+	tb.eval(`void setTimeout(() => document.querySelector("nav a[href='/realtime/presence']").click())`)
+	tb.shows("Presence Tracking")
+	tb.waitUntil(live, "a live page")
+	tb.join("Alice")
+	<-time.After(2 * time.Second) // a second attempt would be through by now
+	assert.EqualValues(t, 1, opened.Load())
+	newVisitor(t, server).open(presencePage).shows("1 user(s) online")
 }
 
 func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T) {

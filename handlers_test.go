@@ -192,7 +192,7 @@ func TestPresence_SilentPeerLeavesAndIdleOnesStay(t *testing.T) {
 }
 
 func TestPresence_SilentPeerIsGoneWithin10SecondsByDefault(t *testing.T) {
-	assert.Less(t, wsconn.DefaultHeartbeat.Timeout+presence.DefaultGrace, 10*time.Second)
+	assert.Less(t, wsconn.DefaultTimeout+presence.DefaultGrace, 10*time.Second)
 }
 
 func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
@@ -226,29 +226,6 @@ func TestPresence_VisitsLeaveNothingBehind(t *testing.T) {
 		Grace:     50 * time.Millisecond,
 		Heartbeat: wsconn.Heartbeat{Ping: 50 * time.Millisecond, Timeout: soon}, // the next ping holds a closed connection
 	})
-	header := http.Header{}
-	for _, cookie := range newVisitor(t, server).cookies(presencePage) {
-		header.Add("Cookie", cookie.String())
-	}
-	visits := func(n int) {
-		var visiting sync.WaitGroup
-		for range 4 {
-			visiting.Go(func() {
-				for range n / 4 {
-					ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+presencePage, header)
-					if !assert.NoError(t, err) {
-						return
-					}
-					ws.WriteJSON(map[string]any{"action": "join", "data": map[string]any{"username": "guest"}})
-					for range 2 { // the page, and an answer
-						ws.ReadMessage()
-					}
-					ws.Close()
-				}
-			})
-		}
-		visiting.Wait()
-	}
 	inUse := func() (goroutines int, heap uint64) {
 		var stats runtime.MemStats
 		runtime.GC()
@@ -256,7 +233,7 @@ func TestPresence_VisitsLeaveNothingBehind(t *testing.T) {
 		runtime.ReadMemStats(&stats)
 		return runtime.NumGoroutine(), stats.HeapAlloc
 	}
-	visits(1000)
+	comeAndGo(t, server, 1000)
 	var goroutines int
 	var heap uint64
 	require.Eventually(t, func() bool {
@@ -265,7 +242,7 @@ func TestPresence_VisitsLeaveNothingBehind(t *testing.T) {
 		return before <= heap // nothing is left to collect
 	}, soon, 200*time.Millisecond)
 
-	visits(10_000)
+	comeAndGo(t, server, 10_000)
 	last := newVisitor(t, server).open(presencePage)
 	last.shows(" 0 user(s) online")
 	last.close()

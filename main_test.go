@@ -31,6 +31,17 @@ func TestProgram(t *testing.T) {
 		assert.NotContains(t, p.log(t), "level=ERROR")
 	})
 
+	t.Run("logs nothing about a crowd that comes and goes", func(t *testing.T) {
+		p := start(t, exe)
+		comeAndGo(t, p.url, 400)
+		newVisitor(t, p.url).open(presencePage).shows(" 0 user(s) online")
+		for line := range strings.Lines(p.log(t)) {
+			if !strings.Contains(line, "dispatch channel full") { // merged refreshes: nothing is lost
+				assert.Fail(t, "logged", line)
+			}
+		}
+	})
+
 	t.Run("logs visits at debug level, without the session cookie", func(t *testing.T) {
 		p := start(t, exe, "-log-level", "debug")
 		log := visit(t, p)

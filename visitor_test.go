@@ -190,6 +190,40 @@ func (v *visitor) open(path string) *tab {
 	return tb
 }
 
+// comeAndGo opens the presence page n times, in four tabs of one browser at a
+// time. Each joins, and goes as tabs go: with a close frame, without one, or
+// before it has read the answer.
+func comeAndGo(t testing.TB, server string, n int) {
+	t.Helper()
+	header := http.Header{"Origin": {server}}
+	for _, cookie := range newVisitor(t, server).cookies(presencePage) {
+		header.Add("Cookie", cookie.String())
+	}
+	join := map[string]any{"action": "join", "data": map[string]any{"username": "guest"}}
+	var tabs sync.WaitGroup
+	for range 4 {
+		tabs.Go(func() {
+			for i := range n / 4 {
+				ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+presencePage, header)
+				if !assert.NoError(t, err) {
+					return
+				}
+				assert.NoError(t, ws.WriteJSON(join))
+				way := i % 3
+				if way != 0 {
+					ws.ReadMessage() // the page
+					ws.ReadMessage() // the answer, or somebody else's refresh
+				}
+				if way == 1 {
+					ws.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, ""))
+				}
+				ws.Close()
+			}
+		})
+	}
+	tabs.Wait()
+}
+
 // tab is one open page. It applies the frames it is sent as the browser client does.
 type tab struct {
 	t     testing.TB

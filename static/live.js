@@ -15,7 +15,7 @@
   async function reconnect() {
     if (live) return;
     try {
-      // Ask first: one connect() that fails leaves the client without sockets.
+      // Ask first: in a network that swallows everything, connect() never ends.
       const answer = await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(3000) });
       if (answer.ok && !live) {
         window.liveTemplateClient.disconnect();

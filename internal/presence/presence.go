@@ -1,17 +1,18 @@
 // Package presence keeps the record of who is online. People are counted, and
 // connections decide: a user is online while at least one of their connections
-// is. Whoever closes a tab without a word leaves after a grace period, which a
-// reload fits into.
+// is. A connection whose socket ends leaves after a grace period, which a reload
+// fits into.
 package presence
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
 )
 
-// DefaultGrace is the grace period of a Record that names none: long enough for
-// a reload, short enough that nobody waits for a ghost.
+// DefaultGrace is long enough for a reload, and short enough for a closed tab to
+// be gone when somebody looks.
 const DefaultGrace = 2 * time.Second
 
 // User is who a connection belongs to: a name within one browser session. Two
@@ -53,16 +54,17 @@ type online struct {
 // New returns an empty Record. A connection whose socket ends stays online for
 // the grace period; 0 means DefaultGrace.
 func New(grace time.Duration) *Record {
-	if grace == 0 {
-		grace = DefaultGrace
+	return &Record{
+		grace:       cmp.Or(grace, DefaultGrace),
+		connections: map[string]*online{},
+		users:       map[User]*online{},
 	}
-	return &Record{grace: grace, connections: map[string]*online{}, users: map[User]*online{}}
 }
 
-// Join brings a connection online as one of u's. If another of u's connections
-// is in its grace period, this one takes its place: that is a reload, and the
-// user has as many tabs as before. A connection that was online as somebody
-// else leaves them.
+// Join brings a connection online as one of u's. It takes the place of one of
+// u's connections that is in its grace period, if there is any: that is a
+// reload, and the user has as many tabs as before. A connection that was online
+// as another user leaves that one.
 func (r *Record) Join(id string, u User) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -4,6 +4,7 @@
 package wsconn
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -14,16 +15,19 @@ import (
 	"github.com/livetemplate/livetemplate"
 )
 
+// By default a vanished peer is found within 7 seconds, and two pings in a row
+// may get lost.
+const (
+	DefaultPing    = 3 * time.Second
+	DefaultTimeout = 7 * time.Second
+)
+
 // Heartbeat finds peers who vanished without a word. A browser answers pings by
 // itself, also for a tab that is hidden.
 type Heartbeat struct {
-	Ping    time.Duration // between two pings
-	Timeout time.Duration // a connection that brings neither a pong nor a message for so long is closed
+	Ping    time.Duration // between two pings; 0 means DefaultPing
+	Timeout time.Duration // without a pong or a message for so long, a connection is closed; 0 means DefaultTimeout
 }
-
-// DefaultHeartbeat finds a vanished peer within 7 seconds, and allows two pings
-// in a row to get lost.
-var DefaultHeartbeat = Heartbeat{Ping: 3 * time.Second, Timeout: 7 * time.Second}
 
 // Upgrader is a livetemplate.WSUpgrader. It refuses a handshake from another
 // site: where a request names its Origin, the host must be the request's own.
@@ -34,12 +38,10 @@ type Upgrader struct {
 	log       *slog.Logger
 }
 
-// New returns an Upgrader that logs to log. The zero Heartbeat means
-// DefaultHeartbeat.
+// New returns an Upgrader that logs to log.
 func New(log *slog.Logger, heartbeat Heartbeat) *Upgrader {
-	if heartbeat == (Heartbeat{}) {
-		heartbeat = DefaultHeartbeat
-	}
+	heartbeat.Ping = cmp.Or(heartbeat.Ping, DefaultPing)
+	heartbeat.Timeout = cmp.Or(heartbeat.Timeout, DefaultTimeout)
 	return &Upgrader{
 		inner: websocket.Upgrader{
 			ReadBufferSize:  1024, // most frames are a few hundred bytes
@@ -107,6 +109,14 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 			c.log.Warn("binary frames ignored", slog.Any("remote_addr", c.RemoteAddr()))
 		}
 	}
+}
+
+// WriteMessage sends a frame. That a peer has gone or is leaving is no error
+// here: the connection ends with the next read, and the framework would warn of
+// every frame that was still on its way.
+func (c *conn) WriteMessage(messageType int, data []byte) error {
+	c.Conn.WriteMessage(messageType, data)
+	return nil
 }
 
 // Close closes the socket. The framework calls it again after every
