@@ -26,7 +26,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"realtime/internal/presence"
 	"realtime/internal/wsconn"
 )
 
@@ -167,9 +166,7 @@ func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
 		alice.shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
 		assert.False(t, alice.sawForm(), "while it joins again")
 	}
-	<-time.After(presence.DefaultGrace) // what the last reload started must have happened
-	peer.settle()
-	assert.Equal(t, 0, peer.changes(), "what the peer reads changed: %q", peer.history)
+	peer.noChange()
 
 	alice.close()
 	peer.shows("1 user(s) online")
@@ -184,7 +181,7 @@ func TestBrowser_HiddenTabStaysAndIsStillJoinedWhenShown(t *testing.T) {
 	alice.watchForm()
 	peer.shows("1 user(s) online")
 	peer.startHistory()
-	alice.eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
+	alice.countConnects()
 
 	browser.load(server + "/").run(page.BringToFront())
 	alice.waitUntil(`document.hidden`, "a hidden tab")
@@ -192,9 +189,7 @@ func TestBrowser_HiddenTabStaysAndIsStillJoinedWhenShown(t *testing.T) {
 	alice.run(page.BringToFront())
 	alice.waitUntil(`connects > 0`, "the client's new socket")
 	alice.shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
-	<-time.After(presence.DefaultGrace)
-	peer.settle()
-	assert.Equal(t, 0, peer.changes(), "what the peer reads changed: %q", peer.history)
+	peer.noChange()
 	assert.False(t, alice.sawForm(), "while it joined again")
 	assert.Equal(t, 1, alice.loads())
 }
@@ -207,16 +202,14 @@ func TestBrowser_BrokenSocketComesBackJoined(t *testing.T) {
 	alice.watchForm()
 	peer.shows("1 user(s) online")
 	peer.startHistory()
-	alice.eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
+	alice.countConnects()
 	for cut := range 3 {
 		network.cut()
 		alice.waitUntil(fmt.Sprintf(`connects > %d`, cut), "a new socket")
 		alice.shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
 		peer.settle()
 	}
-	<-time.After(presence.DefaultGrace)
-	peer.settle()
-	assert.Equal(t, 0, peer.changes(), "what the peer reads changed: %q", peer.history)
+	peer.noChange()
 	assert.False(t, alice.sawForm(), "while it joined again")
 	assert.Equal(t, 1, alice.loads())
 	peer.join("Bob")
@@ -833,6 +826,12 @@ func (tb *browserTab) shows(want string) {
 func (tb *browserTab) reload() {
 	tb.t.Helper()
 	tb.run(chromedp.Reload())
+}
+
+// countConnects counts, in the page's connects, the sockets it opens from now on.
+func (tb *browserTab) countConnects() {
+	tb.t.Helper()
+	tb.eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
 }
 
 const formIsShown = `Boolean(document.querySelector("[name=join]")?.checkVisibility())`

@@ -83,7 +83,7 @@ func TestProgram(t *testing.T) {
 
 	t.Run("stops although a peer never answers", func(t *testing.T) {
 		p := start(t, exe)
-		deaf, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(p.url, "http")+counterPage, nil)
+		deaf, err := newVisitor(t, p.url).dial(counterPage)
 		require.NoError(t, err)
 		defer deaf.Close()
 		idle, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))

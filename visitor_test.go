@@ -24,6 +24,8 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/presence"
 )
 
 const (
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 // newServer serves a new app on a real socket, and returns its address.
 func newServer(t testing.TB) string {
 	t.Helper()
-	return serve(t, Config{}, func(app http.Handler) http.Handler { return app })
+	return newServerWith(t, Config{})
 }
 
 // newServerWith serves a new app that differs from the program's.
@@ -169,19 +171,11 @@ func (v *visitor) send(method, path, contentType, body string) (*http.Response, 
 	return resp, string(answer)
 }
 
-// cookies are what the visitor's browser holds after it has seen a page.
-func (v *visitor) cookies(path string) []*http.Cookie {
-	v.t.Helper()
-	resp, _ := v.send(http.MethodGet, path, "", "")
-	return v.client.Jar.Cookies(resp.Request.URL)
-}
-
 // open opens a page in a new tab: the HTML first, then the socket.
 func (v *visitor) open(path string) *tab {
 	v.t.Helper()
 	v.get(path)
-	dialer := websocket.Dialer{Jar: v.client.Jar, HandshakeTimeout: soon}
-	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(v.base, "http")+path, http.Header{"Origin": {v.base}})
+	ws, err := v.dial(path)
 	require.NoError(v.t, err)
 	tb := &tab{t: v.t, ws: ws, changed: make(chan struct{}), ended: make(chan struct{})}
 	go tb.read()
@@ -190,25 +184,34 @@ func (v *visitor) open(path string) *tab {
 	return tb
 }
 
+// dial opens the socket of a page. Nothing reads it, or answers a ping.
+func (v *visitor) dial(path string) (*websocket.Conn, error) {
+	dialer := websocket.Dialer{Jar: v.client.Jar, HandshakeTimeout: soon}
+	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(v.base, "http")+path, http.Header{"Origin": {v.base}})
+	return ws, err
+}
+
+// act sends an action, with its fields as the browser client encodes them.
+func act(ws *websocket.Conn, action string, fields map[string]any) error {
+	return ws.WriteJSON(map[string]any{"action": action, "data": fields})
+}
+
 // comeAndGo opens the presence page n times, in four tabs of one browser at a
 // time. Each joins, and goes as tabs go: with a close frame, without one, or
 // before it has read the answer.
 func comeAndGo(t testing.TB, server string, n int) {
 	t.Helper()
-	header := http.Header{"Origin": {server}}
-	for _, cookie := range newVisitor(t, server).cookies(presencePage) {
-		header.Add("Cookie", cookie.String())
-	}
-	join := map[string]any{"action": "join", "data": map[string]any{"username": "guest"}}
+	v := newVisitor(t, server)
+	v.get(presencePage) // for its cookie
 	var tabs sync.WaitGroup
 	for range 4 {
 		tabs.Go(func() {
 			for i := range n / 4 {
-				ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+presencePage, header)
+				ws, err := v.dial(presencePage)
 				if !assert.NoError(t, err) {
 					return
 				}
-				assert.NoError(t, ws.WriteJSON(join))
+				assert.NoError(t, act(ws, "join", map[string]any{"username": "guest"}))
 				way := i % 3
 				if way != 0 {
 					ws.ReadMessage() // the page
@@ -236,8 +239,7 @@ type tab struct {
 	frames   int
 	settled  int
 	answered string   // the action that the server answered last
-	record   bool     // keep what the tab reads
-	history  []string // what it has read since, without repeats
+	history  []string // what the tab has read since startHistory, without repeats
 	err      error    // why the socket ended
 }
 
@@ -273,37 +275,40 @@ func (tb *tab) read() {
 	}
 }
 
-// remember adds what the tab reads to its history; it is called with tb.mu held.
+// remember adds what the tab reads to its history, if one was started and it
+// is new; it is called with tb.mu held.
 func (tb *tab) remember() {
-	if !tb.record {
+	if tb.history == nil {
 		return
 	}
-	text := readable(render(tb.tree))
-	if len(tb.history) == 0 || tb.history[len(tb.history)-1] != text {
+	if text := readable(render(tb.tree)); text != tb.history[len(tb.history)-1] {
 		tb.history = append(tb.history, text)
 	}
 }
 
-// startHistory starts to keep what the tab reads, from now on and after every
-// frame.
+// startHistory keeps what the tab reads now, and whatever it reads after a frame
+// that changes it.
 func (tb *tab) startHistory() {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	tb.record = true
-	tb.remember()
+	tb.history = []string{readable(render(tb.tree))}
 }
 
-// changes is how often what the tab reads has changed since startHistory.
-func (tb *tab) changes() int {
+// noChange checks that what the tab reads has not changed since startHistory,
+// not for a moment, and will not: a grace period that has begun is over.
+func (tb *tab) noChange() {
+	tb.t.Helper()
+	<-time.After(presence.DefaultGrace)
+	tb.settle()
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	return len(tb.history) - 1
+	assert.Len(tb.t, tb.history, 1, "what the tab has read")
 }
 
-// do sends an action, with its fields as the browser client encodes them.
+// do sends an action.
 func (tb *tab) do(action string, fields map[string]any) {
 	tb.t.Helper()
-	assert.NoError(tb.t, tb.ws.WriteJSON(map[string]any{"action": action, "data": fields}))
+	assert.NoError(tb.t, act(tb.ws, action, fields))
 }
 
 func (tb *tab) increment()       { tb.t.Helper(); tb.do("increment", nil) }

@@ -83,6 +83,8 @@ func TestRecord_ViewListsNoMoreThanTheLimit(t *testing.T) {
 	assert.Equal(t, "user 18", users[19].Name)
 }
 
+// From here on tests run in a bubble of synctest, in which sleeping takes no time.
+
 func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
 	for name, grace := range map[string]time.Duration{"default": 0, "5 s": 5 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +214,7 @@ func (w *world) any() *tab {
 		}
 	}
 	if len(open) == 0 {
-		w.t.Skip("no open tab")
+		w.t.Skip("no open tab") // rapid then draws another step
 	}
 	return rapid.SampledFrom(open).Draw(w.t, "tab")
 }
