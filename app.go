@@ -9,12 +9,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
 
+	"realtime/internal/fanout"
 	"realtime/internal/wsconn"
 )
 
@@ -32,12 +31,16 @@ type Config struct {
 	Grace time.Duration
 	// Heartbeat finds visitors whose network is gone. Default: that of wsconn.
 	Heartbeat wsconn.Heartbeat
+	// Fanout says how often tabs may be refreshed. Default: that of fanout, for
+	// the sockets that are open.
+	Fanout fanout.Options
 }
 
 // App serves every page. It is an http.Handler; end it with Shutdown.
 type App struct {
 	http.Handler
-	live []livetemplate.LiveHandler
+	live   []livetemplate.LiveHandler
+	fanout *fanout.Fanout
 }
 
 // NewApp builds the app. An error means that an embedded file is broken.
@@ -56,38 +59,45 @@ func NewApp(cfg Config) (*App, error) {
 		cfg.Log.Info("browser files are not built in: pages load them from the public CDN; `make assets` fetches them")
 	}
 
-	funcs := template.FuncMap{"asset": assets.lookup}
-	opts := liveOptions(wsconn.New(cfg.Log, cfg.Heartbeat), funcs)
-	counter, err := multiUserSyncHandler(opts)
+	upgrader := wsconn.New(cfg.Log, cfg.Heartbeat)
+	cfg.Fanout.Connections = upgrader.Open
+	pages := pages{
+		funcs:  template.FuncMap{"asset": assets.lookup},
+		live:   liveOptions(upgrader),
+		fanout: fanout.New(cfg.Fanout),
+	}
+	counter, err := multiUserSyncHandler(pages)
 	if err != nil {
 		return nil, err
 	}
-	presence, err := presenceHandler(cfg.Grace, opts)
+	presence, err := presenceHandler(cfg.Grace, pages)
 	if err != nil {
 		return nil, err
 	}
-	index, err := plainPage(funcs, http.StatusOK, "Home", "templates/index.tmpl")
+	index, err := pages.plain(http.StatusOK, "Home", "templates/index.tmpl")
 	if err != nil {
 		return nil, err
 	}
-	notFound, err := plainPage(funcs, http.StatusNotFound, "Page not found", "templates/not-found.tmpl")
+	notFound, err := pages.plain(http.StatusNotFound, "Page not found", "templates/not-found.tmpl")
 	if err != nil {
 		return nil, err
 	}
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", index)
-	mux.Handle("/realtime/multi-user-sync", livePage(counter))
-	mux.Handle("/realtime/presence", livePage(presence))
+	mux.Handle("/realtime/multi-user-sync", counter)
+	mux.Handle("/realtime/presence", presence)
 	mux.Handle("GET /static/", http.StripPrefix("/static/", filesOnly(cfg.Static, notFound)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", notFound)
-	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}}, nil
+	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}, fanout: pages.fanout}, nil
 }
 
-// Shutdown refuses new sockets, sends every open one a close frame (1001, going
-// away) and waits for them to close. It returns ctx's error if ctx ends first.
+// Shutdown sends the refreshes that wait, refuses new sockets, sends every open
+// one a close frame (1001, going away) and waits for them to close. It returns
+// ctx's error if ctx ends first.
 func (a *App) Shutdown(ctx context.Context) error {
+	a.fanout.Stop(ctx)
 	done := make(chan error, len(a.live))
 	for _, h := range a.live {
 		go func() { done <- h.Shutdown(ctx) }()
@@ -105,13 +115,10 @@ func (a *App) Shutdown(ctx context.Context) error {
 }
 
 // liveOptions are what the two live pages share.
-func liveOptions(upgrader livetemplate.WSUpgrader, funcs template.FuncMap) []livetemplate.Option {
+func liveOptions(upgrader livetemplate.WSUpgrader) []livetemplate.Option {
 	return []livetemplate.Option{
 		livetemplate.WithUpgrader(upgrader),
 		livetemplate.WithAuthenticator(everyone{&livetemplate.AnonymousAuthenticator{}}),
-		livetemplate.WithComponentTemplates(&livetemplate.TemplateSet{
-			FS: embedded, Pattern: "templates/assets.tmpl", Funcs: funcs,
-		}),
 		// Without a script, or before the socket is open, a form is a plain form.
 		livetemplate.WithLoadingDisabled(),
 		// A refresh re-reads, so one waiting refresh stands for all that follow;
@@ -124,12 +131,6 @@ func liveOptions(upgrader livetemplate.WSUpgrader, funcs template.FuncMap) []liv
 	}
 }
 
-// liveTemplate puts the page templates/realtime/NAME.tmpl into the layout.
-func liveTemplate(name string, opts []livetemplate.Option) (*livetemplate.Template, error) {
-	files := livetemplate.WithParseFS(embedded, "templates/layout.tmpl", "templates/realtime/"+name+".tmpl")
-	return livetemplate.New(name, append(slices.Clip(opts), files)...)
-}
-
 // everyone gives all visitors one identity, so that SelfTopic is one topic that
 // reaches every browser, as wide as the state it announces. By default it is
 // one browser's cookie, and no other browser would hear of a change. The session
@@ -139,33 +140,6 @@ type everyone struct {
 }
 
 func (everyone) Identify(*http.Request) (string, error) { return "everyone", nil }
-
-// livePage marks a page that answers with HTML or JSON under one address, so
-// that neither the Back button nor a cache in between shows one for the other.
-func livePage(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Vary", "Accept")
-		w.Header().Set("Cache-Control", "private, no-cache")
-		h.ServeHTTP(w, r)
-	})
-}
-
-// plainPage renders a page without live parts once, and serves that.
-func plainPage(funcs template.FuncMap, status int, title, file string) (http.Handler, error) {
-	t, err := template.New("layout.tmpl").Funcs(funcs).ParseFS(embedded, "templates/layout.tmpl", "templates/assets.tmpl", file)
-	if err != nil {
-		return nil, err
-	}
-	var page strings.Builder
-	if err := t.Execute(&page, struct{ Title, Category string }{title, category}); err != nil {
-		return nil, err
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.WriteHeader(status)
-		fmt.Fprint(w, page.String())
-	}), nil
-}
 
 // filesOnly serves the files of fsys, and notFound in place of a directory.
 func filesOnly(fsys fs.FS, notFound http.Handler) http.Handler {

@@ -33,7 +33,7 @@ func TestPages_AreThere(t *testing.T) {
 			"Counter: <strong>0</strong>", `<form method="POST">`, `<button name="increment">`,
 			"ctx.Subscribe", "ctx.SelfTopic", "ctx.Publish", "Try:"}},
 		presencePage: {http.StatusOK, "text/html; charset=utf-8", []string{
-			"<title>(0) Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
+			"<title>Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
 			`role="status" aria-live="polite">0 user(s) online<`, `<label for="username">Username</label>`,
 			`name="username"`, `placeholder="Pick a name…"`, `<button name="join">`, "Closed tabs", "Same names"}},
 		"/healthz":              {http.StatusOK, "text/plain; charset=utf-8", []string{"ok"}},

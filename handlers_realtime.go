@@ -3,12 +3,12 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
 
+	"realtime/internal/fanout"
 	"realtime/internal/presence"
 )
 
@@ -20,17 +20,21 @@ import (
 
 // MultiUserSyncController owns the counter that every tab shows.
 type MultiUserSyncController struct {
+	refreshCounter *fanout.Refresh
+
 	mu      sync.Mutex
 	counter int
 }
 
-func multiUserSyncHandler(opts []livetemplate.Option) (livetemplate.LiveHandler, error) {
-	tmpl, err := liveTemplate("multi-user-sync", opts)
+func multiUserSyncHandler(p pages) (livetemplate.LiveHandler, error) {
+	c := &MultiUserSyncController{}
+	state := &MultiUserSyncState{Title: "Multi-User Refresh", Category: category}
+	page, err := newLivePage(p, "multi-user-sync", c, state)
 	if err != nil {
 		return nil, err
 	}
-	state := &MultiUserSyncState{Title: "Multi-User Refresh", Category: category}
-	return tmpl.Handle(&MultiUserSyncController{}, livetemplate.AsState(state)), nil
+	c.refreshCounter = p.fanout.Refresh(page, "RefreshCounter")
+	return page, nil
 }
 
 // Mount runs for the page and again for its socket. It subscribes before it
@@ -44,7 +48,7 @@ func (c *MultiUserSyncController) Mount(s MultiUserSyncState, ctx *livetemplate.
 // Increment adds one for everyone.
 func (c *MultiUserSyncController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
 	s.Counter = c.increment()
-	return s, ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
+	return s, c.refreshCounter.Publish(ctx)
 }
 
 // RefreshCounter runs in every other tab after an Increment.
@@ -69,28 +73,23 @@ func (c *MultiUserSyncController) read() int {
 // PresenceController owns the record of who is online: the connections that
 // joined, have not left, and are still open.
 type PresenceController struct {
-	online *presence.Record // locks for itself
-	live   publisher        // announces a leave that no action made
-}
-
-// publisher is the part of a LiveHandler that publishes outside an action.
-type publisher interface {
-	Publish(topic, action string, data map[string]any) error
+	presenceChanged *fanout.Refresh
+	online          *presence.Record // locks for itself
 }
 
 func newPresenceController(grace time.Duration) *PresenceController {
 	return &PresenceController{online: presence.New(grace)}
 }
 
-func presenceHandler(grace time.Duration, opts []livetemplate.Option) (livetemplate.LiveHandler, error) {
-	tmpl, err := liveTemplate("presence", opts)
+func presenceHandler(grace time.Duration, p pages) (livetemplate.LiveHandler, error) {
+	c := newPresenceController(grace)
+	state := &PresenceState{Title: "Presence Tracking", Category: category}
+	page, err := newLivePage(p, "presence", c, state)
 	if err != nil {
 		return nil, err
 	}
-	c := newPresenceController(grace)
-	handler := tmpl.Handle(c, livetemplate.AsState(&PresenceState{Title: "Presence Tracking", Category: category}))
-	c.live = handler
-	return handler, nil
+	c.presenceChanged = p.fanout.Refresh(page, "PresenceChanged")
+	return page, nil
 }
 
 // Mount subscribes before it reads, like the counter's.
@@ -120,14 +119,14 @@ func (c *PresenceController) Join(s PresenceState, ctx *livetemplate.Context) (P
 	s.Username, s.Joined = name, true
 	s.Draft, s.NameError = "", ""
 	c.online.Join(s.ID, presence.User{Session: ctx.GroupID(), Name: name})
-	return c.read(s), ctx.Publish(ctx.SelfTopic(), "PresenceChanged", nil)
+	return c.read(s), c.presenceChanged.Publish(ctx)
 }
 
 // Leave takes this connection offline, and no other.
 func (c *PresenceController) Leave(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	s.Username, s.Joined = "", false
 	c.online.Leave(s.ID)
-	return c.read(s), ctx.Publish(ctx.SelfTopic(), "PresenceChanged", nil)
+	return c.read(s), c.presenceChanged.Publish(ctx)
 }
 
 // PresenceChanged runs in every other tab after a Join or a leave. It reads only
@@ -143,11 +142,7 @@ func (c *PresenceController) PresenceChanged(s PresenceState, _ *livetemplate.Co
 func (c *PresenceController) leaveWithSocket(ctx *livetemplate.Context, id string) {
 	topic := ctx.SelfTopic()
 	context.AfterFunc(ctx, func() {
-		c.online.Disconnect(id, func() {
-			if err := c.live.Publish(topic, "PresenceChanged", nil); err != nil {
-				slog.Error("a leave was not announced", slog.Any("error", err))
-			}
-		})
+		c.online.Disconnect(id, func() { c.presenceChanged.PublishTo(topic) })
 	})
 }
 

@@ -174,10 +174,12 @@ func (v *visitor) send(method, path, contentType, body string) (*http.Response, 
 // open opens a page in a new tab: the HTML first, then the socket.
 func (v *visitor) open(path string) *tab {
 	v.t.Helper()
-	v.get(path)
+	_, page := v.send(http.MethodGet, path, "", "")
+	fixed := around.FindStringSubmatch(page)
+	require.NotNil(v.t, fixed, "the live part of the page:\n%s", page)
 	ws, err := v.dial(path)
 	require.NoError(v.t, err)
-	tb := &tab{t: v.t, ws: ws, changed: make(chan struct{}), ended: make(chan struct{})}
+	tb := &tab{t: v.t, ws: ws, before: fixed[1], after: fixed[2], changed: make(chan struct{}), ended: make(chan struct{})}
 	go tb.read()
 	v.t.Cleanup(tb.close)
 	tb.waitFor(func() bool { return tb.frames > 0 }, "a first frame")
@@ -233,6 +235,8 @@ type tab struct {
 	ws    *websocket.Conn
 	ended chan struct{} // closed when the socket has
 
+	before, after string // the HTML around the live part of the page
+
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced at every frame
 	tree     any
@@ -281,7 +285,7 @@ func (tb *tab) remember() {
 	if tb.history == nil {
 		return
 	}
-	if text := readable(render(tb.tree)); text != tb.history[len(tb.history)-1] {
+	if text := tb.text(); text != tb.history[len(tb.history)-1] {
 		tb.history = append(tb.history, text)
 	}
 }
@@ -291,7 +295,7 @@ func (tb *tab) remember() {
 func (tb *tab) startHistory() {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	tb.history = []string{readable(render(tb.tree))}
+	tb.history = []string{tb.text()}
 }
 
 // noChange checks that what the tab reads has not changed since startHistory,
@@ -324,8 +328,11 @@ func (tb *tab) close() {
 // shows waits until the tab reads want.
 func (tb *tab) shows(want string) {
 	tb.t.Helper()
-	tb.waitFor(func() bool { return strings.Contains(readable(render(tb.tree)), want) }, fmt.Sprintf("%q", want))
+	tb.waitFor(func() bool { return strings.Contains(tb.text(), want) }, fmt.Sprintf("%q", want))
 }
+
+// text is what the person reads; it is called with tb.mu held.
+func (tb *tab) text() string { return readable(tb.before + render(tb.tree) + tb.after) }
 
 // never checks that the tab does not read unwanted now.
 func (tb *tab) never(unwanted string) {
@@ -337,7 +344,7 @@ func (tb *tab) never(unwanted string) {
 func (tb *tab) html() string {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	return render(tb.tree)
+	return tb.before + render(tb.tree) + tb.after
 }
 
 func (tb *tab) frameCount() int {
@@ -459,8 +466,9 @@ func render(tree any) string {
 }
 
 var (
-	tags  = regexp.MustCompile(`<[^>]*>`)
-	space = regexp.MustCompile(`\s+`)
+	around = regexp.MustCompile(`(?s)^(.*<div data-lvt-id=[^>]*>).*(</div>.*)$`)
+	tags   = regexp.MustCompile(`<[^>]*>`)
+	space  = regexp.MustCompile(`\s+`)
 )
 
 // readable is the text a person sees of some HTML.

@@ -36,7 +36,7 @@
   document.addEventListener("lvt:updated", () => {
     const page = document.querySelector("[data-count]");
     if (!page) return;
-    document.title = document.title.replace(/^\(\d+\)/, `(${page.dataset.count})`);
+    document.title = document.title.replace(/^(\(\d+\) )?/, `(${page.dataset.count}) `);
 
     const joined = page.querySelector("form strong");
     if (!joined) {

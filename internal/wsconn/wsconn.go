@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -36,7 +37,11 @@ type Upgrader struct {
 	inner     websocket.Upgrader
 	heartbeat Heartbeat
 	log       *slog.Logger
+	open      atomic.Int64
 }
+
+// Open is how many connections are open now.
+func (u *Upgrader) Open() int { return int(u.open.Load()) }
 
 // New returns an Upgrader that logs to log.
 func New(log *slog.Logger, heartbeat Heartbeat) *Upgrader {
@@ -60,7 +65,8 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: ws, heartbeat: u.heartbeat, log: u.log}
+	u.open.Add(1)
+	c := &conn{Conn: ws, upgrader: u}
 	ws.SetPongHandler(func(string) error { c.alive(); return nil })
 	c.alive()
 	time.AfterFunc(u.heartbeat.Ping, c.ping)
@@ -69,21 +75,20 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 
 type conn struct {
 	*websocket.Conn
-	heartbeat Heartbeat
-	log       *slog.Logger
-	warned    bool // of a binary frame; only ReadMessage uses it
-	closed    sync.Once
+	upgrader *Upgrader
+	warned   bool // of a binary frame; only ReadMessage uses it
+	closed   sync.Once
 }
 
 // alive puts off the time at which the peer counts as gone.
 func (c *conn) alive() {
-	c.SetReadDeadline(time.Now().Add(c.heartbeat.Timeout)) // fails on a closed socket, as the next read does
+	c.SetReadDeadline(time.Now().Add(c.upgrader.heartbeat.Timeout)) // fails on a closed socket, as the next read does
 }
 
 // ping sends a ping, and another after each interval until the socket is closed.
 func (c *conn) ping() {
-	if c.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.heartbeat.Timeout)) == nil {
-		time.AfterFunc(c.heartbeat.Ping, c.ping)
+	if c.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.upgrader.heartbeat.Timeout)) == nil {
+		time.AfterFunc(c.upgrader.heartbeat.Ping, c.ping)
 	}
 }
 
@@ -106,7 +111,7 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 		}
 		if !c.warned {
 			c.warned = true
-			c.log.Warn("binary frames ignored", slog.Any("remote_addr", c.RemoteAddr()))
+			c.upgrader.log.Warn("binary frames ignored", slog.Any("remote_addr", c.RemoteAddr()))
 		}
 	}
 }
@@ -122,7 +127,10 @@ func (c *conn) WriteMessage(messageType int, data []byte) error {
 // Close closes the socket. The framework calls it again after every
 // disconnect, and would log the error of that second call as a warning.
 func (c *conn) Close() (err error) {
-	c.closed.Do(func() { err = c.Conn.Close() })
+	c.closed.Do(func() {
+		c.upgrader.open.Add(-1)
+		err = c.Conn.Close()
+	})
 	return err
 }
 

@@ -1,0 +1,185 @@
+// Package fanout merges refreshes. A refresh carries no data: every subscriber
+// of a topic reads the shared state again. So between the last change and the
+// last refresh any number of them can be one.
+//
+// The first refresh goes out at once, later ones at most once per interval, and
+// one always follows the last change.
+package fanout
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// DefaultInterval is a thirtieth of a second: nobody reads a number faster.
+const DefaultInterval = time.Second / 30
+
+// DefaultCost is what a refresh of one connection was measured to cost.
+const DefaultCost = 50 * time.Microsecond
+
+// Options say how often refreshes may go out.
+type Options struct {
+	// Interval is the least time between two refreshes of one topic.
+	// 0 means DefaultInterval.
+	Interval time.Duration
+
+	// Cost is the CPU time that the refresh of one connection takes. With many
+	// connections the interval grows, so that all of them together keep about
+	// half of the machine busy, and the rest is there for the clicks.
+	// 0 means DefaultCost.
+	Cost time.Duration
+
+	// Connections is how many connections are open now. nil means that the
+	// interval does not grow.
+	Connections func() int
+}
+
+// Fanout paces every refresh of an app.
+type Fanout struct {
+	opts      Options
+	refreshes []*Refresh
+}
+
+// New returns a Fanout.
+func New(opts Options) *Fanout {
+	opts.Interval = cmp.Or(opts.Interval, DefaultInterval)
+	opts.Cost = cmp.Or(opts.Cost, DefaultCost)
+	if opts.Connections == nil {
+		opts.Connections = func() int { return 0 }
+	}
+	return &Fanout{opts: opts}
+}
+
+// Publisher publishes an action to the subscribers of a topic. A
+// livetemplate.LiveHandler is one.
+type Publisher interface {
+	Publish(topic, action string, data map[string]any) error
+}
+
+// Context is the part of a livetemplate.Context that Publish uses.
+type Context interface {
+	Publisher
+	SelfTopic() string
+}
+
+// Refresh returns what publishes one refreshing action of a handler. It is for
+// the time before the app serves, and not safe for concurrent use.
+func (f *Fanout) Refresh(handler Publisher, action string) *Refresh {
+	r := &Refresh{interval: f.interval, handler: handler, action: action, again: map[string]bool{}}
+	f.refreshes = append(f.refreshes, r)
+	return r
+}
+
+// Stop publishes every refresh that waits, and gives those on their way one
+// more interval, or until ctx ends. Whatever is published later goes out at once.
+func (f *Fanout) Stop(ctx context.Context) {
+	underway := false
+	for _, r := range f.refreshes {
+		underway = r.stop() || underway
+	}
+	if !underway {
+		return
+	}
+	select {
+	case <-time.After(f.interval()):
+	case <-ctx.Done():
+	}
+}
+
+// interval is twice the time that one refresh of every connection keeps all of
+// the machine busy, or the least interval, if that is longer.
+func (f *Fanout) interval() time.Duration {
+	work := time.Duration(f.opts.Connections()) * f.opts.Cost
+	return max(f.opts.Interval, 2*work/time.Duration(runtime.GOMAXPROCS(0)))
+}
+
+// Refresh publishes one action, merged. It is safe for concurrent use.
+type Refresh struct {
+	interval func() time.Duration
+	handler  Publisher
+	action   string
+
+	mu      sync.Mutex
+	again   map[string]bool // topics whose interval is running; whether to publish at its end
+	stopped bool
+}
+
+// Publish makes every other subscriber of ctx's self topic refresh, now or at
+// the end of the interval. It belongs after the change, and outside its lock.
+// An error is that of ctx.Publish.
+func (r *Refresh) Publish(ctx Context) error {
+	topic := ctx.SelfTopic()
+	if r.merge(topic) {
+		return nil
+	}
+	return ctx.Publish(topic, r.action, nil)
+}
+
+// PublishTo makes every subscriber of topic refresh after a change that no
+// action made. The log says so if topic is not one that can be published to.
+func (r *Refresh) PublishTo(topic string) {
+	if !r.merge(topic) {
+		r.send(topic)
+	}
+}
+
+// merge reports whether a refresh at the end of the running interval will do.
+// Otherwise an interval begins, and the caller has to publish.
+func (r *Refresh) merge(topic string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return false
+	}
+	if _, running := r.again[topic]; running {
+		r.again[topic] = true
+		return true
+	}
+	r.begin(topic)
+	return false
+}
+
+// begin starts an interval. The caller holds r.mu.
+func (r *Refresh) begin(topic string) {
+	r.again[topic] = false
+	time.AfterFunc(r.interval(), func() { r.end(topic) })
+}
+
+// end ends an interval. If there was a change in it, it publishes, and another begins.
+func (r *Refresh) end(topic string) {
+	r.mu.Lock()
+	again := r.again[topic]
+	if again {
+		r.begin(topic)
+	} else {
+		delete(r.again, topic)
+	}
+	r.mu.Unlock()
+	if again {
+		r.send(topic)
+	}
+}
+
+// stop ends merging, and reports whether a refresh may still be on its way.
+func (r *Refresh) stop() bool {
+	r.mu.Lock()
+	running := r.again
+	r.again, r.stopped = nil, true
+	r.mu.Unlock()
+	for topic, again := range running {
+		if again {
+			r.send(topic)
+		}
+	}
+	return len(running) > 0
+}
+
+func (r *Refresh) send(topic string) {
+	if err := r.handler.Publish(topic, r.action, nil); err != nil {
+		slog.Error("refresh not published", slog.String("action", r.action), slog.Any("error", err))
+	}
+}
