@@ -40,6 +40,7 @@ func TestPages_AreThere(t *testing.T) {
 		"/static/app.css":       {http.StatusOK, "text/css; charset=utf-8", nil},
 		"/static/focus.js":      {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/live.js":       {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/static/notice.js":     {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/presence.js":   {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/nowhere":              {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>", `href="/"`}},
 		counterPage + "/":       {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},

@@ -546,6 +546,20 @@ func TestBrowser_WithoutSocketsPagesWorkAndBackShowsThePage(t *testing.T) {
 	tb.shows(notLive)
 }
 
+func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
+	server := newServer(t)
+	tb, peer := newBrowser(t).open(server+counterPage), newVisitor(t, server).open(counterPage)
+	tb.eval(`void (window.refused = 0, document.addEventListener("lvt:updated", (e) => e.detail.success || refused++, true))`)
+	tb.eval(`void (() => { for (let i = 0; i < 300; i++) document.querySelector("[name=increment]").click() })()`)
+	tb.shows("Slow down: that was too fast, and did not count.")
+	tb.waitUntil(`document.querySelector("article strong").innerText == 300 - refused`, "every click to count, or not to")
+	tb.waitUntil(`document.querySelector(".notice").innerText === ""`, "the note to go away")
+	counted := tb.eval(`document.querySelector("article strong").innerText`)
+	peer.shows("Counter: " + counted + " Increment")
+	tb.click("increment")
+	tb.waitUntil(`document.querySelector("article strong").innerText == 301 - refused`, "a click to count again")
+}
+
 // answerUpgrades is a proxy that answers WebSocket handshakes in the app's place.
 func answerUpgrades(answer http.HandlerFunc) func(http.Handler) http.Handler {
 	return func(app http.Handler) http.Handler {

@@ -4,15 +4,28 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
+	"sync"
+	"time"
 )
 
-// newLogger logs to w, as text or as JSON, from a level on.
-func newLogger(w io.Writer, level slog.Level, asJSON bool) *slog.Logger {
+// A message that repeats is logged repeatsLogged times in repeatsWithin. The
+// rest are counted, and logged as one.
+const (
+	repeatsLogged = 5
+	repeatsWithin = 10 * time.Second
+)
+
+// newLogger logs to w, as text or as JSON, from a level on. What is counted and
+// not yet logged when the program ends goes out with flush.
+func newLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger, flush func()) {
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: dropSessionCookie}
+	var out slog.Handler = slog.NewTextHandler(w, opts)
 	if asJSON {
-		return slog.New(quietVisits{slog.NewJSONHandler(w, opts)})
+		out = slog.NewJSONHandler(w, opts)
 	}
-	return slog.New(quietVisits{slog.NewTextHandler(w, opts)})
+	seen := &repeats{counts: map[message]*repeated{}}
+	return slog.New(calm{out, seen}), seen.flush
 }
 
 // dropSessionCookie keeps the visitor's session cookie, which the framework
@@ -24,13 +37,15 @@ func dropSessionCookie(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// quietVisits logs at debug level what the framework logs at info level every
-// time somebody comes or goes.
-type quietVisits struct {
+// calm keeps a crowd from flooding the log: it counts what repeats, and logs at
+// debug level what the framework logs at info level every time somebody comes or
+// goes.
+type calm struct {
 	slog.Handler
+	seen *repeats
 }
 
-func (h quietVisits) Handle(ctx context.Context, r slog.Record) error {
+func (h calm) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {
 	case "Client connected", "Client disconnected", "Created new session group":
 		r.Level = slog.LevelDebug
@@ -38,13 +53,74 @@ func (h quietVisits) Handle(ctx context.Context, r slog.Record) error {
 			return nil
 		}
 	}
+	if r.Level > slog.LevelDebug && h.seen.tooOften(h.Handler, r) {
+		return nil
+	}
 	return h.Handler.Handle(ctx, r)
 }
 
-func (h quietVisits) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return quietVisits{h.Handler.WithAttrs(attrs)}
+func (h calm) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return calm{h.Handler.WithAttrs(attrs), h.seen}
 }
 
-func (h quietVisits) WithGroup(name string) slog.Handler {
-	return quietVisits{h.Handler.WithGroup(name)}
+func (h calm) WithGroup(name string) slog.Handler {
+	return calm{h.Handler.WithGroup(name), h.seen}
+}
+
+// repeats counts how often each message was logged lately.
+type repeats struct {
+	mu     sync.Mutex
+	counts map[message]*repeated
+}
+
+type message struct {
+	level slog.Level
+	text  string
+}
+
+type repeated struct {
+	handler slog.Handler
+	times   int
+}
+
+// tooOften counts a record, and reports whether to leave it out.
+func (s *repeats) tooOften(h slog.Handler, r slog.Record) bool {
+	m := message{r.Level, r.Message}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := s.counts[m]
+	if seen == nil {
+		seen = &repeated{handler: h}
+		s.counts[m] = seen
+		time.AfterFunc(repeatsWithin, func() { s.report(m, seen) })
+	}
+	seen.times++
+	return seen.times > repeatsLogged
+}
+
+// report logs how many records of a message were left out, and forgets it.
+func (s *repeats) report(m message, seen *repeated) {
+	s.mu.Lock()
+	if s.counts[m] != seen { // reported by flush
+		s.mu.Unlock()
+		return
+	}
+	delete(s.counts, m)
+	leftOut := seen.times - repeatsLogged
+	s.mu.Unlock()
+	if leftOut > 0 {
+		r := slog.NewRecord(time.Now(), m.level, m.text, 0)
+		r.AddAttrs(slog.Int("left_out", leftOut))
+		seen.handler.Handle(context.Background(), r)
+	}
+}
+
+// flush reports every message now.
+func (s *repeats) flush() {
+	s.mu.Lock()
+	counts := maps.Clone(s.counts)
+	s.mu.Unlock()
+	for m, seen := range counts {
+		s.report(m, seen)
+	}
 }

@@ -47,7 +47,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	logger := newLogger(os.Stderr, opts.logLevel, opts.logFormat == "json")
+	logger, flush := newLogger(os.Stderr, opts.logLevel, opts.logFormat == "json")
+	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
 
 	listener, err := net.Listen("tcp", opts.addr)

@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/presence"
+	"realtime/internal/wsconn"
 )
 
 const (
@@ -243,6 +244,8 @@ type tab struct {
 	frames   int
 	settled  int
 	answered string   // the action that the server answered last
+	empty    int      // frames that were refreshes and changed nothing
+	refused  int      // answers that an action came too fast
 	history  []string // what the tab has read since startHistory, without repeats
 	err      error    // why the socket ended
 }
@@ -264,8 +267,13 @@ func (tb *tab) read() {
 		if err == nil {
 			tb.tree = merge(tb.tree, frame.Tree)
 			tb.frames++
-			if frame.Meta.Action != "" {
+			switch {
+			case frame.Meta.Action == wsconn.SlowDown:
+				tb.refused++
+			case frame.Meta.Action != "":
 				tb.answered = frame.Meta.Action
+			case len(frame.Tree) == 0:
+				tb.empty++
 			}
 			tb.remember()
 		}

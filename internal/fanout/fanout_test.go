@@ -139,12 +139,11 @@ func TestFanout_IntervalGrowsWithTheCrowd(t *testing.T) {
 
 func TestStop_SendsWhatWaitsAndHoldsNothingBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, r, o := newRefresh(Options{})
 		begin := time.Now()
-		f.Stop(t.Context())
+		New(Options{}).Stop(t.Context())
 		assert.Zero(t, time.Since(begin), "there was nothing to wait for")
 
-		f, r, o = newRefresh(Options{})
+		f, r, o := newRefresh(Options{})
 		r.PublishTo("all")
 		r.PublishTo("all")
 		pass(interval / 4)

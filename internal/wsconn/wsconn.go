@@ -4,6 +4,7 @@
 package wsconn
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"log/slog"
@@ -76,7 +77,8 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 type conn struct {
 	*websocket.Conn
 	upgrader *Upgrader
-	warned   bool // of a binary frame; only ReadMessage uses it
+	binary   bool // warned of; only ReadMessage uses it
+	tooFast  bool // warned of; only WriteMessage uses it
 	closed   sync.Once
 }
 
@@ -109,19 +111,45 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 		if messageType == websocket.TextMessage {
 			return messageType, data, nil
 		}
-		if !c.warned {
-			c.warned = true
-			c.upgrader.log.Warn("binary frames ignored", slog.Any("remote_addr", c.RemoteAddr()))
-		}
+		c.warnOnce(&c.binary, "binary frames ignored")
 	}
 }
 
-// WriteMessage sends a frame. That a peer has gone or is leaving is no error
-// here: the connection ends with the next read, and the framework would warn of
-// every frame that was still on its way.
+// Frames of the framework that its browser client has no good use for, and what
+// takes the place of the second: without a tree the client throws an error, and
+// with one it tells the page the action.
+var (
+	nothingChanged = []byte(`{"tree":{},"meta":{"success":true,"errors":null}}`)
+	tooFast        = []byte(`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`)
+	slowDown       = []byte(`{"tree":{},"meta":{"success":false,"action":"` + SlowDown + `"}}`)
+)
+
+// SlowDown is the action that the answer to a message above the rate limit names.
+const SlowDown = "slow-down"
+
+// WriteMessage sends a frame. A refresh that found nothing changed is not sent.
+//
+// That a peer has gone or is leaving is no error here: the connection ends with
+// the next read, and the framework would warn of every frame that was still on
+// its way.
 func (c *conn) WriteMessage(messageType int, data []byte) error {
+	if bytes.Equal(data, nothingChanged) {
+		return nil
+	}
+	if bytes.Equal(data, tooFast) {
+		data = slowDown
+		c.warnOnce(&c.tooFast, "messages above the rate limit refused")
+	}
 	c.Conn.WriteMessage(messageType, data)
 	return nil
+}
+
+// warnOnce logs that a peer does what it should not, once for each connection.
+func (c *conn) warnOnce(warned *bool, what string) {
+	if !*warned {
+		*warned = true
+		c.upgrader.log.Warn(what, slog.Any("remote_addr", c.RemoteAddr()))
+	}
 }
 
 // Close closes the socket. The framework calls it again after every
