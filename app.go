@@ -39,8 +39,8 @@ type Config struct {
 // App serves every page. It is an http.Handler; end it with Shutdown.
 type App struct {
 	http.Handler
-	live   []livetemplate.LiveHandler
-	fanout *fanout.Fanout
+	pages pages
+	live  []livetemplate.LiveHandler
 }
 
 // NewApp builds the app. An error means that an embedded file is broken.
@@ -90,14 +90,14 @@ func NewApp(cfg Config) (*App, error) {
 	mux.Handle("GET /static/", http.StripPrefix("/static/", filesOnly(cfg.Static, notFound)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", notFound)
-	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}, fanout: pages.fanout}, nil
+	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}, pages: pages}, nil
 }
 
 // Shutdown sends the refreshes that wait, refuses new sockets, sends every open
 // one a close frame (1001, going away) and waits for them to close. It returns
 // ctx's error if ctx ends first.
 func (a *App) Shutdown(ctx context.Context) error {
-	a.fanout.Stop(ctx)
+	a.pages.fanout.Stop(ctx)
 	done := make(chan error, len(a.live))
 	for _, h := range a.live {
 		go func() { done <- h.Shutdown(ctx) }()
@@ -121,9 +121,13 @@ func liveOptions(upgrader livetemplate.WSUpgrader) []livetemplate.Option {
 		livetemplate.WithAuthenticator(everyone{&livetemplate.AnonymousAuthenticator{}}),
 		// Without a script, or before the socket is open, a form is a plain form.
 		livetemplate.WithLoadingDisabled(),
-		// A refresh re-reads, so one waiting refresh stands for all that follow;
-		// more would only fill the send queue, which cuts off the tab it fills.
+		// A refresh re-reads, so one that waits stands for all that follow. While
+		// they are merged, 1 and 16 measure the same; unmerged, 1,000 clicks in
+		// 1,000 tabs took 0.6 to 1.0 s with 1, and 1.2 s or for ever with 16.
 		livetemplate.WithDispatchBufferSize(1),
+		// A full send queue cuts its tab off. The rate limit lets 200 clicks through
+		// at once, and each is answered: of 100 tabs that did so, 100 were cut off
+		// with 50, 85 with 128, none with 256. An idle tab pays 8 bytes for each.
 		livetemplate.WithWebSocketBufferSize(256),
 		// Clicks above the limit are lost. The default, 20 and then 10 a second,
 		// loses a fast finger's; key repeat stays under 50 a second.

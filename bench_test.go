@@ -1,35 +1,385 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"html/template"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/livetemplate/livetemplate"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
-// One click, from the tab that makes it until the last of N tabs shows it: real
-// sockets on loopback, every tab in this process. us/tab is what each tab adds.
-func BenchmarkCounter_ClickToLastTab(b *testing.B) {
-	for _, n := range []int{1, 10, 100} {
-		b.Run(fmt.Sprintf("tabs=%d", n), func(b *testing.B) {
-			server := newServer(b)
-			tabs := make([]*tab, n)
-			for i := range tabs {
-				tabs[i] = newVisitor(b, server).open(counterPage)
-			}
-			clicks := 0
-			for b.Loop() {
-				clicks++
-				if clicks%100 == 0 { // stay under the rate limit of one connection
-					b.StopTimer()
-					tabs[0].close()
-					tabs[0] = newVisitor(b, server).open(counterPage)
-					b.StartTimer()
-				}
-				tabs[0].increment()
-				for _, tb := range tabs {
-					tb.shows(fmt.Sprintf("Counter: %d", clicks))
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "us/tab")
-		})
+// The load of BenchmarkFanout.
+const (
+	burstClicks     = 1000
+	steadyPerSecond = 500 // and at most 5 in each tab, below every rate limit
+	steadyFor       = 10 * time.Second
+	patience        = 20 * time.Second // then a crowd that does not agree has failed
+)
+
+var crowds = []int{10, 100, 1000, 5000}
+
+// BenchmarkFanout puts the same crowd before three servers in turn, on real
+// sockets in this process: a plain WebSocket hub, the pattern as it is
+// documented, and this app. It writes docs/bench.md and docs/bench.svg, and
+// fails where this app does not keep what the README promises.
+func BenchmarkFanout(b *testing.B) {
+	var results []result
+	for _, tabs := range crowds {
+		byName := map[string]result{}
+		for _, s := range []system{hubSystem, documentedSystem, wholePageSystem, appSystem} {
+			b.Run(fmt.Sprintf("tabs=%d/%s", tabs, strings.ReplaceAll(s.name, " ", "_")), func(b *testing.B) {
+				r := measure(b, s, tabs)
+				r.report(b)
+				byName[s.name] = r
+				results = append(results, r)
+			})
+		}
+		check(b, tabs, byName[hubSystem.name], byName[documentedSystem.name], byName[appSystem.name])
 	}
+	if len(results) == 4*len(crowds) {
+		require.NoError(b, os.WriteFile("docs/bench.md", []byte(table(results)), 0o644))
+		require.NoError(b, os.WriteFile("docs/bench.svg", []byte(plot(results)), 0o644))
+	}
+}
+
+// Every tab clicks ten times a second, and all of them agree in the end.
+func BenchmarkFanout_EveryTabClicks(b *testing.B) {
+	const tabs, perTab, duration = 200, 10, 5 * time.Second
+	const clicks = tabs * perTab * int(duration/time.Second)
+	c := openCrowd(b, newServer(b), counterPage, tabs)
+	c.expect(int64(clicks))
+	begin := time.Now()
+	c.clickSteadily(tabs*perTab, duration)
+	assert.True(b, c.awaitNumber(patience))
+	took := time.Since(begin)
+	got := c.count(int64(clicks))
+	assert.Equal(b, clicks, got.clicks)
+	assert.Zero(b, got.refused+got.cutOff+got.wrong)
+	perSecond := float64(got.mostFrames) / took.Seconds()
+	assert.LessOrEqual(b, perSecond, 35.0, "frames a second of the busiest tab")
+	assert.LessOrEqual(b, got.empty, got.frames/20)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(perSecond, "frames/s/tab")
+	b.ReportMetric(float64((took - duration).Milliseconds()), "settled-ms")
+}
+
+// 500 people join at once: a handful of refreshes for each of them.
+func BenchmarkFanout_EverybodyJoins(b *testing.B) {
+	const tabs = 500
+	c := openCrowd(b, newServer(b), presencePage, tabs)
+	c.expect(tabs)
+	begin := time.Now()
+	c.clickAtOnce(tabs)
+	assert.True(b, c.awaitNumber(patience))
+	took := time.Since(begin)
+	got := c.count(tabs)
+	assert.Zero(b, got.refused+got.cutOff+got.wrong)
+	assert.LessOrEqual(b, got.mostRefreshes, 10)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(got.mostRefreshes), "refreshes/tab")
+	b.ReportMetric(float64(took.Milliseconds()), "joined-ms")
+}
+
+// system is a server of the counter page.
+type system struct {
+	name  string
+	serve func(b *testing.B) (url string)
+	pages bool // only what depends on the page: not the burst, not the steady load
+}
+
+var (
+	hubSystem        = system{name: "hub", serve: serveHub}
+	documentedSystem = system{name: "documented", serve: func(b *testing.B) string { return serveWholePage(b, false) }}
+	wholePageSystem  = system{name: "whole page live", serve: func(b *testing.B) string { return serveWholePage(b, true) }, pages: true}
+	appSystem        = system{name: "this app", serve: func(b *testing.B) string { return newServer(b) }}
+)
+
+// result is what was measured of a system with so many tabs.
+type result struct {
+	system string
+	tabs   int
+	pages  bool
+
+	idle       int // bytes per tab
+	clickP50   time.Duration
+	clickP99   time.Duration
+	clickCPU   time.Duration // per tab
+	burst      time.Duration // until every tab shows the last number; patience if never
+	staleP99   time.Duration
+	settled    time.Duration // since the last click
+	steadyCPU  time.Duration // per frame
+	mostFrames int           // of one tab, under the steady load
+	emptyShare float64
+	lost       int // clicks that did not count, or not within patience
+	cutOff     int
+	wrong      int
+}
+
+func measure(b *testing.B, s system, tabs int) result {
+	r := result{system: s.name, tabs: tabs, pages: s.pages}
+	url := s.serve(b)
+	before := memory()
+	c := openCrowd(b, url, counterPage, tabs)
+	r.idle = (memory() - before) / tabs
+
+	clicks := r.singleClicks(c)
+	if s.pages {
+		return r
+	}
+	total := c.count(int64(clicks))
+
+	c.expect(int64(clicks + burstClicks))
+	begin := time.Now()
+	c.clickAtOnce(burstClicks)
+	agreed := c.awaitNumber(patience)
+	r.burst = time.Since(begin)
+	clicks += burstClicks
+	afterBurst := c.count(int64(clicks))
+	r.add(afterBurst, c, clicks)
+	if !agreed || afterBurst.cutOff > 0 {
+		c.close() // the steady load is for a whole crowd
+		c = openCrowd(b, s.serve(b), counterPage, tabs)
+		clicks, total, afterBurst = 0, tally{}, tally{}
+	}
+
+	cpu := cpuTime()
+	for _, tb := range c.tabs {
+		tb.mu.Lock()
+		tb.seen = nil
+		tb.mu.Unlock()
+	}
+	rate := min(steadyPerSecond, 5*tabs)
+	last := int64(clicks + rate*int(steadyFor/time.Second))
+	c.expect(last)
+	clicks += c.clickSteadily(rate, steadyFor)
+	begin = time.Now()
+	c.awaitNumber(patience)
+	r.settled = time.Since(begin)
+	afterSteady := c.count(int64(clicks))
+	r.steadyCPU = (cpuTime() - cpu) / time.Duration(max(1, afterSteady.frames-afterBurst.frames))
+	r.staleP99 = percentile(c.staleness(), 99)
+	r.mostFrames = afterSteady.mostFrames - afterBurst.mostFrames
+	r.add(afterSteady, c, clicks)
+	r.emptyShare = float64(afterSteady.empty-total.empty) / float64(max(1, afterSteady.frames-total.frames))
+	return r
+}
+
+// singleClicks measures clicks that find everybody at rest.
+func (r *result) singleClicks(c *crowd) (clicks int) {
+	const measured = 50
+	var latencies []time.Duration
+	var busy time.Duration
+	for clicks < measured {
+		<-time.After(60*time.Millisecond + time.Duration(r.tabs)*60*time.Microsecond) // longer than an interval
+		clicks++
+		c.expect(int64(clicks))
+		cpu, begin := cpuTime(), time.Now()
+		c.tabs[clicks%len(c.tabs)].click()
+		if !c.awaitNumber(patience) {
+			break
+		}
+		latencies = append(latencies, time.Since(begin))
+		busy += cpuTime() - cpu
+	}
+	r.clickP50, r.clickP99 = percentile(latencies, 50), percentile(latencies, 99)
+	r.clickCPU = busy / time.Duration(len(latencies)*r.tabs)
+	return clicks
+}
+
+// add adds what went wrong under a load. The clicks that counted are the last
+// number that any tab shows.
+func (r *result) add(t tally, c *crowd, clicks int) {
+	r.cutOff += t.cutOff
+	r.wrong += t.wrong
+	var counted int64
+	for _, tb := range c.tabs {
+		counted = max(counted, tb.shown.Load())
+	}
+	r.lost += clicks - int(counted)
+}
+
+// staleness is, for every time that a tab showed a new number, how old the oldest
+// change was that it had not shown. A change is as old as its click.
+func (c *crowd) staleness() (ages []time.Duration) {
+	made := map[int64]time.Time{}
+	for _, tb := range c.tabs {
+		tb.mu.Lock()
+		maps.Copy(made, tb.made)
+		tb.mu.Unlock()
+	}
+	for _, tb := range c.tabs {
+		tb.mu.Lock()
+		for _, s := range tb.seen {
+			if sent, known := made[s.first]; known {
+				ages = append(ages, s.at.Sub(sent))
+			}
+		}
+		tb.mu.Unlock()
+	}
+	return ages
+}
+
+// check fails the benchmark where this app is not what the README says.
+func check(b *testing.B, tabs int, hub, documented, app result) {
+	assert.Zero(b, app.cutOff, "%d tabs: cut off", tabs)
+	assert.Zero(b, app.lost, "%d tabs: clicks lost", tabs)
+	assert.Zero(b, app.wrong, "%d tabs: tabs that show another number", tabs)
+	assert.LessOrEqual(b, app.emptyShare, 0.05, "%d tabs: share of the frames that change nothing", tabs)
+	switch tabs {
+	case 1000:
+		assert.LessOrEqual(b, app.burst, hub.burst/8, "1000 tabs: a burst, and an eighth of the hub's")
+		assert.LessOrEqual(b, app.staleP99, 250*time.Millisecond)
+		assert.LessOrEqual(b, app.settled, 500*time.Millisecond)
+		assert.LessOrEqual(b, app.clickP50, documented.clickP50, "1000 tabs: one click, and that of the documented pattern")
+	case 5000:
+		assert.LessOrEqual(b, app.burst, hub.burst/20, "5000 tabs: a burst, and a twentieth of the hub's")
+	}
+}
+
+// serveHub serves a plain hub: every click is written to every socket.
+func serveHub(b *testing.B) string {
+	h := &hub{sockets: map[chan []byte]bool{}}
+	server := httptest.NewServer(h)
+	b.Cleanup(server.Close)
+	return server.URL
+}
+
+type hub struct {
+	upgrader websocket.Upgrader
+
+	mu      sync.Mutex
+	number  int
+	sockets map[chan []byte]bool // what to write to each
+}
+
+func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ws, err := h.upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer ws.Close()
+	out := make(chan []byte, 256)
+	h.mu.Lock()
+	h.sockets[out] = true
+	out <- h.frame("")
+	h.mu.Unlock()
+	go func() {
+		for frame := range out {
+			ws.WriteMessage(websocket.TextMessage, frame)
+		}
+	}()
+	for {
+		if _, _, err := ws.ReadMessage(); err != nil {
+			break
+		}
+		h.increment(out)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.sockets, out)
+	close(out)
+}
+
+func (h *hub) increment(clicker chan []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.number++
+	frame := h.frame("")
+	for out := range h.sockets {
+		if out != clicker {
+			out <- frame
+		}
+	}
+	clicker <- h.frame(`,"action":"increment"`)
+}
+
+func (h *hub) frame(action string) []byte {
+	return fmt.Appendf(nil, `{"tree":{"0":"%d"},"meta":{"success":true,"errors":null%s}}`, h.number, action)
+}
+
+// serveWholePage serves the counter page with all of it in the live part, the
+// fixed text and the layout too: merged as this app does it, or as documented,
+// with one publish for each click and every option left alone.
+func serveWholePage(b *testing.B, merged bool) string {
+	assets, err := newAssets(os.DirFS("static"))
+	require.NoError(b, err)
+	app, err := NewApp(Config{})
+	require.NoError(b, err)
+	p := app.pages
+	opts := []livetemplate.Option{livetemplate.WithAuthenticator(everyone{&livetemplate.AnonymousAuthenticator{}})}
+	if merged {
+		opts = slices.Clone(p.live)
+	}
+	opts = append(opts,
+		livetemplate.WithComponentTemplates(&livetemplate.TemplateSet{
+			FS: embedded, Pattern: "templates/assets.tmpl", Funcs: template.FuncMap{"asset": assets.lookup},
+		}),
+		livetemplate.WithParseFS(embedded, "templates/layout.tmpl", "templates/realtime/multi-user-sync.tmpl"))
+	t, err := livetemplate.New("multi-user-sync", opts...)
+	require.NoError(b, err)
+	c := &MultiUserSyncController{}
+	var controller any = c
+	if !merged {
+		controller = &documentedController{c}
+	}
+	handler := t.Handle(controller, livetemplate.AsState(&MultiUserSyncState{Title: "Multi-User Refresh", Category: category}))
+	c.refreshCounter = p.fanout.Refresh(handler, "RefreshCounter", counterCost)
+	server := httptest.NewServer(handler)
+	b.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		handler.Shutdown(ctx)
+		app.Shutdown(ctx)
+		server.Close()
+	})
+	return server.URL
+}
+
+// documentedController publishes once for each click.
+type documentedController struct {
+	*MultiUserSyncController
+}
+
+func (c *documentedController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
+	s.Counter = c.increment()
+	return s, ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
+}
+
+// memory is what the heap and the stacks hold.
+func memory() int {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	return int(stats.HeapAlloc + stats.StackInuse)
+}
+
+// cpuTime is what this process has used.
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// percentile is the value that so many percent of all do not exceed.
+func percentile(values []time.Duration, percent int) time.Duration {
+	if len(values) == 0 {
+		return 0
+	}
+	slices.Sort(values)
+	return values[(len(values)-1)*percent/100]
 }

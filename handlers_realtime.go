@@ -18,6 +18,14 @@ import (
 // again, so a refresh that is merged or dropped leaves no tab wrong as long as
 // one runs after the last change.
 
+// What a refresh of one tab costs in CPU time, from the dispatch to the socket,
+// measured with 500 tabs and more. Where many tabs are open, refreshes are as far
+// apart as that needs.
+const (
+	counterCost  = 50 * time.Microsecond
+	presenceCost = 400 * time.Microsecond // with a full list of names; with one name 140
+)
+
 // MultiUserSyncController owns the counter that every tab shows.
 type MultiUserSyncController struct {
 	refreshCounter *fanout.Refresh
@@ -33,7 +41,7 @@ func multiUserSyncHandler(p pages) (livetemplate.LiveHandler, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.refreshCounter = p.fanout.Refresh(page, "RefreshCounter")
+	c.refreshCounter = p.fanout.Refresh(page, "RefreshCounter", counterCost)
 	return page, nil
 }
 
@@ -88,7 +96,7 @@ func presenceHandler(grace time.Duration, p pages) (livetemplate.LiveHandler, er
 	if err != nil {
 		return nil, err
 	}
-	c.presenceChanged = p.fanout.Refresh(page, "PresenceChanged")
+	c.presenceChanged = p.fanout.Refresh(page, "PresenceChanged", presenceCost)
 	return page, nil
 }
 

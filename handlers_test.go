@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"realtime/internal/fanout"
 	"realtime/internal/presence"
 	"realtime/internal/wsconn"
 )
@@ -95,6 +96,17 @@ func TestCounter_EveryClickCountsOrIsAnsweredThatItWasTooFast(t *testing.T) {
 	}
 	peer.increment()
 	flood.shows(fmt.Sprintf("Counter: %d Increment", counted+1))
+}
+
+func TestCounter_RefreshThatChangesNothingIsNotSent(t *testing.T) {
+	server := newServer(t)
+	tb, peer := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)
+	tb.increment()
+	tb.increment() // announced at the end of an interval, to this tab too
+	peer.shows("Counter: 2")
+	<-time.After(2 * fanout.DefaultInterval)
+	tb.settle()
+	assert.Equal(t, 4, tb.frameCount(), "the page and three answers")
 }
 
 func TestCounter_PlainPostCountsAndLiveTabsSeeIt(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"html/template"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -66,6 +67,10 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 	files := livetemplate.WithParseFS(embedded, "templates/live.tmpl", file)
 	t, err := livetemplate.New(name, append(slices.Clip(p.live), files)...)
 	if err != nil {
+		return nil, err
+	}
+	// What a first rendering parses is shared by all connections that come after it.
+	if err := t.Execute(io.Discard, state); err != nil {
 		return nil, err
 	}
 	return livePage{t.Handle(controller, livetemplate.AsState(state)), before, after}, nil

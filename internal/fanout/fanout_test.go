@@ -64,7 +64,7 @@ func (a action) Publish(topic, _ string, _ map[string]any) error { return a.note
 
 func newRefresh(opts Options) (*Fanout, *Refresh, *outbox) {
 	f, o := New(opts), &outbox{}
-	return f, f.Refresh(o, "Changed"), o
+	return f, f.Refresh(o, "Changed", time.Microsecond), o
 }
 
 func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
@@ -98,7 +98,7 @@ func TestRefresh_SteadyStreamIsOnePerInterval(t *testing.T) {
 			pass(2 * time.Millisecond)
 		}
 		pass(10 * interval)
-		require.Len(t, o.all(), 31, "in one second, with the first and the last")
+		require.Len(t, o.all(), 21, "in one second, with the first and the last")
 		for i, s := range o.all() {
 			assert.Equal(t, time.Duration(i)*interval, s.after)
 		}
@@ -120,7 +120,8 @@ func TestRefresh_OneTopicDoesNotWaitForAnother(t *testing.T) {
 
 func TestFanout_IntervalGrowsWithTheCrowd(t *testing.T) {
 	connections := 0
-	f := New(Options{Cost: 40 * time.Microsecond, Connections: func() int { return connections }})
+	f := New(Options{Connections: func() int { return connections }})
+	cheap, dear := f.Refresh(nil, "Changed", 40*time.Microsecond), f.Refresh(nil, "Changed", 400*time.Microsecond)
 	cores := time.Duration(runtime.GOMAXPROCS(0))
 	for _, row := range []struct {
 		connections int
@@ -132,9 +133,12 @@ func TestFanout_IntervalGrowsWithTheCrowd(t *testing.T) {
 		{1_000_000, 40 * time.Second / cores * 2}, // 40 s of CPU time, on half of the cores
 	} {
 		connections = row.connections
-		assert.Equal(t, row.want, f.interval(), "%d connections", connections)
+		assert.Equal(t, row.want, cheap.interval(), "%d connections", connections)
 	}
-	assert.Equal(t, time.Second, New(Options{Interval: time.Second}).interval())
+	assert.Equal(t, 10*cheap.interval(), dear.interval())
+	all := New(Options{Budget: 1, Connections: f.opts.Connections})
+	assert.Equal(t, cheap.interval()/2, all.Refresh(nil, "Changed", 40*time.Microsecond).interval())
+	assert.Equal(t, time.Second, New(Options{Interval: time.Second}).Refresh(nil, "Changed", 0).interval())
 }
 
 func TestStop_SendsWhatWaitsAndHoldsNothingBack(t *testing.T) {
@@ -184,7 +188,7 @@ func TestRefresh_RefusedTopicIsAnErrorAndNeverSilent(t *testing.T) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 	defer slog.SetDefault(before)
 	synctest.Test(t, func(t *testing.T) {
-		r := New(Options{}).Refresh(refusing{}, "Changed")
+		r := New(Options{}).Refresh(refusing{}, "Changed", 0)
 		assert.Error(t, r.Publish(refusing{}))
 		assert.Empty(t, log.String())
 		r.PublishTo("") // merged: tried at the end of the interval
@@ -239,7 +243,7 @@ type tab struct {
 func newSchedule(seed uint64) *schedule {
 	s := &schedule{random: rand.New(rand.NewPCG(seed, 0))}
 	s.fanout = New(Options{})
-	s.refresh = s.fanout.Refresh(s, "Changed")
+	s.refresh = s.fanout.Refresh(s, "Changed", 0)
 	return s
 }
 

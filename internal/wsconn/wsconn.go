@@ -50,7 +50,7 @@ func New(log *slog.Logger, heartbeat Heartbeat) *Upgrader {
 	heartbeat.Timeout = cmp.Or(heartbeat.Timeout, DefaultTimeout)
 	return &Upgrader{
 		inner: websocket.Upgrader{
-			ReadBufferSize:  1024, // most frames are a few hundred bytes
+			// No read buffer of its own: net/http keeps the one it has already.
 			WriteBufferSize: 1024,
 			WriteBufferPool: &sync.Pool{}, // an idle connection holds no write buffer
 		},

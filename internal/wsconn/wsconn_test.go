@@ -236,3 +236,53 @@ func TestClose_TwiceIsNoError(t *testing.T) {
 	assert.NoError(t, <-errs)
 	assert.NoError(t, <-errs)
 }
+
+func TestWriteMessage_ImprovesOnTheFramework(t *testing.T) {
+	var log bytes.Buffer
+	written := make(chan bool, 1)
+	server := serve(t, New(slog.New(slog.NewTextHandler(&log, nil)), Heartbeat{}), func(conn livetemplate.WSConn) {
+		for _, frame := range []string{
+			`{"tree":{},"meta":{"success":true,"errors":null}}`,
+			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
+			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
+			`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
+		} {
+			assert.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(frame)))
+		}
+		written <- true
+	})
+	ws, _, err := dial(t, server, "")
+	require.NoError(t, err)
+	for _, want := range []string{
+		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
+		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
+		`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
+	} {
+		_, frame, err := ws.ReadMessage()
+		require.NoError(t, err)
+		assert.Equal(t, want, string(frame))
+	}
+	receive(t, written)
+	assert.Equal(t, 1, strings.Count(log.String(), "rate limit"), "the log:\n%s", log.String())
+}
+
+func TestUpgrader_CountsOpenConnections(t *testing.T) {
+	upgrader := quiet(Heartbeat{})
+	server := serve(t, upgrader, func(conn livetemplate.WSConn) {
+		conn.ReadMessage()
+		conn.Close()
+	})
+	var open []*websocket.Conn
+	for range 3 {
+		ws, _, err := dial(t, server, "")
+		require.NoError(t, err)
+		open = append(open, ws)
+	}
+	_, _, err := dial(t, server, "https://evil.example")
+	require.Error(t, err)
+	assert.Eventually(t, func() bool { return upgrader.Open() == 3 }, time.Second, time.Millisecond)
+	open[0].Close()
+	assert.Eventually(t, func() bool { return upgrader.Open() == 2 }, time.Second, time.Millisecond)
+	open[1].WriteMessage(websocket.CloseMessage, nil)
+	assert.Eventually(t, func() bool { return upgrader.Open() == 1 }, time.Second, time.Millisecond)
+}

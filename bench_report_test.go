@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+func (r result) report(b *testing.B) {
+	milliseconds := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	b.ReportMetric(0, "ns/op") // says nothing here
+	b.ReportMetric(milliseconds(r.clickP50), "click-p50-ms")
+	b.ReportMetric(milliseconds(r.clickP99), "click-p99-ms")
+	b.ReportMetric(float64(r.clickCPU.Nanoseconds())/1000, "click-cpu-us/tab")
+	b.ReportMetric(float64(r.idle), "idle-B/tab")
+	if r.pages {
+		return
+	}
+	b.ReportMetric(milliseconds(r.burst), "burst-ms")
+	b.ReportMetric(milliseconds(r.staleP99), "stale-p99-ms")
+	b.ReportMetric(milliseconds(r.settled), "settled-ms")
+	b.ReportMetric(float64(r.steadyCPU.Nanoseconds())/1000, "cpu-us/frame")
+	b.ReportMetric(float64(r.mostFrames)/steadyFor.Seconds(), "frames/s/tab")
+	b.ReportMetric(r.emptyShare, "empty-share")
+	b.ReportMetric(float64(r.lost), "lost")
+	b.ReportMetric(float64(r.cutOff), "cut-off")
+	b.ReportMetric(float64(r.wrong), "wrong")
+}
+
+// table is what was measured, as Markdown.
+func table(results []result) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, `# Fan-out, measured
+
+Written by `+"`make bench`"+`: %d cores, %s, %s/%s, one run. Every tab is a real socket on loopback, and its client runs in
+the same process: CPU and memory are those of both ends.
+
+- **hub**: a plain WebSocket hub that writes every change to every socket. It renders nothing.
+- **documented**: the pattern as documented, one publish for each click, every option of the framework left alone.
+- **whole page live**: this app, but with the fixed text and the layout inside the live part of the page.
+- **one click** finds all tabs at rest; the time is until the last of them shows it.
+- **burst**: %d clicks at once, until every tab shows the last number. Never: not within %v, or tabs were cut off.
+- **steady**: %d clicks a second, but at most 5 in each tab, for %v. Staleness is how old the oldest change was that a tab
+  had not shown, whenever it showed a new number. Settled: after the last click.
+
+| tabs | server | one click p50 / p99 | CPU for it, a tab | memory of an idle tab | burst | clicks lost / tabs cut off | staleness p99 | settled | frames a second, busiest tab | CPU a frame | frames that change nothing |
+|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+`, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH, burstClicks, patience, steadyPerSecond, steadyFor)
+	for _, r := range results {
+		fmt.Fprintf(&out, "| %d | %s | %s / %s | %d µs | %.1f kB |", r.tabs, r.system, short(r.clickP50), short(r.clickP99),
+			r.clickCPU.Microseconds(), float64(r.idle)/1000)
+		if r.pages {
+			fmt.Fprintln(&out, " | | | | | | |")
+			continue
+		}
+		fmt.Fprintf(&out, " %s | %d / %d | %s | %s | %.0f | %d µs | %.0f %% |\n", orNever(r.burst), r.lost, r.cutOff,
+			short(r.staleP99), orNever(r.settled), float64(r.mostFrames)/steadyFor.Seconds(), r.steadyCPU.Microseconds(), 100*r.emptyShare)
+	}
+	return out.String()
+}
+
+func orNever(d time.Duration) string {
+	if d >= patience {
+		return "never"
+	}
+	return short(d)
+}
+
+// short is a duration with two digits or three.
+func short(d time.Duration) string {
+	switch {
+	case d >= time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d >= 10*time.Millisecond:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
+	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+}
+
+// panel is one diagram of the plot: a time for each number of tabs, both on a
+// logarithmic scale.
+type panel struct {
+	title string
+	value func(result) time.Duration
+}
+
+var panels = []panel{
+	{"One click, until the last tab shows it", func(r result) time.Duration { return r.clickP50 }},
+	{"1,000 clicks at once, until all tabs agree", func(r result) time.Duration { return r.burst }},
+	{"500 clicks a second: staleness, p99", func(r result) time.Duration { return r.staleP99 }},
+}
+
+// plot is what was measured, as SVG.
+func plot(results []result) string {
+	const width, height, left, top = 300, 220, 50, 60
+	const shortest, longest = 100 * time.Microsecond, 20 * time.Second
+	x := func(tabs int) float64 {
+		first, last := math.Log(float64(crowds[0])), math.Log(float64(crowds[len(crowds)-1]))
+		return (math.Log(float64(tabs)) - first) / (last - first) * (width - 20)
+	}
+	y := func(d time.Duration) float64 {
+		d = max(shortest, min(longest, d))
+		return height - math.Log(float64(d/shortest))/math.Log(float64(longest/shortest))*height
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" role="img" aria-label="Time until all tabs agree, for three servers">
+<style>
+  svg { font: 12px system-ui, sans-serif; background: #fff; color: #222; }
+  text { fill: currentColor; }
+  .grid { stroke: currentColor; stroke-opacity: .15; }
+  .line { fill: none; stroke-width: 2.5; }
+  .hub { stroke: #3572d6; fill: #3572d6; }
+  .documented { stroke: #c2410c; fill: #c2410c; }
+  .this-app { stroke: #15803d; fill: #15803d; }
+  @media (prefers-color-scheme: dark) {
+    svg { background: #16181d; color: #ddd; }
+    .hub { stroke: #7aa7ff; fill: #7aa7ff; }
+    .documented { stroke: #fb923c; fill: #fb923c; }
+    .this-app { stroke: #4ade80; fill: #4ade80; }
+  }
+</style>
+`, len(panels)*(width+left), height+top+60)
+	for i, p := range panels {
+		fmt.Fprintf(&out, `<g transform="translate(%d %d)"><text y="-15" font-weight="bold">%s</text>`+"\n", left+i*(width+left), top, p.title)
+		for d := time.Millisecond; d <= 10*time.Second; d *= 10 {
+			fmt.Fprintf(&out, `<path class="grid" d="M0 %.1fH%d"/><text x="-8" y="%.1f" text-anchor="end">%v</text>`+"\n", y(d), width-20, y(d)+4, d)
+		}
+		for _, tabs := range crowds {
+			fmt.Fprintf(&out, `<text x="%.1f" y="%d" text-anchor="middle">%d</text>`+"\n", x(tabs), height+18, tabs)
+		}
+		fmt.Fprintf(&out, `<text x="%d" y="%d" text-anchor="middle">tabs</text>`+"\n", (width-20)/2, height+36)
+		for _, name := range []string{hubSystem.name, documentedSystem.name, appSystem.name} {
+			class := strings.ReplaceAll(name, " ", "-")
+			path := "M"
+			for _, r := range results {
+				if r.system == name {
+					path += fmt.Sprintf(" %.1f %.1f", x(r.tabs), y(p.value(r)))
+					fmt.Fprintf(&out, `<circle class="%s" cx="%.1f" cy="%.1f" r="3.5"/>`, class, x(r.tabs), y(p.value(r)))
+				}
+			}
+			fmt.Fprintf(&out, `<path class="line %s" d="%s"/>`+"\n", class, path)
+		}
+		fmt.Fprintln(&out, "</g>")
+	}
+	at := left
+	for _, label := range []struct{ class, text string }{
+		{"this-app", "this app"},
+		{"hub", "a plain hub that writes every change"},
+		{"documented", "the pattern as documented (20 s: never)"},
+	} {
+		fmt.Fprintf(&out, `<circle class="%s" cx="%d" cy="16" r="5"/><text x="%d" y="20">%s</text>`+"\n", label.class, at, at+12, label.text)
+		at += 40 + 7*len(label.text)
+	}
+	fmt.Fprintln(&out, "</svg>")
+	return out.String()
+}

@@ -1,0 +1,314 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/fanout"
+	"realtime/internal/wsconn"
+)
+
+// refreshesIn is how many refreshes of a tab fit into a time: one per interval,
+// the first, and the last.
+func refreshesIn(d, interval time.Duration) int { return int(d/interval) + 2 }
+
+func TestFanout_CrowdThatClicksSteadilyAgreesAndIsNotFlooded(t *testing.T) {
+	const tabs, perTab = 50, 10
+	c := openCrowd(t, newServer(t), counterPage, tabs)
+	begin := time.Now()
+	const duration = 3 * time.Second
+	clicks := tabs * perTab * int(duration/time.Second)
+	c.expect(int64(clicks))
+	require.Equal(t, clicks, c.clickSteadily(tabs*perTab, duration))
+	require.True(t, c.awaitNumber(soon), "every tab shows %d: %+v", clicks, c.count(int64(clicks)))
+	took := time.Since(begin)
+
+	<-time.After(2 * fanout.DefaultInterval) // the last refresh may be an empty one
+	got := c.count(int64(clicks))
+	assert.Equal(t, clicks, got.clicks)
+	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(took, fanout.DefaultInterval))
+	assert.LessOrEqual(t, got.mostFrames, int(35*took.Seconds()))
+	assert.LessOrEqual(t, got.empty, got.frames/20)
+}
+
+func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
+	const tabs, clicks = 200, 1000
+	c := openCrowd(t, newServer(t), counterPage, tabs)
+	begin := time.Now()
+	c.expect(clicks)
+	c.clickAtOnce(clicks)
+	require.True(t, c.awaitNumber(soon), "every tab shows %d: %+v", clicks, c.count(clicks))
+	got := c.count(clicks)
+	assert.Equal(t, clicks, got.clicks)
+	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(time.Since(begin), fanout.DefaultInterval))
+}
+
+func TestFanout_CrowdThatJoinsAtOnceIsAHandfulOfRefreshes(t *testing.T) {
+	const tabs = 500
+	c := openCrowd(t, newServer(t), presencePage, tabs)
+	begin := time.Now()
+	c.expect(tabs)
+	c.clickAtOnce(tabs)
+	require.True(t, c.awaitNumber(soon), "every tab shows %d: %+v", tabs, c.count(tabs))
+	got := c.count(tabs)
+	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+	interval := max(fanout.DefaultInterval, 2*tabs*presenceCost/time.Duration(runtime.GOMAXPROCS(0)))
+	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(time.Since(begin), interval))
+}
+
+// crowd is many visitors with one tab each, on a page or on anything that speaks
+// as it does. They only read its number, and are cheap enough to be thousands.
+type crowd struct {
+	t      testing.TB
+	tabs   []*onlooker
+	action string // what a click does
+	fields string // what it sends along
+
+	target  atomic.Int64 // the number that everyone is waiting for
+	missing atomic.Int64 // tabs that do not show it yet
+	arrived chan struct{}
+}
+
+// onlooker is one tab of a crowd.
+type onlooker struct {
+	crowd *crowd
+	ws    *websocket.Conn
+	shown atomic.Int64
+	watch bool // note when numbers were shown
+
+	mu      sync.Mutex
+	clicked []time.Time         // clicks that are not answered yet
+	made    map[int64]time.Time // clicks that are, by the number that they made
+	seen    []sight
+	frames  int // without the page itself
+	empty   int // frames without a number
+	refused int
+	err     error // why the socket ended
+}
+
+// sight is the time at which a tab showed a number, and all those it had missed.
+type sight struct {
+	first, last int64
+	at          time.Time
+}
+
+// watched is how many tabs of a crowd note what they have seen.
+const watched = 50
+
+// openCrowd opens n tabs on a page. A click is an increment or a join.
+func openCrowd(t testing.TB, server, path string, n int) *crowd {
+	t.Helper()
+	c := &crowd{t: t, tabs: make([]*onlooker, n), action: "increment", fields: `{}`, arrived: make(chan struct{}, 1)}
+	if path == presencePage {
+		c.action, c.fields = "join", `{"username":"guest"}`
+	}
+	dialer := websocket.Dialer{
+		HandshakeTimeout: time.Minute,
+		ReadBufferSize:   512,
+		WriteBufferSize:  512,
+		WriteBufferPool:  &sync.Pool{},
+	}
+	var opening sync.WaitGroup
+	next := make(chan int)
+	for range 16 {
+		opening.Go(func() {
+			for i := range next {
+				ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {server}})
+				if !assert.NoError(t, err) {
+					continue
+				}
+				tb := &onlooker{crowd: c, ws: ws, watch: i%max(1, n/watched) == 0, made: map[int64]time.Time{}}
+				_, _, err = ws.ReadMessage() // the page
+				assert.NoError(t, err)
+				c.tabs[i] = tb
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	opening.Wait()
+	require.False(t, t.Failed(), "not every tab is open")
+	for _, tb := range c.tabs {
+		go tb.read()
+	}
+	t.Cleanup(c.close)
+	return c
+}
+
+func (c *crowd) close() {
+	for _, tb := range c.tabs {
+		tb.ws.Close()
+	}
+}
+
+func (tb *onlooker) read() {
+	var frame []byte
+	for {
+		_, r, err := tb.ws.NextReader()
+		if err == nil {
+			frame, err = readInto(frame[:0], r)
+		}
+		now := time.Now()
+		if err != nil {
+			tb.mu.Lock()
+			tb.err = err
+			tb.mu.Unlock()
+			return
+		}
+		number, found := numberIn(frame)
+		before := tb.shown.Load()
+
+		tb.mu.Lock()
+		tb.frames++
+		switch {
+		case bytes.Contains(frame, []byte(`"action":"`+tb.crowd.action)):
+			tb.made[number] = tb.clicked[0]
+			tb.clicked = tb.clicked[1:]
+		case bytes.Contains(frame, []byte(`"action":"`+wsconn.SlowDown)):
+			tb.refused++
+			tb.clicked = tb.clicked[1:]
+		case !found:
+			tb.empty++
+		}
+		if tb.watch && number > before {
+			tb.seen = append(tb.seen, sight{before + 1, number, now})
+		}
+		tb.mu.Unlock()
+
+		if number > before {
+			tb.shown.Store(number)
+			if target := tb.crowd.target.Load(); before < target && number >= target && tb.crowd.missing.Add(-1) == 0 {
+				tb.crowd.arrived <- struct{}{}
+			}
+		}
+	}
+}
+
+// readInto is io.ReadAll into a buffer that is there already.
+func readInto(buffer []byte, r io.Reader) ([]byte, error) {
+	for {
+		if len(buffer) == cap(buffer) {
+			buffer = append(buffer, 0)[:len(buffer)]
+		}
+		n, err := r.Read(buffer[len(buffer):cap(buffer)])
+		buffer = buffer[:len(buffer)+n]
+		if err == io.EOF {
+			return buffer, nil
+		}
+		if err != nil {
+			return buffer, err
+		}
+	}
+}
+
+// numberIn is the first number in the slots of a frame.
+func numberIn(frame []byte) (int64, bool) {
+	for {
+		_, rest, found := bytes.Cut(frame, []byte(`:"`))
+		if !found {
+			return 0, false
+		}
+		value, _, _ := bytes.Cut(rest, []byte(`"`))
+		if number, err := strconv.ParseInt(string(value), 10, 64); err == nil {
+			return number, true
+		}
+		frame = rest
+	}
+}
+
+// click clicks in one tab.
+func (tb *onlooker) click() {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.clicked = append(tb.clicked, time.Now())
+	message := fmt.Sprintf(`{"action":%q,"data":%s}`, tb.crowd.action, tb.crowd.fields)
+	tb.ws.WriteMessage(websocket.TextMessage, []byte(message)) // of no use in a tab that was cut off
+}
+
+// expect makes number what awaitNumber waits for. Nobody shows it yet.
+func (c *crowd) expect(number int64) {
+	c.missing.Store(int64(len(c.tabs)))
+	c.target.Store(number)
+}
+
+// awaitNumber waits until every tab shows the expected number, and reports
+// whether they did in time.
+func (c *crowd) awaitNumber(within time.Duration) bool {
+	select {
+	case <-c.arrived:
+		return true
+	case <-time.After(within):
+		return false
+	}
+}
+
+// clickAtOnce clicks so many times, in as many tabs, at once.
+func (c *crowd) clickAtOnce(clicks int) {
+	var clicking sync.WaitGroup
+	for i := range clicks {
+		clicking.Go(c.tabs[i%len(c.tabs)].click)
+	}
+	clicking.Wait()
+}
+
+// clickSteadily clicks at a rate, in one tab after the other.
+func (c *crowd) clickSteadily(perSecond int, duration time.Duration) (clicks int) {
+	begin := time.Now()
+	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+		passed := min(time.Since(begin), duration)
+		for due := int(passed.Seconds() * float64(perSecond)); clicks < due; clicks++ {
+			c.tabs[clicks%len(c.tabs)].click()
+		}
+		if passed == duration {
+			tick.Stop()
+			return clicks
+		}
+	}
+}
+
+// tally is what happened to a crowd.
+type tally struct {
+	clicks, refused, cutOff, wrong int
+	frames, mostFrames, empty      int
+	mostRefreshes                  int // frames of one tab that were no answers
+}
+
+// count is what has happened since the tabs were opened. Wrong are those that do
+// not show the number.
+func (c *crowd) count(number int64) tally {
+	var sum tally
+	for _, tb := range c.tabs {
+		tb.mu.Lock()
+		sum.clicks += len(tb.made) + len(tb.clicked) + tb.refused
+		sum.refused += tb.refused
+		sum.frames += tb.frames
+		sum.mostFrames = max(sum.mostFrames, tb.frames)
+		sum.mostRefreshes = max(sum.mostRefreshes, tb.frames-len(tb.made)-tb.refused)
+		sum.empty += tb.empty
+		if tb.err != nil {
+			sum.cutOff++
+		}
+		if tb.shown.Load() != number {
+			sum.wrong++
+		}
+		tb.mu.Unlock()
+	}
+	return sum
+}
