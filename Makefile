@@ -20,7 +20,7 @@ check: assets
 	go tool staticcheck -tags soak ./...
 
 bench: assets
-	go test -run '^$$' -bench . .
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m .
 
 soak: assets test-tools
 	go test -race -tags soak -run Soak -timeout 15m -v .

@@ -61,24 +61,24 @@ func NewApp(cfg Config) (*App, error) {
 
 	upgrader := wsconn.New(cfg.Log, cfg.Heartbeat)
 	cfg.Fanout.Connections = upgrader.Open
-	pages := pages{
+	p := pages{
 		funcs:  template.FuncMap{"asset": assets.lookup},
 		live:   liveOptions(upgrader),
 		fanout: fanout.New(cfg.Fanout),
 	}
-	counter, err := multiUserSyncHandler(pages)
+	counter, err := multiUserSyncHandler(p)
 	if err != nil {
 		return nil, err
 	}
-	presence, err := presenceHandler(cfg.Grace, pages)
+	presence, err := presenceHandler(cfg.Grace, p)
 	if err != nil {
 		return nil, err
 	}
-	index, err := pages.plain(http.StatusOK, "Home", "templates/index.tmpl")
+	index, err := p.plain(http.StatusOK, "Home", "templates/index.tmpl")
 	if err != nil {
 		return nil, err
 	}
-	notFound, err := pages.plain(http.StatusNotFound, "Page not found", "templates/not-found.tmpl")
+	notFound, err := p.plain(http.StatusNotFound, "Page not found", "templates/not-found.tmpl")
 	if err != nil {
 		return nil, err
 	}
@@ -90,14 +90,20 @@ func NewApp(cfg Config) (*App, error) {
 	mux.Handle("GET /static/", http.StripPrefix("/static/", filesOnly(cfg.Static, notFound)))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", notFound)
-	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}, pages: pages}, nil
+	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}, pages: p}, nil
 }
+
+// refreshWithin bounds what a stop spends on the last refreshes. In a large crowd
+// an interval is longer, and the close frames need time as well.
+const refreshWithin = time.Second
 
 // Shutdown sends the refreshes that wait, refuses new sockets, sends every open
 // one a close frame (1001, going away) and waits for them to close. It returns
 // ctx's error if ctx ends first.
 func (a *App) Shutdown(ctx context.Context) error {
-	a.pages.fanout.Stop(ctx)
+	refreshes, cancel := context.WithTimeout(ctx, refreshWithin)
+	defer cancel()
+	a.pages.fanout.Stop(refreshes)
 	done := make(chan error, len(a.live))
 	for _, h := range a.live {
 		go func() { done <- h.Shutdown(ctx) }()

@@ -66,6 +66,29 @@ func TestPages_AreThere(t *testing.T) {
 	}
 }
 
+// What never changes is in the page, and costs no refresh and no connection.
+func TestLivePages_SendOnlyWhatLives(t *testing.T) {
+	server := newServer(t)
+	for path, lives := range map[string]string{counterPage: "Counter: ", presencePage: "user(s) online"} {
+		v := newVisitor(t, server)
+		fixed := []string{"<!DOCTYPE html>", "<title>", "<nav", "<h1>", "Try:", "</html>"}
+		_, page := v.send(http.MethodGet, path, "", "")
+		ws, err := v.dial(path)
+		require.NoError(t, err)
+		defer ws.Close()
+		_, first, err := ws.ReadMessage()
+		require.NoError(t, err)
+		assert.Contains(t, string(first), lives)
+		for _, text := range append(fixed, lives) {
+			assert.Equal(t, 1, strings.Count(page, text), "%s in the page", text)
+		}
+		for _, text := range fixed {
+			escaped, _ := json.Marshal(text)
+			assert.NotContains(t, string(first), strings.Trim(string(escaped), `"`))
+		}
+	}
+}
+
 func TestLivePages_TellHTMLFromJSON(t *testing.T) {
 	server := newServer(t)
 	for _, path := range []string{counterPage, presencePage} {

@@ -45,6 +45,18 @@ func TestFanout_CrowdThatClicksSteadilyAgreesAndIsNotFlooded(t *testing.T) {
 	assert.LessOrEqual(t, got.empty, got.frames/20)
 }
 
+func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
+	stingy := fanout.Options{Budget: 1e-9} // with any tab at all, hours between two refreshes
+	server := newServerWith(t, Config{Fanout: stingy})
+	tb, peer := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)
+	tb.increment()
+	peer.shows("Counter: 1")
+	tb.increment()
+	tb.shows("Counter: 2")
+	<-time.After(4 * fanout.DefaultInterval)
+	peer.never("Counter: 2")
+}
+
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	const tabs, clicks = 200, 1000
 	c := openCrowd(t, newServer(t), counterPage, tabs)
@@ -58,8 +70,40 @@ func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(time.Since(begin), fanout.DefaultInterval))
 }
 
+// As many clicks at once as the rate limit lets through: every one is answered,
+// and the answers fit into the send queue.
+func TestFanout_FastFingersAreNotCutOff(t *testing.T) {
+	const tabs, perTab = 20, 200
+	c := openCrowd(t, newServer(t), counterPage, tabs)
+	c.expect(tabs * perTab)
+	c.clickAtOnce(tabs * perTab)
+	assert.True(t, c.awaitNumber(soon))
+	got := c.count(tabs * perTab)
+	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+}
+
+func TestFanout_JoinsAndLeavesAreMerged(t *testing.T) {
+	server := newServer(t)
+	watching := newVisitor(t, server).open(presencePage)
+	tabs := make([]*tab, 5)
+	for i := range tabs {
+		tabs[i] = newVisitor(t, server).open(presencePage)
+	}
+	begin := time.Now()
+	for range 30 {
+		for _, tb := range tabs {
+			tb.join("guest")
+			tb.leave()
+		}
+	}
+	tabs[0].join("the last")
+	watching.shows("the last")
+	watching.shows("1 user(s) online")
+	assert.LessOrEqual(t, watching.frameCount()-1, refreshesIn(time.Since(begin), fanout.DefaultInterval))
+}
+
 func TestFanout_CrowdThatJoinsAtOnceIsAHandfulOfRefreshes(t *testing.T) {
-	const tabs = 500
+	const tabs = 200
 	c := openCrowd(t, newServer(t), presencePage, tabs)
 	begin := time.Now()
 	c.expect(tabs)

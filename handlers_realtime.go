@@ -15,12 +15,12 @@ import (
 // The pattern of both pages: shared state lives in the controller behind a
 // mutex. An action changes it, puts the result into its own tab's state, and
 // publishes. A refresh carries no data: every other tab reads the shared state
-// again, so a refresh that is merged or dropped leaves no tab wrong as long as
-// one runs after the last change.
+// again. So refreshes can be merged, as package fanout does, and no tab is wrong
+// as long as one runs after the last change.
 
 // What a refresh of one tab costs in CPU time, from the dispatch to the socket,
-// measured with 500 tabs and more. Where many tabs are open, refreshes are as far
-// apart as that needs.
+// measured with 500 tabs and more. The more tabs are open, the further apart it
+// keeps their refreshes.
 const (
 	counterCost  = 50 * time.Microsecond
 	presenceCost = 400 * time.Microsecond // with a full list of names; with one name 140

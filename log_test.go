@@ -32,7 +32,7 @@ func (l lines) take() (got []string) {
 
 func TestLog_CountsWhatRepeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		logged := make(lines, 100)
+		logged := make(lines, 2000)
 		logger, flush := newLogger(logged, slog.LevelInfo, false)
 		drop := func(times int) {
 			for i := range times {

@@ -38,6 +38,18 @@ func TestProgram(t *testing.T) {
 		assert.Empty(t, p.log(t))
 	})
 
+	t.Run("counts what it leaves out of the log, until it stops", func(t *testing.T) {
+		p := start(t, exe)
+		for range repeatsLogged + 3 {
+			tb := newVisitor(t, p.url).open(counterPage)
+			require.NoError(t, tb.ws.WriteMessage(websocket.BinaryMessage, []byte("binary")))
+			tb.settle()
+		}
+		assert.Equal(t, repeatsLogged, strings.Count(p.log(t), "binary frames ignored"))
+		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
+		assert.Contains(t, p.log(t), `msg="binary frames ignored" left_out=3`)
+	})
+
 	t.Run("logs visits at debug level, without the session cookie", func(t *testing.T) {
 		p := start(t, exe, "-log-level", "debug")
 		log := visit(t, p)

@@ -1,6 +1,7 @@
 // Package wsconn upgrades requests to WebSocket connections that are stricter
 // and quieter than the framework's own: only text frames are messages, a peer
-// who vanished is noticed, and an ordinary close is not a warning.
+// who vanished is noticed, an ordinary close is not a warning, and a refresh that
+// changes nothing is not sent.
 package wsconn
 
 import (
@@ -41,9 +42,6 @@ type Upgrader struct {
 	open      atomic.Int64
 }
 
-// Open is how many connections are open now.
-func (u *Upgrader) Open() int { return int(u.open.Load()) }
-
 // New returns an Upgrader that logs to log.
 func New(log *slog.Logger, heartbeat Heartbeat) *Upgrader {
 	heartbeat.Ping = cmp.Or(heartbeat.Ping, DefaultPing)
@@ -73,6 +71,9 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	time.AfterFunc(u.heartbeat.Ping, c.ping)
 	return c, nil
 }
+
+// Open is how many connections are open now.
+func (u *Upgrader) Open() int { return int(u.open.Load()) }
 
 type conn struct {
 	*websocket.Conn
