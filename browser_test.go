@@ -181,12 +181,7 @@ func TestBrowser_HiddenTabStaysAndIsStillJoinedWhenShown(t *testing.T) {
 	alice.watchForm()
 	peer.shows("1 user(s) online")
 	peer.startHistory()
-	alice.countConnects()
-
-	browser.load(server + "/").run(page.BringToFront())
-	alice.waitUntil(`document.hidden`, "a hidden tab")
-	<-time.After(3200 * time.Millisecond) // longer than the timeout; the client reconnects after 3 s
-	alice.run(page.BringToFront())
+	alice.hideForAWhile(browser, server)
 	alice.waitUntil(`connects > 0`, "the client's new socket")
 	alice.shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
 	peer.noChange()
@@ -406,27 +401,29 @@ func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
 	sockets.waitFor(t, map[string]int{})
 }
 
-func TestBrowser_SlowNavigationOpensOneSocket(t *testing.T) {
+func TestBrowser_SlowReturnOpensOneSocket(t *testing.T) {
+	var slow atomic.Bool
 	var opened atomic.Int64
 	server := newServerBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == presencePage && r.Method == http.MethodHead { // the client asks before it connects
+			if r.Method == http.MethodHead && slow.Load() { // the client asks before it connects
 				<-time.After(1500 * time.Millisecond)
 			}
-			if r.URL.Path == presencePage && livetemplate.WSIsUpgrade(r) {
+			if livetemplate.WSIsUpgrade(r) {
 				opened.Add(1)
 			}
 			app.ServeHTTP(w, r)
 		})
 	})
-	tb := newBrowser(t).open(server + counterPage)
-	tb.eval(`void setTimeout(() => document.querySelector("nav a[href='/realtime/presence']").click())`)
-	tb.shows("Presence Tracking")
-	tb.waitUntil(live, "a live page")
+	browser := newBrowser(t)
+	tb := browser.open(server + presencePage)
 	tb.join("Alice")
+	slow.Store(true)
+	tb.hideForAWhile(browser, server)
+	tb.waitUntil(`connects > 0`, "the client's new socket")
 	<-time.After(2 * time.Second) // a second attempt would be through by now
-	assert.EqualValues(t, 1, opened.Load())
-	newVisitor(t, server).open(presencePage).shows("1 user(s) online")
+	assert.EqualValues(t, 2, opened.Load(), "the first, and the one after the return")
+	tb.shows("1 user(s) online Logged in as Alice")
 }
 
 func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T) {
@@ -840,6 +837,17 @@ func (tb *browserTab) shows(want string) {
 func (tb *browserTab) reload() {
 	tb.t.Helper()
 	tb.run(chromedp.Reload())
+}
+
+// hideForAWhile puts another tab before this one, for so long that the client
+// reconnects when it is shown again, and counts connects from there on.
+func (tb *browserTab) hideForAWhile(b *browser, server string) {
+	tb.t.Helper()
+	tb.countConnects()
+	b.load(server + "/").run(page.BringToFront())
+	tb.waitUntil(`document.hidden`, "a hidden tab")
+	<-time.After(3200 * time.Millisecond)
+	tb.run(page.BringToFront())
 }
 
 // countConnects counts, in the page's connects, the sockets it opens from now on.
