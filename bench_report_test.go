@@ -66,8 +66,8 @@ client runs in the same process: CPU and memory are those of both ends.
 
 // The summary in the README stands between these.
 const (
-	inReadmeAfter  = "<!-- written by make bench -->\n"
-	inReadmeBefore = "<!-- until here -->\n"
+	inReadmeAfter  = "<!-- written by make bench -->\n\n"
+	inReadmeBefore = "\n<!-- until here -->\n"
 )
 
 var inReadme = regexp.MustCompile(`(?s)` + inReadmeAfter + `.*` + inReadmeBefore)

@@ -49,7 +49,9 @@ func BenchmarkFanout(b *testing.B) {
 				results = append(results, r)
 			})
 		}
-		check(b, tabs, byName[hubSystem.name], byName[documentedSystem.name], byName[appSystem.name])
+		if len(byName) == len(systems) { // all of them were asked for
+			check(b, tabs, byName[hubSystem.name], byName[documentedSystem.name], byName[appSystem.name])
+		}
 	}
 	if len(results) == len(systems)*len(crowds) {
 		require.NoError(b, os.WriteFile("docs/bench.md", []byte(table(results)), 0o644))

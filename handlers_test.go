@@ -71,15 +71,6 @@ func TestCounter_CrowdCountsEveryClick(t *testing.T) {
 	assert.Contains(t, newVisitor(t, server).get(counterPage), "Counter: 1000 ")
 }
 
-func TestCounter_FastFingerLosesNoClick(t *testing.T) {
-	server := newServer(t)
-	tb := newVisitor(t, server).open(counterPage)
-	for range 100 {
-		tb.increment()
-	}
-	tb.shows("Counter: 100")
-}
-
 func TestCounter_EveryClickCountsOrIsAnsweredThatItWasTooFast(t *testing.T) {
 	server := newServer(t)
 	flood, peer := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)

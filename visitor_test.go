@@ -244,7 +244,6 @@ type tab struct {
 	frames   int
 	settled  int
 	answered string   // the action that the server answered last
-	empty    int      // frames that were refreshes and changed nothing
 	refused  int      // answers that an action came too fast
 	history  []string // what the tab has read since startHistory, without repeats
 	err      error    // why the socket ended
@@ -267,13 +266,12 @@ func (tb *tab) read() {
 		if err == nil {
 			tb.tree = merge(tb.tree, frame.Tree)
 			tb.frames++
-			switch {
-			case frame.Meta.Action == wsconn.SlowDown:
+			switch frame.Meta.Action {
+			case "":
+			case wsconn.SlowDown:
 				tb.refused++
-			case frame.Meta.Action != "":
+			default:
 				tb.answered = frame.Meta.Action
-			case len(frame.Tree) == 0:
-				tb.empty++
 			}
 			tb.remember()
 		}
