@@ -70,9 +70,8 @@ func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(time.Since(begin), fanout.DefaultInterval))
 }
 
-// As many clicks at once as the rate limit lets through: every one is answered,
-// and the answers fit into the send queue.
-func TestFanout_FastFingersAreNotCutOff(t *testing.T) {
+// As many clicks at once as the rate limit lets through.
+func TestFanout_FastFingersLoseNoClick(t *testing.T) {
 	const tabs, perTab = 20, 200
 	c := openCrowd(t, newServer(t), counterPage, tabs)
 	c.expect(tabs * perTab)
@@ -80,6 +79,25 @@ func TestFanout_FastFingersAreNotCutOff(t *testing.T) {
 	assert.True(t, c.awaitNumber(soon))
 	got := c.count(tabs * perTab)
 	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+}
+
+// Far more than that: every click counts, or is answered that it was too fast.
+func TestFanout_FloodIsAnsweredToTheLastClick(t *testing.T) {
+	const tabs, perTab = 20, 1000
+	c := openCrowd(t, newServer(t), counterPage, tabs)
+	c.clickAtOnce(tabs * perTab)
+	var got tally
+	require.EventuallyWithT(t, func(check *assert.CollectT) {
+		got = c.count(0)
+		assert.Zero(check, got.unanswered)
+	}, soon, 10*time.Millisecond)
+	assert.Equal(t, tabs*perTab, got.clicks)
+	assert.Positive(t, got.refused)
+	counted := int64(got.clicks - got.refused)
+	assert.EventuallyWithT(t, func(check *assert.CollectT) {
+		got = c.count(counted)
+		assert.Zero(check, got.cutOff+got.wrong)
+	}, soon, 10*time.Millisecond)
 }
 
 func TestFanout_JoinsAndLeavesAreMerged(t *testing.T) {
@@ -306,8 +324,12 @@ func (c *crowd) awaitNumber(within time.Duration) bool {
 // clickAtOnce clicks so many times, in as many tabs, at once.
 func (c *crowd) clickAtOnce(clicks int) {
 	var clicking sync.WaitGroup
-	for i := range clicks {
-		clicking.Go(c.tabs[i%len(c.tabs)].click)
+	for i := range min(clicks, len(c.tabs)) {
+		clicking.Go(func() {
+			for n := i; n < clicks; n += len(c.tabs) {
+				c.tabs[i].click()
+			}
+		})
 	}
 	clicking.Wait()
 }
@@ -329,9 +351,10 @@ func (c *crowd) clickSteadily(perSecond int, duration time.Duration) (clicks int
 
 // tally is what happened to a crowd.
 type tally struct {
-	clicks, refused, cutOff, wrong int
-	frames, mostFrames, empty      int
-	mostRefreshes                  int // frames of one tab that were no answers
+	clicks, refused, unanswered int
+	cutOff, wrong               int
+	frames, mostFrames, empty   int
+	mostRefreshes               int // frames of one tab that were no answers
 }
 
 // count is what has happened since the tabs were opened. Wrong are those that do
@@ -342,6 +365,7 @@ func (c *crowd) count(number int64) tally {
 		tb.mu.Lock()
 		sum.clicks += len(tb.made) + len(tb.clicked) + tb.refused
 		sum.refused += tb.refused
+		sum.unanswered += len(tb.clicked)
 		sum.frames += tb.frames
 		sum.mostFrames = max(sum.mostFrames, tb.frames)
 		sum.mostRefreshes = max(sum.mostRefreshes, tb.frames-len(tb.made)-tb.refused)

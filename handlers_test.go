@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"html/template"
 	"net/http"
 	"net/url"
@@ -69,24 +68,6 @@ func TestCounter_CrowdCountsEveryClick(t *testing.T) {
 		tb.shows("Counter: 1000")
 	}
 	assert.Contains(t, newVisitor(t, server).get(counterPage), "Counter: 1000 ")
-}
-
-func TestCounter_EveryClickCountsOrIsAnsweredThatItWasTooFast(t *testing.T) {
-	server := newServer(t)
-	flood, peer := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)
-	const clicks = 1000
-	for range clicks {
-		flood.increment()
-	}
-	flood.waitFor(func() bool { return flood.refused > 0 && flood.frames > clicks }, "an answer to every click")
-	flood.mu.Lock()
-	counted := clicks - flood.refused
-	flood.mu.Unlock()
-	for _, tb := range []*tab{flood, peer} {
-		tb.shows(fmt.Sprintf("Counter: %d Increment", counted))
-	}
-	peer.increment()
-	flood.shows(fmt.Sprintf("Counter: %d Increment", counted+1))
 }
 
 func TestCounter_RefreshThatChangesNothingIsNotSent(t *testing.T) {

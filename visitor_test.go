@@ -26,7 +26,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/presence"
-	"realtime/internal/wsconn"
 )
 
 const (
@@ -244,7 +243,6 @@ type tab struct {
 	frames   int
 	settled  int
 	answered string   // the action that the server answered last
-	refused  int      // answers that an action came too fast
 	history  []string // what the tab has read since startHistory, without repeats
 	err      error    // why the socket ended
 }
@@ -266,11 +264,7 @@ func (tb *tab) read() {
 		if err == nil {
 			tb.tree = merge(tb.tree, frame.Tree)
 			tb.frames++
-			switch frame.Meta.Action {
-			case "":
-			case wsconn.SlowDown:
-				tb.refused++
-			default:
+			if frame.Meta.Action != "" {
 				tb.answered = frame.Meta.Action
 			}
 			tb.remember()

@@ -286,3 +286,39 @@ func TestUpgrader_CountsOpenConnections(t *testing.T) {
 	open[1].WriteMessage(websocket.CloseMessage, nil)
 	assert.Eventually(t, func() bool { return upgrader.Open() == 1 }, time.Second, time.Millisecond)
 }
+
+func TestReadMessage_WaitsForAnswers(t *testing.T) {
+	read, answer := make(chan bool, 2*MaxUnanswered), make(chan bool)
+	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
+		go func() {
+			for range answer {
+				conn.WriteMessage(websocket.TextMessage, []byte("answer"))
+			}
+		}()
+		for {
+			if _, _, err := conn.ReadMessage(); err != nil {
+				return
+			}
+			read <- true
+		}
+	})
+	ws, _, err := dial(t, server, "")
+	require.NoError(t, err)
+	for range 2 * MaxUnanswered {
+		require.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte("message")))
+	}
+	for range MaxUnanswered {
+		receive(t, read)
+	}
+	for range 3 {
+		select {
+		case <-read:
+			require.FailNow(t, "read although too many wait for an answer")
+		case <-time.After(noAnswer / 20):
+		}
+		answer <- true
+		receive(t, read)
+	}
+	receive(t, read) // the rest get no answer at all, and are read in the end
+	close(answer)
+}
