@@ -46,9 +46,9 @@ client runs in the same process: CPU and memory are those of both ends.
 - **burst**: 1,000 clicks at once, until every tab shows the last number; the median of %d. > %.0f s: not by then.
 - **steady**: %d clicks a second, but at most 5 in each tab, for %.0f s. Staleness is how old the oldest change was that a
   tab had not shown, whenever it showed a new number. Settled: after the last click.
-- **lost**: clicks that did not count within that time, or never.
+- **not counted**: clicks that did not count by then, or never.
 
-| tabs | server | one click p50 / p99 | CPU for it, a tab | memory of an idle tab | burst | lost / cut off | staleness p99 | settled | frames a second, busiest tab | CPU a frame | frames that change nothing |
+| tabs | server | one click p50 / p99 | CPU for it, a tab | memory of an idle tab | burst | not counted / cut off | staleness p99 | settled | frames a second, busiest tab | CPU a frame | frames that change nothing |
 |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 `, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH, bursts, patience.Seconds(), steadyPerSecond, steadyFor.Seconds())
 	for _, r := range results {
@@ -75,7 +75,7 @@ var inReadme = regexp.MustCompile(`(?s)` + inReadmeAfter + `.*` + inReadmeBefore
 // summary is the part of the table that the README quotes.
 func summary(results []result) string {
 	var out strings.Builder
-	fmt.Fprint(&out, `| tabs | server | one click, p50 | 1,000 clicks at once | clicks lost / tabs cut off | 500 clicks a second: staleness, p99 | memory of an idle tab |
+	fmt.Fprint(&out, `| tabs | server | one click, p50 | 1,000 clicks at once | clicks not counted / tabs cut off | 500 clicks a second: staleness, p99 | memory of an idle tab |
 |--:|---|--:|--:|--:|--:|--:|
 `)
 	for _, r := range results {

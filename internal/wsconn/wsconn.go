@@ -128,7 +128,7 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 // that each clicked 1,000 times at once, where now every click is answered.
 const MaxUnanswered = 64
 
-// noAnswer is how long an answer may take. Some messages never get one.
+// noAnswer is how long to wait for an answer. Some messages never get one.
 const noAnswer = time.Second
 
 // awaitAnswers waits until the peer may be read from.
