@@ -134,9 +134,9 @@ func liveOptions(upgrader livetemplate.WSUpgrader) []livetemplate.Option {
 		// A full send queue cuts its tab off. It holds the answers that a peer may
 		// wait for, and refreshes: of 100 tabs that each clicked 200 times at once,
 		// 73 were cut off with 64, none with 128. An idle tab pays 8 bytes for each.
-		livetemplate.WithWebSocketBufferSize(2*wsconn.MaxUnanswered),
-		// Clicks above the limit are lost. The default, 20 and then 10 a second,
-		// loses a fast finger's; key repeat stays under 50 a second.
+		livetemplate.WithWebSocketBufferSize(2 * wsconn.MaxUnanswered),
+		// Clicks above the limit do not count, and the page says so. The default, 20
+		// and then 10 a second, meets a fast finger; key repeat is under 50 a second.
 		livetemplate.WithMessageRateLimit(50, 200),
 	}
 }
