@@ -52,7 +52,7 @@ client runs in the same process: CPU and memory are those of both ends.
 |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 `, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH, bursts, patience.Seconds(), steadyPerSecond, steadyFor.Seconds())
 	for _, r := range results {
-		fmt.Fprintf(&out, "| %d | %s | %s / %s | %d µs | %.1f kB |", r.tabs, r.system, short(r.clickP50), short(r.clickP99),
+		fmt.Fprintf(&out, "| %d | %s | %s / %s | %d µs | %.1f kB |", r.tabs, r.name, short(r.clickP50), short(r.clickP99),
 			r.clickCPU.Microseconds(), float64(r.idle)/1000)
 		if r.pages {
 			fmt.Fprintln(&out, " | | | | | | |")
@@ -82,7 +82,7 @@ func summary(results []result) string {
 		if r.tabs < 1000 || r.pages {
 			continue
 		}
-		fmt.Fprintf(&out, "| %d | %s | %s | %s | %d / %d | %s | %.0f kB |\n", r.tabs, r.system, short(r.clickP50),
+		fmt.Fprintf(&out, "| %d | %s | %s | %s | %d / %d | %s | %.0f kB |\n", r.tabs, r.name, short(r.clickP50),
 			orTooLong(r.burst), r.lost, r.cutOff, orTooLong(r.staleP99), float64(r.idle)/1000)
 	}
 	return out.String()
@@ -162,7 +162,7 @@ func plot(results []result) string {
 			class := strings.ReplaceAll(name, " ", "-")
 			path := "M"
 			for _, r := range results {
-				if r.system == name {
+				if r.name == name {
 					path += fmt.Sprintf(" %.1f %.1f", x(r.tabs), y(p.value(r)))
 					fmt.Fprintf(&out, `<circle class="%s" cx="%.1f" cy="%.1f" r="3.5"/>`, class, x(r.tabs), y(p.value(r)))
 				}

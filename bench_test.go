@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"html/template"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -65,36 +63,16 @@ func BenchmarkFanout(b *testing.B) {
 
 // Every tab clicks ten times a second, and all of them agree in the end.
 func BenchmarkFanout_EveryTabClicks(b *testing.B) {
-	const tabs, perTab, duration = 200, 10, 5 * time.Second
-	const clicks = tabs * perTab * int(duration/time.Second)
-	c := openCrowd(b, newServer(b), counterPage, tabs)
-	c.expect(int64(clicks))
-	begin := time.Now()
-	c.clickSteadily(tabs*perTab, duration)
-	assert.True(b, c.awaitNumber(patience))
-	took := time.Since(begin)
-	got := c.count(int64(clicks))
-	assert.Equal(b, clicks, got.clicks)
-	assert.Zero(b, got.refused+got.cutOff+got.wrong)
-	perSecond := float64(got.mostFrames) / took.Seconds()
-	assert.LessOrEqual(b, perSecond, 35.0, "frames a second of the busiest tab")
-	assert.LessOrEqual(b, got.empty, got.frames/20)
+	const duration = 5 * time.Second
+	got, took := everyTabClicks(b, 200, 10, duration)
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(perSecond, "frames/s/tab")
+	b.ReportMetric(float64(got.mostFrames)/took.Seconds(), "frames/s/tab")
 	b.ReportMetric(float64((took - duration).Milliseconds()), "settled-ms")
 }
 
 // 500 people join at once: a handful of refreshes for each of them.
 func BenchmarkFanout_EverybodyJoins(b *testing.B) {
-	const tabs = 500
-	c := openCrowd(b, newServer(b), presencePage, tabs)
-	c.expect(tabs)
-	begin := time.Now()
-	c.clickAtOnce(tabs)
-	assert.True(b, c.awaitNumber(patience))
-	took := time.Since(begin)
-	got := c.count(tabs)
-	assert.Zero(b, got.refused+got.cutOff+got.wrong)
+	got, took := atOnce(b, presencePage, 500, 500)
 	assert.LessOrEqual(b, got.mostRefreshes, 10)
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(got.mostRefreshes), "refreshes/tab")
@@ -119,9 +97,8 @@ var systems = []system{hubSystem, documentedSystem, wholePageSystem, appSystem}
 
 // result is what was measured of a system with so many tabs.
 type result struct {
-	system string
-	tabs   int
-	pages  bool
+	system
+	tabs int
 
 	idle       int // bytes per tab
 	clickP50   time.Duration
@@ -139,7 +116,7 @@ type result struct {
 }
 
 func measure(b *testing.B, s system, tabs int) result {
-	r := result{system: s.name, tabs: tabs, pages: s.pages}
+	r := result{system: s, tabs: tabs}
 	url := s.serve(b)
 	empty := memory()
 	c := openCrowd(b, url, counterPage, tabs)
@@ -157,8 +134,8 @@ func measure(b *testing.B, s system, tabs int) result {
 		c = openCrowd(b, s.serve(b), counterPage, tabs)
 		clicks, before, loaded = 0, tally{}, tally{}
 	}
-	clicks += r.steadyLoad(c, clicks, loaded)
-	loaded = c.count(int64(clicks))
+	more, loaded := r.steadyLoad(c, clicks, loaded)
+	clicks += more
 	r.add(loaded, c, clicks)
 	r.emptyShare = float64(loaded.empty-before.empty) / float64(max(1, loaded.frames-before.frames))
 	return r
@@ -185,7 +162,7 @@ func (r *result) burstsOf(c *crowd, before int) (clicks int) {
 }
 
 // steadyLoad measures a steady stream of clicks, after others before.
-func (r *result) steadyLoad(c *crowd, before int, loaded tally) (clicks int) {
+func (r *result) steadyLoad(c *crowd, before int, loaded tally) (clicks int, after tally) {
 	for _, tb := range c.tabs {
 		tb.mu.Lock()
 		tb.seen = nil
@@ -198,11 +175,11 @@ func (r *result) steadyLoad(c *crowd, before int, loaded tally) (clicks int) {
 	begin := time.Now()
 	c.awaitNumber(patience)
 	r.settled = time.Since(begin)
-	after := c.count(int64(before + clicks))
+	after = c.count(int64(before + clicks))
 	r.steadyCPU = (cpuTime() - cpu) / time.Duration(max(1, after.frames-loaded.frames))
 	r.mostFrames = after.mostFrames - loaded.mostFrames
 	r.staleP99 = percentile(c.staleness(), 99)
-	return clicks
+	return clicks, after
 }
 
 // singleClicks measures clicks that find everybody at rest.
@@ -342,8 +319,6 @@ func (h *hub) frame(action string) []byte {
 // fixed text and the layout too: merged as this app does it, or as documented,
 // with one publish for each click and every option left alone.
 func serveWholePage(b *testing.B, merged bool) string {
-	assets, err := newAssets(os.DirFS("static"))
-	require.NoError(b, err)
 	app, err := NewApp(Config{})
 	require.NoError(b, err)
 	p := app.pages
@@ -353,7 +328,7 @@ func serveWholePage(b *testing.B, merged bool) string {
 	}
 	opts = append(opts,
 		livetemplate.WithComponentTemplates(&livetemplate.TemplateSet{
-			FS: embedded, Pattern: "templates/assets.tmpl", Funcs: template.FuncMap{"asset": assets.lookup},
+			FS: embedded, Pattern: "templates/assets.tmpl", Funcs: p.funcs,
 		}),
 		livetemplate.WithParseFS(embedded, "templates/layout.tmpl", "templates/realtime/multi-user-sync.tmpl"))
 	t, err := livetemplate.New("multi-user-sync", opts...)
@@ -388,10 +363,7 @@ func (c *documentedController) Increment(s MultiUserSyncState, ctx *livetemplate
 
 // memory is what the heap and the stacks hold.
 func memory() int {
-	var stats runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&stats)
+	stats := collected()
 	return int(stats.HeapAlloc + stats.StackInuse)
 }
 

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net/http"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,23 +24,8 @@ import (
 func refreshesIn(d, interval time.Duration) int { return int(d/interval) + 2 }
 
 func TestFanout_CrowdThatClicksSteadilyAgreesAndIsNotFlooded(t *testing.T) {
-	const tabs, perTab = 50, 10
-	c := openCrowd(t, newServer(t), counterPage, tabs)
-	begin := time.Now()
-	const duration = 3 * time.Second
-	clicks := tabs * perTab * int(duration/time.Second)
-	c.expect(int64(clicks))
-	require.Equal(t, clicks, c.clickSteadily(tabs*perTab, duration))
-	require.True(t, c.awaitNumber(soon), "every tab shows %d: %+v", clicks, c.count(int64(clicks)))
-	took := time.Since(begin)
-
-	<-time.After(2 * fanout.DefaultInterval) // the last refresh may be an empty one
-	got := c.count(int64(clicks))
-	assert.Equal(t, clicks, got.clicks)
-	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+	got, took := everyTabClicks(t, 50, 10, 3*time.Second)
 	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(took, fanout.DefaultInterval))
-	assert.LessOrEqual(t, got.mostFrames, int(35*took.Seconds()))
-	assert.LessOrEqual(t, got.empty, got.frames/20)
 }
 
 func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
@@ -58,27 +41,12 @@ func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
 }
 
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
-	const tabs, clicks = 200, 1000
-	c := openCrowd(t, newServer(t), counterPage, tabs)
-	begin := time.Now()
-	c.expect(clicks)
-	c.clickAtOnce(clicks)
-	require.True(t, c.awaitNumber(soon), "every tab shows %d: %+v", clicks, c.count(clicks))
-	got := c.count(clicks)
-	assert.Equal(t, clicks, got.clicks)
-	assert.Zero(t, got.refused+got.cutOff+got.wrong)
-	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(time.Since(begin), fanout.DefaultInterval))
+	got, took := atOnce(t, counterPage, 200, 1000)
+	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(took, fanout.DefaultInterval))
 }
 
-// As many clicks at once as the rate limit lets through.
 func TestFanout_FastFingersLoseNoClick(t *testing.T) {
-	const tabs, perTab = 20, 200
-	c := openCrowd(t, newServer(t), counterPage, tabs)
-	c.expect(tabs * perTab)
-	c.clickAtOnce(tabs * perTab)
-	assert.True(t, c.awaitNumber(soon))
-	got := c.count(tabs * perTab)
-	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+	atOnce(t, counterPage, 20, 20*200) // as many as the rate limit lets through
 }
 
 // Far more than that: every click counts, or is answered that it was too fast.
@@ -122,15 +90,38 @@ func TestFanout_JoinsAndLeavesAreMerged(t *testing.T) {
 
 func TestFanout_CrowdThatJoinsAtOnceIsAHandfulOfRefreshes(t *testing.T) {
 	const tabs = 200
-	c := openCrowd(t, newServer(t), presencePage, tabs)
-	begin := time.Now()
-	c.expect(tabs)
-	c.clickAtOnce(tabs)
-	require.True(t, c.awaitNumber(soon), "every tab shows %d: %+v", tabs, c.count(tabs))
-	got := c.count(tabs)
-	assert.Zero(t, got.refused+got.cutOff+got.wrong)
+	got, took := atOnce(t, presencePage, tabs, tabs)
 	interval := max(fanout.DefaultInterval, 2*tabs*presenceCost/time.Duration(runtime.GOMAXPROCS(0)))
-	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(time.Since(begin), interval))
+	assert.LessOrEqual(t, got.mostRefreshes, refreshesIn(took, interval))
+}
+
+// atOnce lets a crowd click at once. Every click counts, and all tabs agree.
+func atOnce(t testing.TB, path string, tabs, clicks int) (got tally, took time.Duration) {
+	t.Helper()
+	c := openCrowd(t, newServer(t), path, tabs)
+	begin := time.Now()
+	c.expect(int64(clicks))
+	c.clickAtOnce(clicks)
+	return c.agrees(clicks), time.Since(begin)
+}
+
+// everyTabClicks lets every tab of a crowd click at a rate. Every click counts,
+// all tabs agree, and none is flooded.
+func everyTabClicks(t testing.TB, tabs, perSecond int, duration time.Duration) (got tally, took time.Duration) {
+	t.Helper()
+	c := openCrowd(t, newServer(t), counterPage, tabs)
+	clicks := tabs * perSecond * int(duration/time.Second)
+	begin := time.Now()
+	c.expect(int64(clicks))
+	require.Equal(t, clicks, c.clickSteadily(tabs*perSecond, duration))
+	c.agrees(clicks)
+	took = time.Since(begin)
+
+	<-time.After(2 * fanout.DefaultInterval) // the last refresh may be an empty one
+	got = c.agreed(clicks)
+	assert.LessOrEqual(t, float64(got.mostFrames), 35*took.Seconds(), "frames of the busiest tab")
+	assert.LessOrEqual(t, got.empty, got.frames/20)
+	return got, took
 }
 
 // crowd is many visitors with one tab each, on a page or on anything that speaks
@@ -138,8 +129,8 @@ func TestFanout_CrowdThatJoinsAtOnceIsAHandfulOfRefreshes(t *testing.T) {
 type crowd struct {
 	t      testing.TB
 	tabs   []*onlooker
-	action string // what a click does
-	fields string // what it sends along
+	click  []byte // what a click sends
+	answer []byte // what every answer to it holds
 
 	target  atomic.Int64 // the number that everyone is waiting for
 	missing atomic.Int64 // tabs that do not show it yet
@@ -163,10 +154,10 @@ type onlooker struct {
 	err     error // why the socket ended
 }
 
-// sight is the time at which a tab showed a number, and all those it had missed.
+// sight is the time at which a tab showed a new number, and the first it had missed.
 type sight struct {
-	first, last int64
-	at          time.Time
+	first int64
+	at    time.Time
 }
 
 // watched is how many tabs of a crowd note what they have seen.
@@ -175,9 +166,14 @@ const watched = 50
 // openCrowd opens n tabs on a page. A click is an increment or a join.
 func openCrowd(t testing.TB, server, path string, n int) *crowd {
 	t.Helper()
-	c := &crowd{t: t, tabs: make([]*onlooker, n), action: "increment", fields: `{}`, arrived: make(chan struct{}, 1)}
+	action, fields := "increment", `{}`
 	if path == presencePage {
-		c.action, c.fields = "join", `{"username":"guest"}`
+		action, fields = "join", `{"username":"guest"}`
+	}
+	c := &crowd{
+		t: t, tabs: make([]*onlooker, n), arrived: make(chan struct{}, 1),
+		click:  fmt.Appendf(nil, `{"action":%q,"data":%s}`, action, fields),
+		answer: fmt.Appendf(nil, `"action":%q`, action),
 	}
 	dialer := websocket.Dialer{
 		HandshakeTimeout: time.Minute,
@@ -190,7 +186,7 @@ func openCrowd(t testing.TB, server, path string, n int) *crowd {
 	for range 16 {
 		opening.Go(func() {
 			for i := range next {
-				ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {server}})
+				ws, err := dialPage(dialer, server, path)
 				if !assert.NoError(t, err) {
 					continue
 				}
@@ -240,7 +236,7 @@ func (tb *onlooker) read() {
 		tb.mu.Lock()
 		tb.frames++
 		switch {
-		case bytes.Contains(frame, []byte(`"action":"`+tb.crowd.action)):
+		case bytes.Contains(frame, tb.crowd.answer):
 			tb.made[number] = tb.clicked[0]
 			tb.clicked = tb.clicked[1:]
 		case bytes.Contains(frame, []byte(`"action":"`+wsconn.SlowDown)):
@@ -250,7 +246,7 @@ func (tb *onlooker) read() {
 			tb.empty++
 		}
 		if tb.watch && number > before {
-			tb.seen = append(tb.seen, sight{before + 1, number, now})
+			tb.seen = append(tb.seen, sight{before + 1, now})
 		}
 		tb.mu.Unlock()
 
@@ -300,8 +296,7 @@ func (tb *onlooker) click() {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	tb.clicked = append(tb.clicked, time.Now())
-	message := fmt.Sprintf(`{"action":%q,"data":%s}`, tb.crowd.action, tb.crowd.fields)
-	tb.ws.WriteMessage(websocket.TextMessage, []byte(message)) // of no use in a tab that was cut off
+	tb.ws.WriteMessage(websocket.TextMessage, tb.crowd.click) // of no use in a tab that was cut off
 }
 
 // expect makes number what awaitNumber waits for. Nobody shows it yet.
@@ -355,6 +350,22 @@ type tally struct {
 	cutOff, wrong               int
 	frames, mostFrames, empty   int
 	mostRefreshes               int // frames of one tab that were no answers
+}
+
+// agrees waits until every tab shows so many clicks: all that were made.
+func (c *crowd) agrees(clicks int) tally {
+	c.t.Helper()
+	require.True(c.t, c.awaitNumber(soon), "every tab shows %d: %+v", clicks, c.count(int64(clicks)))
+	return c.agreed(clicks)
+}
+
+// agreed checks that every tab shows so many clicks, and none was lost or cut off.
+func (c *crowd) agreed(clicks int) tally {
+	c.t.Helper()
+	got := c.count(int64(clicks))
+	assert.Equal(c.t, clicks, got.clicks)
+	assert.Zero(c.t, got.refused+got.cutOff+got.wrong)
+	return got
 }
 
 // count is what has happened since the tabs were opened. Wrong are those that do

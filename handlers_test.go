@@ -228,11 +228,7 @@ func TestPresence_VisitsLeaveNothingBehind(t *testing.T) {
 		Heartbeat: wsconn.Heartbeat{Ping: 50 * time.Millisecond, Timeout: soon}, // the next ping holds a closed connection
 	})
 	inUse := func() (goroutines int, heap uint64) {
-		var stats runtime.MemStats
-		runtime.GC()
-		runtime.GC() // the second empties pools
-		runtime.ReadMemStats(&stats)
-		return runtime.NumGoroutine(), stats.HeapAlloc
+		return runtime.NumGoroutine(), collected().HeapAlloc
 	}
 	comeAndGo(t, server, 1000)
 	var goroutines int

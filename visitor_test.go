@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -188,9 +189,21 @@ func (v *visitor) open(path string) *tab {
 
 // dial opens the socket of a page. Nothing reads it, or answers a ping.
 func (v *visitor) dial(path string) (*websocket.Conn, error) {
-	dialer := websocket.Dialer{Jar: v.client.Jar, HandshakeTimeout: soon}
-	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(v.base, "http")+path, http.Header{"Origin": {v.base}})
+	return dialPage(websocket.Dialer{Jar: v.client.Jar, HandshakeTimeout: soon}, v.base, path)
+}
+
+// dialPage opens the socket of a page as a script of that page does.
+func dialPage(dialer websocket.Dialer, server, path string) (*websocket.Conn, error) {
+	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {server}})
 	return ws, err
+}
+
+// collected is what is in use once nothing is left to collect.
+func collected() (stats runtime.MemStats) {
+	runtime.GC()
+	runtime.GC() // the second empties pools
+	runtime.ReadMemStats(&stats)
+	return stats
 }
 
 // act sends an action, with its fields as the browser client encodes them.

@@ -19,6 +19,8 @@ import (
 
 const interval = DefaultInterval
 
+// Tests run in a bubble of synctest, in which sleeping takes no time.
+
 // outbox is a handler that notes when it published, counted from the first.
 type outbox struct {
 	mu    sync.Mutex

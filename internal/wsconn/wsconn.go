@@ -65,7 +65,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 		return nil, err
 	}
 	u.open.Add(1)
-	c := &conn{Conn: ws, upgrader: u, wrote: make(chan struct{}, 1)}
+	c := &conn{Conn: ws, upgrader: u, unanswered: make(chan struct{}, MaxUnanswered)}
 	ws.SetPongHandler(func(string) error { c.alive(); return nil })
 	c.alive()
 	time.AfterFunc(u.heartbeat.Ping, c.ping)
@@ -82,8 +82,7 @@ type conn struct {
 	tooFast  bool // warned of; only WriteMessage uses it
 	closed   sync.Once
 
-	unanswered atomic.Int64  // messages read and frames not yet written for them, about
-	wrote      chan struct{} // holds a token after a frame was written
+	unanswered chan struct{} // holds a token for each message without an answer, about
 }
 
 // alive puts off the time at which the peer counts as gone.
@@ -105,7 +104,6 @@ func (c *conn) ping() {
 // An error is final, and closes the socket: a write that a vanished peer holds
 // up ends with it.
 func (c *conn) ReadMessage() (int, []byte, error) {
-	c.awaitAnswers()
 	for {
 		messageType, data, err := c.Conn.ReadMessage()
 		if err != nil {
@@ -114,7 +112,7 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 		}
 		c.alive()
 		if messageType == websocket.TextMessage {
-			c.unanswered.Add(1)
+			c.awaitAnswers()
 			return messageType, data, nil
 		}
 		c.warnOnce(&c.binary, "binary frames ignored")
@@ -122,7 +120,7 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 }
 
 // MaxUnanswered is how many messages of a peer may wait for their answers. Then
-// nothing more is read from that peer until one is written. Without this
+// nothing more is taken from that peer until one is written. Without this
 // back-pressure a flood fills the framework's send queue faster than that is
 // written, and the framework cuts off whoever's queue is full: all of 100 tabs
 // that each clicked 1,000 times at once, where now every click is answered.
@@ -131,26 +129,29 @@ const MaxUnanswered = 64
 // noAnswer is how long to wait for an answer. Some messages never get one.
 const noAnswer = time.Second
 
-// awaitAnswers waits until the peer may be read from.
+// awaitAnswers counts a message that was read, as soon as there is room for it.
 func (c *conn) awaitAnswers() {
-	for c.unanswered.Load() >= MaxUnanswered {
-		select {
-		case <-c.wrote:
-		case <-time.After(noAnswer):
-			c.unanswered.Store(0)
-		}
-		c.alive() // it was not the peer who was silent
+	select {
+	case c.unanswered <- struct{}{}:
+		return
+	default:
 	}
+	select {
+	case c.unanswered <- struct{}{}:
+	case <-time.After(noAnswer):
+		for range MaxUnanswered {
+			c.answered()
+		}
+		c.unanswered <- struct{}{}
+	}
+	c.alive() // it was not the peer who was silent
 }
 
 // answered counts a frame that was written. It may have been a refresh: then the
 // count is too low by one, and a little room in the send queue makes up for it.
 func (c *conn) answered() {
-	if n := c.unanswered.Load(); n > 0 {
-		c.unanswered.CompareAndSwap(n, n-1)
-	}
 	select {
-	case c.wrote <- struct{}{}:
+	case <-c.unanswered:
 	default:
 	}
 }
