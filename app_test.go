@@ -5,12 +5,16 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"html/template"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 
@@ -41,6 +45,7 @@ func TestPages_AreThere(t *testing.T) {
 		"/static/focus.js":      {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/live.js":       {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/notice.js":     {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/static/status.js":     {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/presence.js":   {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/nowhere":              {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>", `href="/"`}},
 		counterPage + "/":       {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
@@ -107,6 +112,78 @@ func TestLivePages_TellHTMLFromJSON(t *testing.T) {
 			assert.Equal(t, "private, no-cache", resp.Header.Get("Cache-Control"))
 		}
 	}
+}
+
+func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
+	v := newVisitor(t, newServer(t))
+	v.get(presencePage) // for its cookie
+	hostile := []string{`Alice`, `onfocus=alert(1)`, `" onfocus="alert(1)`, `x`, `true`}
+	join := func(tb *requestTab, i int) {
+		name := hostile[i%len(hostile)]
+		tb.act("join", map[string]any{"username": name})
+		assert.Contains(t, render(tb.tree), `id="username" name="username" value="`+template.HTMLEscapeString(name)+`" placeholder=`)
+		assert.Contains(t, readable(render(tb.tree)), notLive)
+	}
+
+	first, second := v.openWithoutSocket(presencePage), v.openWithoutSocket(presencePage)
+	for i := range 20 { // in turn
+		join(first, i)
+		second.act("presenceChanged", nil)
+		assert.NotContains(t, readable(render(second.tree)), notLive)
+		join(second, i+1)
+		first.act("leave", nil)
+		assert.NotContains(t, readable(render(first.tree)), notLive)
+		resp, _ := v.post(presencePage, url.Values{"username": {"Carol"}, "join": {""}}) // and one without scripts
+		assert.Equal(t, http.StatusOK, resp.StatusCode)
+	}
+	var tabs sync.WaitGroup
+	for i, tb := range []*requestTab{first, second} { // at once
+		tabs.Go(func() {
+			for j := range 100 {
+				join(tb, i+j)
+			}
+		})
+	}
+	tabs.Wait()
+
+	one, two := v.openWithoutSocket(counterPage), v.openWithoutSocket(counterPage)
+	for i := range 10 {
+		one.act("increment", nil)
+		assert.Contains(t, readable(render(one.tree)), fmt.Sprintf("Counter: %d ", 2*i+1))
+		two.act("increment", nil)
+		assert.Contains(t, readable(render(two.tree)), fmt.Sprintf("Counter: %d ", 2*i+2))
+	}
+}
+
+func TestLivePages_RequestsLeaveNothingBehind(t *testing.T) {
+	server := newServer(t)
+	transport := &http.Transport{MaxIdleConnsPerHost: 1}
+	visits := func() {
+		for i := range 1000 {
+			v := newVisitor(t, server)
+			v.client.Transport = transport
+			if i%2 == 0 {
+				v.get(counterPage) // for a cookie; the others post without one
+			}
+			v.click()
+			v.openWithoutSocket(counterPage).act("increment", nil)
+		}
+	}
+	visits()
+	before := collected().HeapAlloc
+	visits()
+	after := collected().HeapAlloc
+	t.Logf("%d kB, then %d kB", before>>10, after>>10)
+	assert.Less(t, after, before+300<<10, "300 bytes a visit")
+}
+
+func TestLivePages_RefuseFormsThatAreTooLong(t *testing.T) {
+	v := newVisitor(t, newServer(t))
+	resp, body := v.post(presencePage, url.Values{"username": {strings.Repeat("A", maxForm)}, "join": {""}})
+	assert.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
+	assert.Contains(t, body, "too long")
+	resp, _ = v.post(presencePage, url.Values{"username": {strings.Repeat("A", maxForm-1000)}, "join": {""}})
+	assert.Equal(t, http.StatusOK, resp.StatusCode)
 }
 
 func TestLivePages_RefuseSocketsFromOtherSites(t *testing.T) {

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"html/template"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -344,6 +347,73 @@ func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
 	}
 	assert.Contains(t, plain.get(presencePage), "0 user(s) online")
 	live.never("1 user(s) online")
+}
+
+// A page is HTML first, then a socket, and another one after a break. One change
+// of a peer lands anywhere in between.
+func TestPages_ChangeIsNeverMissed(t *testing.T) {
+	for _, row := range []struct {
+		page   string
+		visits int
+		act    func(peer *tab, i int) (want string)
+	}{
+		{counterPage, 1000, func(peer *tab, i int) string {
+			peer.increment()
+			return fmt.Sprintf("Counter: %d Increment", i+1)
+		}},
+		{presencePage, 400, func(peer *tab, i int) string {
+			if i%2 == 0 {
+				peer.join("Bob")
+				return "1 user(s) online"
+			}
+			peer.leave()
+			return "0 user(s) online"
+		}},
+	} {
+		t.Run(row.page, func(t *testing.T) {
+			// Without waiting for the next interval there are many changes in little time.
+			server := newServerWith(t, Config{Fanout: fanout.Options{Interval: time.Millisecond}})
+			var peers []*tab // several, since each may change 50 times a second only
+			for range 10 {
+				peers = append(peers, newVisitor(t, server).open(row.page))
+			}
+			var done atomic.Bool
+			var crowd sync.WaitGroup
+			defer crowd.Wait()
+			defer done.Store(true)
+			for range 4 { // come and go, and hold up each other's subscriptions
+				v := newVisitor(t, server)
+				v.get(row.page) // for its cookie
+				crowd.Go(func() {
+					for !done.Load() {
+						ws, err := v.dial(row.page)
+						if assert.NoError(t, err) {
+							ws.ReadMessage()
+							ws.Close()
+						}
+					}
+				})
+			}
+
+			visit := 5 * time.Millisecond
+			for seed := range row.visits {
+				random := rand.New(rand.NewPCG(uint64(seed), 0))
+				connects, delay := 1+random.IntN(2), time.Duration(random.Int64N(int64(visit)))
+				want := make(chan string, 1)
+				time.AfterFunc(delay, func() { want <- row.act(peers[seed/2%10], seed) })
+
+				began := time.Now()
+				tb := newVisitor(t, server).open(row.page)
+				for range connects - 1 {
+					tb.close()
+					tb.connect()
+				}
+				visit = (visit*9 + time.Since(began)*3/2) / 10 // so that some changes come after it
+				tb.shows(<-want)
+				tb.close()
+			}
+		})
+	}
 }
 
 func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"html/template"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/livetemplate/livetemplate"
 
@@ -74,17 +76,22 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 	if err := t.Execute(io.Discard, state); err != nil {
 		return nil, err
 	}
-	return livePage{t.Handle(controller, livetemplate.AsState(state)), before, after}, nil
+	return &livePage{LiveHandler: t.Handle(controller, livetemplate.AsState(state)), before: before, after: after}, nil
 }
 
 // livePage serves the socket of a page, and the page: its live part as it is
-// now, between the fixed text before and after it.
+// now, between the fixed text before and after it. Where no socket opens, the
+// browser client posts actions to it.
 type livePage struct {
 	livetemplate.LiveHandler
 	before, after string
+	posts         sync.Mutex // held while an action runs, never while a visitor is waited for
 }
 
-func (p livePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// maxForm bounds the body of a POST, in bytes.
+const maxForm = 16 << 10
+
+func (p *livePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if livetemplate.WSIsUpgrade(r) {
 		p.LiveHandler.ServeHTTP(w, r)
 		return
@@ -93,36 +100,67 @@ func (p livePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// in between may show one for the other.
 	w.Header().Set("Vary", "Accept")
 	w.Header().Set("Cache-Control", "private, no-cache")
-	between := &betweenText{ResponseWriter: w, page: p}
-	p.LiveHandler.ServeHTTP(between, r)
-	between.end()
+	answer := &answer{ResponseWriter: w}
+	if r.Method == http.MethodPost {
+		form, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+		if err != nil {
+			http.Error(w, "This form could not be read, or is too long.", http.StatusRequestEntityTooLarge)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(form))
+		p.post(answer, r)
+	} else {
+		p.LiveHandler.ServeHTTP(answer, r)
+	}
+	answer.send(p)
 }
 
-// betweenText puts the fixed text of a page around an answer that is HTML. Data,
-// redirects and errors stay as they are.
-type betweenText struct {
+// post runs an action and makes the framework forget its answer. It would answer
+// the next one with the difference, but keeps one answer for all tabs of a
+// browser: a tab would get what is new to another one, and show a name as an
+// attribute. A GET makes it forget.
+func (p *livePage) post(answer *answer, r *http.Request) {
+	p.posts.Lock()
+	defer p.posts.Unlock()
+	defer func() {
+		get := r.Clone(r.Context())
+		get.Method, get.Body = http.MethodGet, http.NoBody
+		for _, cookie := range (&http.Response{Header: answer.Header()}).Cookies() { // of a visit that began with the POST
+			get.AddCookie(cookie)
+		}
+		p.LiveHandler.ServeHTTP(discard{http.Header{}}, get)
+	}()
+	p.LiveHandler.ServeHTTP(answer, r)
+}
+
+// answer holds an answer back until it is complete: what the framework locks
+// while it writes must not wait for a visitor who reads slowly.
+type answer struct {
 	http.ResponseWriter
-	page  livePage
-	begun bool
-	html  bool
+	body bytes.Buffer
 }
 
-func (w *betweenText) Write(b []byte) (int, error) {
-	if !w.begun {
-		w.begun = true
-		if w.Header().Get("Content-Type") == "" { // the framework leaves a page's to be guessed
-			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		}
-		w.html = strings.HasPrefix(w.Header().Get("Content-Type"), "text/html")
-		if w.html {
-			fmt.Fprint(w.ResponseWriter, w.page.before)
-		}
+func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
+
+// send puts the fixed text of a page around an answer that is HTML. Data,
+// redirects and errors stay as they are.
+func (a *answer) send(p *livePage) {
+	if a.body.Len() == 0 {
+		return
 	}
-	return w.ResponseWriter.Write(b)
+	if a.Header().Get("Content-Type") == "" { // the framework leaves a page's to be guessed
+		a.Header().Set("Content-Type", "text/html; charset=utf-8")
+	}
+	if strings.HasPrefix(a.Header().Get("Content-Type"), "text/html") {
+		fmt.Fprint(a.ResponseWriter, p.before, a.body.String(), p.after)
+		return
+	}
+	a.body.WriteTo(a.ResponseWriter)
 }
 
-func (w *betweenText) end() {
-	if w.html {
-		fmt.Fprint(w.ResponseWriter, w.page.after)
-	}
-}
+// discard is a ResponseWriter that drops what is written.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d discard) WriteHeader(int)             {}

@@ -77,28 +77,38 @@ func serve(t testing.TB, cfg Config, proxy func(app http.Handler) http.Handler) 
 
 // network is a way to a server that can break.
 type network struct {
-	url string
+	t      testing.TB
+	url    string
+	server string
 
-	mu    sync.Mutex
-	conns []net.Conn
+	mu       sync.Mutex
+	listener net.Listener
+	conns    []net.Conn
+	clear    chan struct{} // closed while bytes get through
 }
 
 func newNetwork(t testing.TB, server string) *network {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	n := &network{url: "http://" + listener.Addr().String()}
-	t.Cleanup(func() {
-		listener.Close()
-		n.cut()
-	})
+	n := &network{t: t, server: strings.TrimPrefix(server, "http://"), clear: make(chan struct{})}
+	close(n.clear)
+	n.listen("127.0.0.1:0")
+	n.url = "http://" + n.listener.Addr().String()
+	t.Cleanup(n.leave)
+	return n
+}
+
+func (n *network) listen(addr string) {
+	n.t.Helper()
+	listener, err := net.Listen("tcp", addr)
+	require.NoError(n.t, err)
+	n.listener = listener
 	go func() {
 		for {
 			near, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			far, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
+			far, err := net.Dial("tcp", n.server)
 			if err != nil {
 				near.Close()
 				continue
@@ -106,11 +116,25 @@ func newNetwork(t testing.TB, server string) *network {
 			n.mu.Lock()
 			n.conns = append(n.conns, near, far)
 			n.mu.Unlock()
-			go func() { io.Copy(far, near); far.Close() }()
-			go func() { io.Copy(near, far); near.Close() }()
+			go n.relay(far, near)
+			go n.relay(near, far)
 		}
 	}()
-	return n
+}
+
+func (n *network) relay(to, from net.Conn) {
+	defer to.Close()
+	buf := make([]byte, 4096)
+	for {
+		size, err := from.Read(buf)
+		n.mu.Lock()
+		clear := n.clear
+		n.mu.Unlock()
+		<-clear
+		if _, writeErr := to.Write(buf[:size]); err != nil || writeErr != nil {
+			return
+		}
+	}
 }
 
 // cut breaks every connection there is. New ones work.
@@ -121,6 +145,27 @@ func (n *network) cut() {
 		conn.Close()
 	}
 	n.conns = nil
+}
+
+// leave refuses new connections, as if the server were away, and cuts those there are.
+func (n *network) leave() {
+	n.listener.Close()
+	n.cut()
+}
+
+// comeBack undoes leave.
+func (n *network) comeBack() {
+	n.t.Helper()
+	n.listen(n.listener.Addr().String())
+}
+
+// swallow holds every byte back, without a word, until the function it returns is called.
+func (n *network) swallow() (release func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear := make(chan struct{})
+	n.clear = clear
+	return sync.OnceFunc(func() { close(clear) })
 }
 
 // visitor is one browser without scripts: a cookie jar, and the tabs it opens.
@@ -156,11 +201,23 @@ func (v *visitor) post(path string, form url.Values) (*http.Response, string) {
 	return v.send(http.MethodPost, path, "application/x-www-form-urlencoded", form.Encode())
 }
 
+// click counts one, without a socket.
+func (v *visitor) click() {
+	v.t.Helper()
+	resp, _ := v.post(counterPage, url.Values{"increment": {""}})
+	require.Equal(v.t, http.StatusSeeOther, resp.StatusCode)
+}
+
 func (v *visitor) send(method, path, contentType, body string) (*http.Response, string) {
+	v.t.Helper()
+	return v.request(method, path, "text/html", contentType, body)
+}
+
+func (v *visitor) request(method, path, accept, contentType, body string) (*http.Response, string) {
 	v.t.Helper()
 	req, err := http.NewRequest(method, v.base+path, strings.NewReader(body))
 	require.NoError(v.t, err)
-	req.Header.Set("Accept", "text/html")
+	req.Header.Set("Accept", accept)
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
@@ -178,13 +235,56 @@ func (v *visitor) open(path string) *tab {
 	_, page := v.send(http.MethodGet, path, "", "")
 	fixed := around.FindStringSubmatch(page)
 	require.NotNil(v.t, fixed, "the live part of the page:\n%s", page)
-	ws, err := v.dial(path)
-	require.NoError(v.t, err)
-	tb := &tab{t: v.t, ws: ws, before: fixed[1], after: fixed[2], changed: make(chan struct{}), ended: make(chan struct{})}
-	go tb.read()
+	tb := &tab{t: v.t, visitor: v, path: path, before: fixed[1], after: fixed[2]}
+	tb.connect()
 	v.t.Cleanup(tb.close)
-	tb.waitFor(func() bool { return tb.frames > 0 }, "a first frame")
 	return tb
+}
+
+// connect opens a socket, the first or another, and waits for the page it brings.
+func (tb *tab) connect() {
+	tb.t.Helper()
+	ws, err := tb.visitor.dial(tb.path)
+	require.NoError(tb.t, err)
+	tb.ws, tb.frames, tb.err = ws, 0, nil
+	tb.changed, tb.ended = make(chan struct{}), make(chan struct{})
+	go tb.read()
+	tb.waitFor(func() bool { return tb.frames > 0 }, "a first frame")
+}
+
+// openWithoutSocket opens a page in a new tab where no socket opens: the browser
+// client then sends requests.
+func (v *visitor) openWithoutSocket(path string) *requestTab {
+	v.t.Helper()
+	tb := &requestTab{visitor: v, path: path}
+	tb.do(http.MethodGet, "")
+	return tb
+}
+
+// requestTab is an open page that applies answers to its requests as the browser
+// client does.
+type requestTab struct {
+	*visitor
+	path string
+	tree any
+}
+
+func (tb *requestTab) act(action string, fields map[string]any) {
+	tb.t.Helper()
+	message, err := json.Marshal(map[string]any{"action": action, "data": fields})
+	require.NoError(tb.t, err)
+	tb.do(http.MethodPost, string(message))
+}
+
+func (tb *requestTab) do(method, message string) {
+	tb.t.Helper()
+	resp, body := tb.request(method, tb.path, "application/json", "application/json", message)
+	require.Equal(tb.t, http.StatusOK, resp.StatusCode)
+	var answer struct {
+		Tree map[string]any `json:"tree"`
+	}
+	require.NoError(tb.t, json.Unmarshal([]byte(body), &answer))
+	tb.tree = merge(tb.tree, answer.Tree)
 }
 
 // dial opens the socket of a page. Nothing reads it, or answers a ping.
@@ -244,9 +344,11 @@ func comeAndGo(t testing.TB, server string, n int) {
 
 // tab is one open page. It applies the frames it is sent as the browser client does.
 type tab struct {
-	t     testing.TB
-	ws    *websocket.Conn
-	ended chan struct{} // closed when the socket has
+	t       testing.TB
+	visitor *visitor
+	path    string
+	ws      *websocket.Conn
+	ended   chan struct{} // closed when the socket has
 
 	before, after string // the HTML around the live part of the page
 

@@ -1,52 +1,206 @@
-// Keeps the socket of a page: as long as the page is there, and no longer.
+// Keeps a page live: it has one socket for as long as it is there, opens it
+// again whenever it is lost, and tells how things are by events on the document.
 //
-// The browser client leaves a lost socket alone until its next heartbeat, up to
-// 20 seconds later, and gives up for good if the server is away just then.
+//   "live"       detail "up"; "down" while the server is away; or "off" where the
+//                server answers but no socket opens: the client then sends requests
+//   "unanswered" something the person did may have been lost on its way
+//
+// This script does all the reconnecting: the client gives up after one attempt
+// that fails. Its own heartbeat is off, in the layout. This must load before the
+// client, because it bounds the client's requests.
 (() => {
-  const firstWait = 500, longestWait = 5000; // milliseconds
-  const ownReconnect = 15000; // the client's own attempts have ended by then
-  let live = false, wait = firstWait, timer;
+  // All in milliseconds.
+  const firstWait = 250, longestWait = 5000, calmWait = 15000; // the last while live updates are off
+  const heartbeat = 5000, answerWithin = 5000;
+  const probeWithin = 3000, requestWithin = 10000;
 
-  const retryIn = (milliseconds) => {
-    clearTimeout(timer);
-    timer = setTimeout(reconnect, milliseconds);
-  };
+  const client = () => window.liveTemplateClient;
+  let state = "";         // nothing is known until the client's first attempt has ended
+  let since;              // when the page was last up
+  let open = false;       // the socket; the page is up with the first update it brings
+  let looking = false;    // for the server, and for a way to open a socket
+  let changing = false;   // the client is about to open a socket, and takes no action
+  let left = false;       // the page was left; it may come back whole
+  let pending = 0;        // actions on their way through the socket
+  let held = [];          // forms that were submitted while the client took no action
+  let retrying, deadline; // timers
+  const news = "live-again"; // a key of localStorage
+
+  const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
+  const on = (name, listener) => document.addEventListener(name, listener, true); // the client's events do not bubble
+
+  function become(next) {
+    if (state === next) return;
+    if (state === "" || state === "up") since = Date.now();
+    state = next;
+    tell("live", state);
+    release();
+    if (state === "up") localStorage.setItem(news, Date.now()); // the other tabs of this browser hear of it
+  }
+
+  function release() {
+    if (state === "down" || changing) return;
+    const forms = held;
+    held = [];
+    for (const { form, button } of forms) {
+      if (form.isConnected && button?.form === form) form.requestSubmit(button);
+    }
+  }
+
+  // Full jitter: up to the time that has passed already, within bounds.
+  function retry() {
+    clearTimeout(retrying);
+    const passed = Math.max(Date.now() - since, firstWait);
+    retrying = setTimeout(reconnect, Math.random() * Math.min(passed, state === "off" ? calmWait : longestWait));
+  }
 
   async function reconnect() {
-    if (live) return;
+    clearTimeout(retrying);
+    if (document.hidden || open) return;
+    await attempt();
+  }
+
+  async function attempt() {
+    if (looking || left) return;
+    looking = true;
+    let answers = false;
     try {
-      // Ask first: in a network that swallows everything, connect() never ends.
-      const answer = await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(3000) });
-      if (answer.ok && !live) {
-        window.liveTemplateClient.disconnect();
-        await window.liveTemplateClient.connect();
+      // Ask first: an attempt of the client takes long to fail in a network that swallows everything.
+      const probe = await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(probeWithin) });
+      answers = probe.ok;
+      if (answers && !left && (state !== "off" || await socketOpens())) {
+        changing = true;
+        client().disconnect(); // to begin afresh
+        await client().connect();
       }
     } catch {
       // The server is away.
     }
-    if (live) return;
-    retryIn(wait * (0.5 + Math.random()));
-    wait = Math.min(wait * 2, longestWait);
+    looking = changing = false;
+    if (left) return;
+    if (!open) {
+      become(answers ? "off" : "down");
+      retry();
+    }
+    release();
   }
 
-  // These events do not bubble.
-  document.addEventListener("lvt:connected", () => {
-    live = true;
-    wait = firstWait;
-  }, true);
-  document.addEventListener("lvt:disconnected", () => {
-    live = false;
-    // A socket that is still open is being closed by the client, to open another.
-    retryIn(window.liveTemplateClient.isReady() ? ownReconnect : firstWait * Math.random());
-  }, true);
+  // While live updates are off, an attempt of the client would show the page
+  // anew, without what the person was just told or typed.
+  const socketOpens = () => new Promise((resolve) => {
+    const socket = new WebSocket(location.origin.replace("http", "ws") + location.pathname + location.search);
+    const end = (opened) => {
+      resolve(opened);
+      socket.close();
+    };
+    socket.onopen = () => end(true);
+    socket.onerror = () => end(false);
+    setTimeout(end, requestWithin, false);
+  });
 
-  // A page that is left may be kept whole for the Back button, and Chromium then
-  // keeps its socket as well: to the server the visitor would still be there.
-  addEventListener("pagehide", () => {
-    window.liveTemplateClient?.disconnect();
-    clearTimeout(timer);
+  function lost() {
+    open = false;
+    answered();
+    if (pending > 0 && !left) tell("unanswered");
+    pending = 0;
+    if (looking || left) return;
+    become("down");
+    retry();
+  }
+
+  // A socket can be dead without a word. wsconn makes an event of the answer to a ping.
+  function ping(within) {
+    if (client().isReady()) client().send({ action: "__ping__" });
+    expectAnswer(within);
+  }
+  const expectAnswer = (within) => { deadline ??= setTimeout(() => client().disconnect(), within); };
+  const answered = () => { deadline = clearTimeout(deadline); };
+  setInterval(() => { if (open && !document.hidden) ping(answerWithin); }, heartbeat);
+
+  // Something has happened to the network or to the page. Offline, only this
+  // machine can answer.
+  function check() {
+    if (!open && state) return reconnect();
+    if (!open) return;
+    answered(); // an earlier ping may have longer
+    ping(navigator.onLine ? 500 : 250);
+  }
+
+  on("lvt:connected", () => {
+    open = true;
+    expectAnswer(answerWithin);
   });
-  addEventListener("pageshow", (event) => {
-    if (event.persisted && window.liveTemplateClient) reconnect();
+  on("lvt:disconnected", lost);
+  on("lvt:error", answered);
+  on("lvt:updated", (event) => {
+    answered();
+    if (event.detail.action) pending = Math.max(pending - 1, 0); // refreshes name none
+    become(open ? "up" : "off");
+    if (!open && !looking) retry(); // the client's first attempt ended with a request
   });
+  on("lvt:pending", () => { if (open) pending++; });
+
+  on("submit", (event) => {
+    if (state !== "down" && !changing || !event.target.closest("[data-lvt-id]")) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    held.push({ form: event.target, button: event.submitter });
+  });
+
+  // The client does not say that its first attempt and its request have failed.
+  const first = setInterval(() => {
+    if (!state && !open && !client()?.isReady()) return;
+    clearInterval(first);
+    if (state || open) return;
+    become("down");
+    retry();
+  }, firstWait);
+
+  // Without a bound, a request could hang for ever in a network that swallows
+  // everything, or go on much later and open a second socket.
+  const request = window.fetch;
+  window.fetch = (url, options = {}) => {
+    const answer = request(url, { signal: AbortSignal.timeout(requestWithin), ...options });
+    const failed = () => {
+      tell("unanswered");
+      reconnect(); // finds out whether the server is away
+    };
+    if (options.method === "POST") answer.then(({ ok }) => ok || failed(), failed);
+    return answer;
+  };
+
+  addEventListener("online", check);
+  addEventListener("offline", check);
+  addEventListener("storage", (event) => {
+    // A tab in the background does not look for the server, but hears of it.
+    if (event.key === news && state === "down" && !open) attempt();
+  });
+  addEventListener("visibilitychange", () => {
+    // An internal of the client, which would else replace the socket of a tab
+    // that was hidden for 3 seconds, sound or not, and lose clicks meanwhile.
+    // TestBrowser_HiddenTabKeepsItsSocket guards it.
+    if (client()) client().hiddenAt = 0;
+    if (!document.hidden) check();
+  }, true); // before the client's own listener
+
+  // A page that is left may be kept whole for the Back button, and one that is
+  // hidden for long may be frozen. Chromium then takes the socket away from the
+  // page, but leaves it open to the server: the visitor would still be there.
+  function leave() {
+    left = true;
+    clearTimeout(retrying);
+    client()?.disconnect();
+  }
+  addEventListener("pagehide", leave);
+  on("freeze", leave);
+
+  function comeBack() {
+    left = false;
+    if (!state) return; // the client's first attempt goes on
+    open = false;
+    become("down");
+    attempt(); // once, even in the background
+  }
+  addEventListener("pageshow", (event) => { if (event.persisted) comeBack(); });
+  on("resume", comeBack);
 })();

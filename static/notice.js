@@ -1,19 +1,20 @@
-// Tells the person, at the foot of the page, that a click did not count because
-// it came too fast. The server says so by the name of the action it answers.
+// Tells the person, at the foot of the page, what became of something they did:
+// it did not count because it came too fast, which the server says by the name of
+// the action it answers, or nobody knows.
 (() => {
   const shownFor = 4000; // milliseconds
+  const line = document.getElementById("notice");
   let timer;
 
   const say = (text) => {
-    const notice = document.querySelector(".notice");
-    if (notice.textContent !== text) notice.textContent = text; // read out once, not for every click
+    if (line.textContent !== text) line.textContent = text; // read out once, not for every click
+    clearTimeout(timer);
+    timer = setTimeout(() => { line.textContent = ""; }, shownFor);
   };
 
   // The client's events do not bubble.
   document.addEventListener("lvt:updated", (event) => {
-    if (event.detail.action !== "slow-down") return;
-    say("Slow down: that was too fast, and did not count.");
-    clearTimeout(timer);
-    timer = setTimeout(say, shownFor, "");
+    if (event.detail.action === "slow-down") say("Slow down: that was too fast, and did not count.");
   }, true);
+  document.addEventListener("unanswered", () => say("What you did last may not have counted."));
 })();

@@ -25,14 +25,14 @@
     remember(null);
   }, true);
 
-  // The client's events do not bubble.
-  document.addEventListener("lvt:connected", () => {
+  document.addEventListener("live", (event) => {
     const username = sessionStorage.getItem(key);
-    if (username !== null && document.querySelector("[data-count]")) {
+    if (event.detail === "up" && username !== null && document.querySelector("[data-count]")) {
       window.liveTemplateClient.send({ action: "join", data: { username } });
     }
-  }, true);
+  });
 
+  // The client's events do not bubble.
   document.addEventListener("lvt:updated", () => {
     const page = document.querySelector("[data-count]");
     if (!page) return;

@@ -157,16 +157,24 @@ func (c *conn) answered() {
 }
 
 // Frames of the framework that its browser client has no good use for, and what
-// takes the place of the second: without a tree the client throws an error, and
-// with one it tells the page the action.
+// takes the place of two of them. Without a tree the client throws an error, and
+// with one it tells the page the action. The answer to a ping it keeps to itself,
+// and the code of an error it tells the page.
 var (
 	nothingChanged = []byte(`{"tree":{},"meta":{"success":true,"errors":null}}`)
 	tooFast        = []byte(`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`)
 	slowDown       = []byte(`{"tree":{},"meta":{"success":false,"action":"` + SlowDown + `"}}`)
+	pong           = []byte(`{"pong":true}`)
+	audiblePong    = []byte(`{"type":"error","code":"` + Pong + `"}`)
 )
 
-// SlowDown is the action that the answer to a message above the rate limit names.
-const SlowDown = "slow-down"
+const (
+	// SlowDown is the action that the answer to a message above the rate limit names.
+	SlowDown = "slow-down"
+	// Pong is the code of the event "lvt:error" that answers a page's ping. It is
+	// no error: it is the one event that leaves the page as it is.
+	Pong = "pong"
+)
 
 // WriteMessage sends a frame. A refresh that found nothing changed is not sent.
 //
@@ -177,6 +185,9 @@ func (c *conn) WriteMessage(messageType int, data []byte) error {
 	defer c.answered()
 	if bytes.Equal(data, nothingChanged) {
 		return nil
+	}
+	if bytes.Equal(data, pong) {
+		data = audiblePong
 	}
 	if bytes.Equal(data, tooFast) {
 		data = slowDown

@@ -245,6 +245,7 @@ func TestWriteMessage_ImprovesOnTheFramework(t *testing.T) {
 			`{"tree":{},"meta":{"success":true,"errors":null}}`,
 			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
 			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
+			`{"pong":true}`,
 			`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
 		} {
 			assert.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(frame)))
@@ -256,6 +257,7 @@ func TestWriteMessage_ImprovesOnTheFramework(t *testing.T) {
 	for _, want := range []string{
 		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
 		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
+		`{"type":"error","code":"pong"}`,
 		`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
 	} {
 		_, frame, err := ws.ReadMessage()

@@ -1,0 +1,455 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	cdpnetwork "github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/wsconn"
+)
+
+func TestBrowser_EverybodyIsBackAfterASecondAway(t *testing.T) {
+	serverAway(t, time.Second, 1500*time.Millisecond)
+}
+
+func TestBrowser_EverybodyIsBackAfterHalfAMinuteAway(t *testing.T) {
+	t.Parallel() // it mostly waits
+	serverAway(t, 30*time.Second, 6*time.Second)
+}
+
+// serverAway stops a server with 20 tabs, starts it again, and expects every tab
+// to be live and current soon.
+func serverAway(t *testing.T, away, backWithin time.Duration) {
+	exe := build(t)
+	server := start(t, exe)
+	browser := newBrowser(t)
+	var tabs []*browserTab
+	for i := range 20 {
+		open := browser.openWindow
+		if i%2 == 1 {
+			open = browser.open // in the same window, before the last tab
+		}
+		tb := open(server.url + counterPage)
+		tb.expectErrors("net::ERR_") // what the browser says about a server that is away
+		tb.eval(`void document.addEventListener("live", (event) => { window[event.detail] = Date.now(); })`)
+		tabs = append(tabs, tb)
+	}
+	newVisitor(t, server.url).click()
+	newVisitor(t, server.url).click()
+	for _, tb := range tabs {
+		tb.shows("Counter: 2")
+	}
+
+	server.stop(t, syscall.SIGTERM)
+	<-time.After(away)
+	server = start(t, exe, "-addr", strings.TrimPrefix(server.url, "http://"))
+	back := time.Now()
+	newVisitor(t, server.url).click()
+	var last time.Duration
+	for _, tb := range tabs {
+		tb.shows("Counter: 1")
+		assert.Greater(t, tb.number(`up`), tb.number(`down`))
+		last = max(last, time.UnixMilli(int64(tb.number(`up`))).Sub(back))
+		assert.Equal(t, 1, tb.loads(), "without reload")
+	}
+	t.Logf("the last of %d tabs was live %v after the server was back", len(tabs), last)
+	assert.Less(t, last, backWithin)
+}
+
+func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
+	var slow atomic.Bool
+	server := newServerBehind(t, func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if slow.Load() && strings.Contains(r.Header.Get("Accept"), "text/html") {
+				<-time.After(1300 * time.Millisecond)
+			}
+			app.ServeHTTP(w, r)
+		})
+	})
+	network := newNetwork(t, server)
+	tb, peer := newBrowser(t).load("about:blank"), newVisitor(t, server)
+	tb.watchStatus()
+	tb.expectErrors("net::ERR_")
+
+	slow.Store(true)
+	tb.navigate(network.url + counterPage)
+	tb.waitUntil(live, "a live page")
+	tb.reload()
+	tb.waitUntil(live, "a live page")
+	tb.navigate(network.url + "/")
+	tb.navigate(network.url + counterPage)
+	tb.waitUntil(live, "a live page")
+	slow.Store(false)
+	assert.Empty(t, tb.heard(), "what is said on slow navigation and reload")
+
+	tb.countConnects()
+	network.leave()
+	<-time.After(300 * time.Millisecond)
+	network.comeBack()
+	tb.waitUntil(`connects === 1`, "a new socket")
+	<-time.After(1500 * time.Millisecond)
+	assert.Empty(t, tb.heard(), "what is said after a drop of 300 ms")
+
+	const figure = `document.querySelector(".figure")`
+	looks := func() string {
+		return tb.eval(`getComputedStyle(` + figure + `, "::after").content + getComputedStyle(` + figure + `).color`)
+	}
+	const button = `document.querySelector("[name=increment]")`
+	asUsual := looks()
+	dropped := time.Now()
+	network.leave()
+	tb.shows("Reconnecting…")
+	peer.click()
+	require.Len(t, tb.heard(), 1)
+	after := tb.heard()[0].at.Sub(dropped)
+	t.Logf("said %v after the drop", after)
+	assert.Greater(t, after, 500*time.Millisecond)
+	assert.Less(t, after, 1500*time.Millisecond)
+	assert.Contains(t, looks(), "not current")
+	assert.NotEqual(t, asUsual, looks())
+	assert.Equal(t, "true", tb.eval(button+`.disabled`))
+	assert.Equal(t, "Reconnecting…", tb.eval(button+`.title`))
+	assert.Equal(t, "status", tb.eval(`document.getElementById(`+button+`.getAttribute("aria-describedby")).role`))
+
+	network.comeBack()
+	tb.shows("Back online")
+	tb.shows("Counter: 1")
+	tb.waitUntil(`document.getElementById("connection").textContent === ""`, "silence again")
+	require.Len(t, tb.heard(), 3)
+	assert.Equal(t, "Back online", tb.heard()[1].text)
+	assert.Equal(t, asUsual, looks())
+	assert.Equal(t, "false,,", tb.eval(`[`+button+`.disabled, `+button+`.title, `+button+`.getAttribute("aria-describedby")].join()`))
+	tb.click("increment")
+	tb.shows("Counter: 2")
+	assert.Equal(t, 1, int(tb.number(`performance.getEntriesByType("navigation").length`)))
+
+	tb.close()
+	assert.Len(t, tb.heard(), 3, "what is said on closing")
+}
+
+func TestBrowser_CurrentWithinASecondOfReturn(t *testing.T) {
+	server := newServer(t)
+	offline := func(is bool) func(*browserTab) {
+		return func(tb *browserTab) {
+			tb.run(cdpnetwork.Enable(), cdpnetwork.EmulateNetworkConditions(is, 0, -1, -1))
+			if is {
+				tb.shows("Reconnecting…") // though no socket says that it is dead
+			}
+		}
+	}
+	lifecycle := func(state page.SetWebLifecycleStateState) func(*browserTab) {
+		return func(tb *browserTab) { tb.run(page.SetWebLifecycleState(state)) }
+	}
+	for _, row := range []struct {
+		name            string
+		leave, comeBack func(*browserTab)
+	}{
+		{"offline", offline(true), offline(false)},
+		{"frozen", lifecycle(page.SetWebLifecycleStateStateFrozen), lifecycle(page.SetWebLifecycleStateStateActive)},
+		{"in the back/forward cache",
+			func(tb *browserTab) { tb.navigate(server + "/") },
+			func(tb *browserTab) { tb.eval(`void setTimeout(() => history.back())`) }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			browser := newBrowser(t)
+			tb := browser.open(server + presencePage)
+			tb.expectErrors("net::ERR_INTERNET_DISCONNECTED")
+			tb.join("Alice")
+			tb.eval(`void (window.kept = true)`)
+			row.leave(tb)
+			watching := newVisitor(t, server).open(presencePage)
+			watching.join("Bob")
+			back := time.Now()
+			row.comeBack(tb)
+			tb.shows("2 user(s) online Logged in as Alice ")
+			assert.Less(t, time.Since(back), time.Second)
+			assert.Equal(t, "true", tb.eval(`kept`), "without reload")
+			watching.shows("2 user(s) online")
+			watching.leave()
+			tb.shows("1 user(s) online")
+		})
+	}
+}
+
+func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
+	server := newServerWith(t, Config{Heartbeat: wsconn.Heartbeat{Ping: 50 * time.Millisecond, Timeout: time.Second}})
+	browser, peer := newBrowser(t), newVisitor(t, server).open(presencePage)
+	alice := browser.open(server + presencePage)
+	alice.join("Alice")
+	alice.watchForm()
+	peer.shows("1 user(s) online")
+	peer.startHistory()
+	alice.countConnects()
+	alice.hide(browser)
+	<-time.After(3200 * time.Millisecond) // then the client would take another
+	alice.show()
+	alice.waitUntil(`!document.hidden`, "the tab to be shown")
+	<-time.After(700 * time.Millisecond) // it would wait for 500 ms
+	assert.Equal(t, "0", alice.eval(`connects`), "new sockets")
+	alice.shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
+	peer.noChange()
+	assert.False(t, alice.sawForm())
+	alice.click("leave")
+	peer.shows("0 user(s) online")
+}
+
+func TestBrowser_HiddenTabLooksForTheServerWhenItIsShownOrHearsOfIt(t *testing.T) {
+	var probes atomic.Int64
+	server := newServerBehind(t, func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/healthz" {
+				probes.Add(1)
+			}
+			app.ServeHTTP(w, r)
+		})
+	})
+	network := newNetwork(t, server)
+	browser := newBrowser(t)
+	tb := browser.open(network.url + counterPage)
+	tb.expectErrors("net::ERR_")
+	tb.watchStatus()
+	tb.hide(browser)
+	network.cut()
+	tb.waitUntil(`!liveTemplateClient.isReady()`, "a lost socket")
+	newVisitor(t, server).click()
+	<-time.After(2 * time.Second)
+	assert.Zero(t, probes.Load(), "probes from the background")
+	tb.show()
+	tb.shows("Counter: 1")
+	assert.Empty(t, tb.heard(), "what was said about a drop that nobody saw")
+
+	other := browser.open(network.url + counterPage) // hides the first
+	other.expectErrors("net::ERR_")
+	network.leave()
+	other.shows("Reconnecting…")
+	newVisitor(t, server).click()
+	network.comeBack()
+	other.shows("Counter: 2")
+	tb.shows("Counter: 2")
+	assert.Equal(t, "true", tb.eval(`document.hidden`))
+}
+
+func TestBrowser_TypingSurvivesUpdatesAndAReconnect(t *testing.T) {
+	server := newServer(t)
+	network := newNetwork(t, server)
+	peer := newVisitor(t, server).open(presencePage)
+	const field = `(() => { const f = document.querySelector("[name=username]"); return [f.value, f.selectionStart, f.selectionEnd, document.activeElement.name].join() })()`
+	typing, done := newBrowser(t).open(network.url+presencePage), newBrowser(t).open(network.url+presencePage)
+	for _, tb := range []*browserTab{typing, done} {
+		tb.expectErrors("net::ERR_")
+		tb.countConnects()
+		tb.typeInto("username", "half a na")
+		tb.eval(`document.querySelector("[name=username]").setSelectionRange(2, 5)`)
+	}
+	done.eval(`document.querySelector("[name=join]").focus()`)
+	keeps := func() {
+		t.Helper()
+		require.Equal(t, "half a na,2,5,username", typing.eval(field))
+		require.Equal(t, "half a na,2,5,join", done.eval(field))
+	}
+	for range 50 {
+		peer.join("Bob")
+		typing.shows("1 user(s) online")
+		peer.leave()
+		typing.shows("0 user(s) online")
+		keeps()
+	}
+
+	peer.join("Bob")
+	typing.shows("1 user(s) online")
+	network.leave()
+	for _, tb := range []*browserTab{typing, done} {
+		tb.shows("Reconnecting…")
+	}
+	peer.leave()
+	network.comeBack()
+	for _, tb := range []*browserTab{typing, done} {
+		tb.shows("0 user(s) online")
+	}
+	keeps()
+	peer.join("Bob")
+	typing.shows("1 user(s) online")
+	done.shows("1 user(s) online")
+	keeps()
+}
+
+func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
+	server := newServer(t)
+	network := newNetwork(t, server)
+	browser := newBrowser(t)
+	counter, presence := browser.openWindow(network.url+counterPage), browser.openWindow(network.url+presencePage)
+	for _, tb := range []*browserTab{counter, presence} {
+		tb.expectErrors("net::ERR_")
+		tb.watchStatus()
+	}
+	presence.typeInto("username", "Alice")
+	network.leave()
+	for _, tb := range []*browserTab{counter, presence} {
+		tb.waitUntil(`!liveTemplateClient.isReady()`, "a lost socket")
+	}
+	counter.eval(`for (let i = 0; i < 3; i++) document.querySelector("[name=increment]").click()`)
+	presence.eval(`document.querySelector("[name=join]").click()`)
+	network.comeBack()
+	counter.shows("Counter: 3")
+	presence.shows("Logged in as Alice")
+	newVisitor(t, server).open(counterPage).shows("Counter: 3")
+	for _, tb := range []*browserTab{counter, presence} {
+		assert.Equal(t, "", tb.eval(`document.getElementById("notice").textContent`))
+		assert.Equal(t, 1, tb.loads())
+	}
+
+	// A click that was sent, and got no answer.
+	release := network.swallow()
+	counter.click("increment")
+	network.cut()
+	release()
+	counter.shows("What you did last may not have counted.")
+	counter.waitUntil(live, "a live page")
+}
+
+// In such a network no socket ends, and no request.
+func TestBrowser_NetworkThatSwallowsEverythingIsNoticedAndSurvived(t *testing.T) {
+	t.Parallel() // it mostly waits
+	sockets := &socketCount{open: map[string]int{}}
+	var swallowed atomic.Bool
+	ended := make(chan struct{})
+	server := newServerBehind(t, func(app http.Handler) http.Handler {
+		return sockets.count(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead && swallowed.CompareAndSwap(true, false) {
+				<-ended // one answer of the client's own probe never comes
+				return
+			}
+			app.ServeHTTP(w, r)
+		}))
+	})
+	t.Cleanup(func() { close(ended) })
+	network := newNetwork(t, server)
+	tb := newBrowser(t).open(network.url + counterPage)
+	tb.expectErrors("net::ERR_")
+	tb.countConnects()
+	release := network.swallow()
+	t.Cleanup(release)
+	newVisitor(t, server).click()
+	tb.waitUntilWithin(15*time.Second, `document.body.innerText.includes("Reconnecting…")`, "the page to notice")
+	swallowed.Store(true)
+	release()
+	tb.waitUntilWithin(25*time.Second, `connects === 1`, "a new socket")
+	tb.shows("Counter: 1")
+	sockets.waitFor(t, map[string]int{counterPage: 1})
+}
+
+func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
+	var blocked atomic.Bool
+	blocked.Store(true)
+	server := newServerBehind(t, func(app http.Handler) http.Handler {
+		without := answerUpgrades(refuseUpgrade)(app)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if blocked.Load() {
+				without.ServeHTTP(w, r)
+				return
+			}
+			app.ServeHTTP(w, r)
+		})
+	})
+	const off = "Live updates are off"
+	// Back from the HTTP cache: a page kept whole in memory would come back whole.
+	browser := newBrowser(t, chromedp.Flag("disable-features", "BackForwardCache"))
+	counter, presence := browser.openWindow("about:blank"), browser.openWindow("about:blank")
+	for _, tb := range []*browserTab{counter, presence} {
+		tb.expectErrors("WebSocket")
+	}
+	counter.navigate(server + counterPage)
+	counter.shows(off)
+	counter.navigate(server + "/")
+	counter.eval(`void setTimeout(() => history.back())`)
+	counter.waitUntil(`document.querySelector("h1")?.innerText === "Multi-User Refresh"`, "the page itself, not its data")
+	counter.shows(off)
+	presence.navigate(server + presencePage)
+	presence.shows(off)
+	assert.False(t, presence.has("button:disabled"))
+
+	counter.eval(`void (window.kept = true)`)
+	for i := range 20 { // attempts to open a socket lose none
+		counter.click("increment")
+		counter.shows("Counter: " + strconv.Itoa(i+1))
+	}
+	presence.typeInto("username", `x onfocus="alert(1)`)
+	presence.click("join")
+	presence.shows(notLive)
+	counter.click("increment")
+	counter.shows("Counter: 21")
+	assert.Equal(t, `x onfocus="alert(1)`, presence.eval(`document.querySelector("[name=username]").value`))
+	assert.Equal(t, "true", counter.eval(`kept`))
+
+	blocked.Store(false)
+	for _, tb := range []*browserTab{counter, presence} {
+		tb.waitUntilWithin(20*time.Second, live+` && document.documentElement.dataset.connection === "up"`, "a live page")
+	}
+	assert.Equal(t, "true", counter.eval(`kept`), "without reload")
+	newVisitor(t, server).click()
+	counter.shows("Counter: 22")
+	counter.click("increment")
+	counter.shows("Counter: 23")
+	presence.join("Alice")
+	newVisitor(t, server).open(presencePage).shows("1 user(s) online")
+	presence.click("leave")
+	presence.shows("0 user(s) online Username")
+}
+
+// The scripts of 1,000 tabs in one page, on a clock that jumps.
+func TestBrowser_CrowdComesBackSpreadOut(t *testing.T) {
+	script, err := os.ReadFile("testdata/crowd.js")
+	require.NoError(t, err)
+	liveScript, err := os.ReadFile("static/live.js")
+	require.NoError(t, err)
+	tb := newBrowser(t).load("about:blank")
+	const tabs = 1000
+	for _, row := range []struct {
+		away, backWithin float64 // seconds
+		inOneSecond      int     // tabs that come back in the same second, at most
+	}{
+		{1, 1, tabs}, // all within a second, because nobody is to wait for longer
+		{5, 5, tabs * 40 / 100},
+		{30, 5, tabs * 40 / 100},
+		{300, 5, tabs * 40 / 100},
+	} {
+		t.Run(fmt.Sprint(row.away, " s away"), func(t *testing.T) {
+			var crowd []struct{ First, Live float64 }
+			tb.run(chromedp.Evaluate(fmt.Sprintf("(%s)(%q, %d, %f, 1)", script, liveScript, tabs, row.away*1000), &crowd,
+				func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+			require.Len(t, crowd, tabs)
+			var back []float64
+			for _, tab := range crowd {
+				assert.LessOrEqual(t, tab.First, 250.0, "the first attempt")
+				assert.GreaterOrEqual(t, tab.Live, 0.0)
+				back = append(back, tab.Live/1000)
+			}
+			slices.Sort(back)
+			most := 0
+			for first := range back {
+				after := first
+				for after < tabs && back[after] < back[first]+1 {
+					after++
+				}
+				most = max(most, after-first)
+			}
+			t.Logf("back after %.1f to %.1f s, %d in the fullest second", back[0], back[tabs-1], most)
+			assert.LessOrEqual(t, back[tabs-1], row.backWithin)
+			assert.LessOrEqual(t, most, row.inOneSecond)
+		})
+	}
+}

@@ -1,0 +1,47 @@
+// Says, at the foot of the page, when the page is not live, marks it so that
+// app.css shows its number as not current, and disables buttons that would do
+// nothing. A short drop, and one in the background, is not worth a word.
+(() => {
+  const quiet = 1000, moment = 3000; // milliseconds
+  const line = document.getElementById("connection");
+  const notes = {
+    down: "Reconnecting… The page shows what it last knew, and its buttons wait.",
+    off: "Live updates are off: no live connection gets through. Buttons work, and the page keeps trying.",
+  };
+  let state = "up", told = "up", waiting, fading, waits = [], focused;
+
+  function tell() {
+    waiting = clearTimeout(waiting);
+    if (state === told) return;
+    told = document.documentElement.dataset.connection = state;
+    line.textContent = notes[state] ?? "Back online";
+    clearTimeout(fading);
+    if (state === "up") fading = setTimeout(() => { line.textContent = ""; }, moment);
+
+    for (const button of waits) {
+      button.disabled = false;
+      button.removeAttribute("title");
+      button.removeAttribute("aria-describedby");
+    }
+    if (document.activeElement === document.body) focused?.focus({ preventScroll: true });
+    waits = state === "down" ? [...document.querySelectorAll("[data-lvt-id] button:enabled")] : [];
+    focused = waits.find((button) => button === document.activeElement); // the browser takes it away
+    for (const button of waits) {
+      button.disabled = true;
+      button.title = "Reconnecting…";
+      button.setAttribute("aria-describedby", line.id);
+    }
+  }
+
+  function look() {
+    if (state === "up" || told !== "up") tell();
+    else if (document.hidden) waiting = clearTimeout(waiting);
+    else waiting ??= setTimeout(tell, quiet);
+  }
+
+  document.addEventListener("live", (event) => {
+    state = event.detail;
+    look();
+  });
+  document.addEventListener("visibilitychange", look);
+})();
