@@ -28,6 +28,7 @@ import (
 )
 
 func TestBrowser_CounterTicksInEveryTabOfEveryBrowser(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	alice, bob := newBrowser(t), newBrowser(t)
 	tab1, tab2, other := alice.open(server+counterPage), alice.open(server+counterPage), bob.open(server+counterPage)
@@ -48,6 +49,7 @@ func TestBrowser_CounterTicksInEveryTabOfEveryBrowser(t *testing.T) {
 }
 
 func TestBrowser_PresenceCountsEverywhereAndNamesStayApart(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	alice, bob := newBrowser(t).open(server+presencePage), newBrowser(t).open(server+presencePage)
 
@@ -78,6 +80,7 @@ func TestBrowser_PresenceCountsEverywhereAndNamesStayApart(t *testing.T) {
 }
 
 func TestBrowser_TabsOfOneBrowserShareAUserNotTheirNames(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	browser := newBrowser(t)
 	peer := newVisitor(t, server).open(presencePage)
@@ -108,6 +111,7 @@ func TestBrowser_TabsOfOneBrowserShareAUserNotTheirNames(t *testing.T) {
 }
 
 func TestBrowser_LeaveForgetsTheNameThoughAnUpdateComesFirst(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	alice, peer := newBrowser(t).open(server+presencePage), newVisitor(t, server).open(presencePage)
 	alice.join("Alice")
@@ -134,6 +138,7 @@ func TestBrowser_LeaveForgetsTheNameThoughAnUpdateComesFirst(t *testing.T) {
 }
 
 func TestBrowser_RememberedNameThatIsRefusedIsForgotten(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	alice := newBrowser(t).open(server + presencePage)
 	alice.join("Alice")
@@ -147,6 +152,7 @@ func TestBrowser_RememberedNameThatIsRefusedIsForgotten(t *testing.T) {
 }
 
 func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	alice, peer := newBrowser(t).open(server+presencePage), newVisitor(t, server).open(presencePage)
 	alice.watchForm()
@@ -171,6 +177,7 @@ func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
 }
 
 func TestBrowser_BrokenSocketComesBackJoined(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	network := newNetwork(t, server)
 	alice, peer := newBrowser(t).open(network.url+presencePage), newVisitor(t, server).open(presencePage)
@@ -195,6 +202,7 @@ func TestBrowser_BrokenSocketComesBackJoined(t *testing.T) {
 }
 
 func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
+	t.Parallel()
 	exe := build(t)
 	server := start(t, exe)
 	names := []string{"Alice", "Alice too", "Bob"}
@@ -233,6 +241,7 @@ func TestBrowser_KilledBrowserLeavesWithAllItsTabs(t *testing.T) {
 }
 
 func TestBrowser_ListNamesEveryoneUpToALimit(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	browser := newBrowser(t)
 	alice := browser.open(server + presencePage)
@@ -265,6 +274,7 @@ func TestBrowser_ListNamesEveryoneUpToALimit(t *testing.T) {
 // Many changes to the list, of every kind, must leave the browser with what a
 // new page shows.
 func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	alice := newBrowser(t).open(server + presencePage)
 	var guests []*tab
@@ -291,6 +301,7 @@ func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 }
 
 func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	tb := newBrowser(t).open(server + presencePage)
 	for _, name := range []string{"true", "007", "1e-7", "1e21", "Infinity", "null", "{{.OnlineCount}}", "Zoë ☕", "<img src=x onerror=alert(1)>", `" onfocus="alert(2)`} {
@@ -304,6 +315,7 @@ func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 }
 
 func TestBrowser_RefusedNameKeepsReasonAndTextThroughUpdates(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	browser := newBrowser(t)
 	peer := newVisitor(t, server).open(presencePage)
@@ -335,6 +347,7 @@ func TestBrowser_RefusedNameKeepsReasonAndTextThroughUpdates(t *testing.T) {
 }
 
 func TestBrowser_WithoutScriptsCounterCountsAndPresenceSaysWhyNot(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	live := newBrowser(t).open(server + counterPage)
 	plain := newBrowser(t).openWithoutScripts(server + counterPage)
@@ -358,6 +371,7 @@ func TestBrowser_WithoutScriptsCounterCountsAndPresenceSaysWhyNot(t *testing.T) 
 }
 
 func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
+	t.Parallel()
 	sockets := &socketCount{open: map[string]int{}}
 	server := newServerBehind(t, sockets.count)
 	tb := newBrowser(t).open(server + "/")
@@ -383,6 +397,7 @@ func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
 }
 
 func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T) {
+	t.Parallel()
 	sockets := &socketCount{open: map[string]int{}}
 	server := newServerBehind(t, sockets.count)
 	alice, bob := newBrowser(t).open(server+presencePage), newVisitor(t, server).open(presencePage)
@@ -402,6 +417,7 @@ func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T)
 }
 
 func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	tb := newBrowser(t).open(server + presencePage)
 	peer := newVisitor(t, server).open(presencePage)
@@ -435,6 +451,7 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 }
 
 func TestBrowser_FormsWorkBeforeTheSocketIsOpen(t *testing.T) {
+	t.Parallel()
 	ended := make(chan struct{})
 	server := newServerBehind(t, answerUpgrades(func(http.ResponseWriter, *http.Request) {
 		<-ended // no answer as long as the test runs
@@ -458,6 +475,7 @@ func TestBrowser_FormsWorkBeforeTheSocketIsOpen(t *testing.T) {
 }
 
 func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	tb, peer := newBrowser(t).open(server+counterPage), newVisitor(t, server).open(counterPage)
 	tb.eval(`void (window.refused = 0, document.addEventListener("lvt:updated", (e) => e.detail.success || refused++, true))`)

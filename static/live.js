@@ -9,13 +9,18 @@
 // that fails. Its own heartbeat is off, in the layout. This must load before the
 // client, because it bounds the client's requests.
 (() => {
+  if (!document.querySelector("[data-lvt-id]")) return; // nothing on this page is live
+
   // All in milliseconds.
   const firstWait = 250, longestWait = 5000, calmWait = 15000; // the last while live updates are off
   const heartbeat = 5000, answerWithin = 5000;
   const probeWithin = 3000, requestWithin = 10000;
 
+  const news = "live-again"; // the key of localStorage by which tabs tell each other
+
   const client = () => window.liveTemplateClient;
-  let state = "";         // nothing is known until the client's first attempt has ended
+  let ours = false;       // the client's first attempt has ended; all others are ours
+  let state = "";         // as told
   let since;              // when the page was last up
   let open = false;       // the socket; the page is up with the first update it brings
   let looking = false;    // for the server, and for a way to open a socket
@@ -24,7 +29,6 @@
   let pending = 0;        // actions on their way through the socket
   let held = [];          // forms that were submitted while the client took no action
   let retrying, deadline; // timers
-  const news = "live-again"; // a key of localStorage
 
   const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
   const on = (name, listener) => document.addEventListener(name, listener, true); // the client's events do not bubble
@@ -35,7 +39,7 @@
     state = next;
     tell("live", state);
     release();
-    if (state === "up") localStorage.setItem(news, Date.now()); // the other tabs of this browser hear of it
+    if (state === "up") localStorage.setItem(news, Date.now());
   }
 
   function release() {
@@ -120,14 +124,14 @@
   // Something has happened to the network or to the page. Offline, only this
   // machine can answer.
   function check() {
-    if (!open && state) return reconnect();
+    if (!open && ours) reconnect();
     if (!open) return;
     answered(); // an earlier ping may have longer
     ping(navigator.onLine ? 500 : 250);
   }
 
   on("lvt:connected", () => {
-    open = true;
+    open = ours = true;
     expectAnswer(answerWithin);
   });
   on("lvt:disconnected", lost);
@@ -136,7 +140,8 @@
     answered();
     if (event.detail.action) pending = Math.max(pending - 1, 0); // refreshes name none
     become(open ? "up" : "off");
-    if (!open && !looking) retry(); // the client's first attempt ended with a request
+    if (!ours) retry(); // the client's first attempt has ended with a request
+    ours = true;
   });
   on("lvt:pending", () => { if (open) pending++; });
 
@@ -149,9 +154,10 @@
 
   // The client does not say that its first attempt and its request have failed.
   const first = setInterval(() => {
-    if (!state && !open && !client()?.isReady()) return;
+    if (!ours && !client()?.isReady()) return;
     clearInterval(first);
-    if (state || open) return;
+    if (ours) return;
+    ours = true;
     become("down");
     retry();
   }, firstWait);
@@ -173,7 +179,7 @@
   addEventListener("offline", check);
   addEventListener("storage", (event) => {
     // A tab in the background does not look for the server, but hears of it.
-    if (event.key === news && state === "down" && !open) attempt();
+    if (event.key === news && ours && !open) attempt();
   });
   addEventListener("visibilitychange", () => {
     // An internal of the client, which would else replace the socket of a tab
@@ -196,7 +202,7 @@
 
   function comeBack() {
     left = false;
-    if (!state) return; // the client's first attempt goes on
+    if (!ours) return; // the client's first attempt goes on
     open = false;
     become("down");
     attempt(); // once, even in the background

@@ -5,8 +5,8 @@
   const quiet = 1000, moment = 3000; // milliseconds
   const line = document.getElementById("connection");
   const notes = {
-    down: "Reconnecting… The page shows what it last knew, and its buttons wait.",
-    off: "Live updates are off: no live connection gets through. Buttons work, and the page keeps trying.",
+    down: "Reconnecting… Buttons wait until the page is live.",
+    off: "Live updates are off: no live connection gets through. Buttons work.",
   };
   let state = "up", told = "up", waiting, fading, waits = [], focused;
 

@@ -3,33 +3,37 @@
 // The answer is, in milliseconds: when each tab first looked for the server, and
 // when it was live again.
 async (liveScript, tabs, away, seed) => {
-  let now = -1000, order = 0;
-  const timers = new Map();
-  const setTimeout = (call, delay, ...args) => {
-    timers.set(++order, { at: now + (delay || 0), call: () => call(...args) });
-    return order;
-  };
-  const clearTimeout = (id) => { timers.delete(id); };
-  const setInterval = (call, delay) => {
-    const id = ++order;
-    const again = () => {
-      timers.set(id, { at: now + delay, call: again });
-      call();
-    };
-    timers.set(id, { at: now + delay, call: again });
+  let now = -1000, lastID = 0;
+  const timers = new Map(); // what to call, by id
+  const due = new Map();    // ids, by the millisecond
+  const set = (id, call, delay) => {
+    const at = now + Math.ceil(delay || 0);
+    timers.set(id, call);
+    if (!due.has(at)) due.set(at, []);
+    due.get(at).push(id);
     return id;
   };
+  const setTimeout = (call, delay, ...args) => set(++lastID, () => call(...args), delay);
+  const clearTimeout = (id) => { timers.delete(id); };
+  const setInterval = (call, delay) => {
+    const id = ++lastID;
+    const again = () => {
+      set(id, again, delay);
+      call();
+    };
+    return set(id, again, delay);
+  };
   const pass = async (until) => {
-    for (;;) {
-      let next, nextID;
-      for (const [id, timer] of timers) if (timer.at <= until && (!next || timer.at < next.at)) [next, nextID] = [timer, id];
-      if (!next) break;
-      now = Math.max(now, next.at);
-      timers.delete(nextID);
-      next.call();
-      for (let i = 0; i < 20; i++) await null; // whatever the call has set going
+    for (; now < until; now++) {
+      const ids = due.get(now) ?? [];
+      for (let i = 0; i < ids.length; i++) { // more may come
+        const call = timers.get(ids[i]);
+        timers.delete(ids[i]);
+        call?.();
+        for (let turn = 0; turn < 10; turn++) await null; // whatever the call has set going
+      }
+      due.delete(now);
     }
-    now = until;
   };
 
   // A small generator with a seed, mulberry32.
@@ -67,6 +71,7 @@ async (liveScript, tabs, away, seed) => {
       },
     };
     target.hidden = false;
+    target.querySelector = () => target; // the page has a live part
     Function("window", "document", "fetch", "localStorage", "addEventListener", "setTimeout", "clearTimeout", "setInterval", "Date", "Math", liveScript)(
       window, target, (...args) => window.fetch(...args), { setItem() {} }, () => {}, setTimeout, clearTimeout, setInterval,
       { now: () => now }, Object.assign(Object.create(Math), { random, min: Math.min, max: Math.max }));
@@ -81,6 +86,6 @@ async (liveScript, tabs, away, seed) => {
   const crowd = Array.from({ length: tabs }, open);
   await pass(0);
   for (const tab of crowd) tab.lose();
-  await pass(away + 10000);
+  await pass(away + 6000);
   return crowd.map(({ first, live }) => ({ first, live: live - away }));
 }
