@@ -271,12 +271,13 @@ func TestBrowser_ListNamesEveryoneUpToALimit(t *testing.T) {
 	alice.waitUntil(`document.title.startsWith("Multi-User Refresh")`, "the title of the page")
 }
 
-// Many changes to the list, of every kind, must leave the browser with what a
+// Many changes to the list, of every kind, and breaks must leave the browser with what a
 // new page shows.
 func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 	t.Parallel()
 	server := newServer(t)
-	alice := newBrowser(t).open(server + presencePage)
+	network := newNetwork(t, server)
+	alice := newBrowser(t).open(network.url + presencePage)
 	var guests []*tab
 	for range 8 {
 		guest := newVisitor(t, server)
@@ -284,7 +285,10 @@ func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	list := regexp.MustCompile(`Username Join (.*)Joining needs`)
-	for range 40 {
+	for round := range 40 {
+		if round%4 == 3 {
+			network.cut()
+		}
 		for range 5 {
 			guest := guests[random.IntN(len(guests))]
 			if random.IntN(3) == 0 {

@@ -84,7 +84,8 @@ type network struct {
 	mu       sync.Mutex
 	listener net.Listener
 	conns    []net.Conn
-	clear    chan struct{} // closed while bytes get through
+
+	clear chan struct{} // closed while bytes get through
 }
 
 func newNetwork(t testing.TB, server string) *network {
@@ -159,13 +160,15 @@ func (n *network) comeBack() {
 	n.listen(n.listener.Addr().String())
 }
 
-// swallow holds every byte back, without a word, until the function it returns is called.
+// swallow lets nothing through, without a word, until release is called.
 func (n *network) swallow() (release func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear := make(chan struct{})
 	n.clear = clear
-	return sync.OnceFunc(func() { close(clear) })
+	release = sync.OnceFunc(func() { close(clear) })
+	n.t.Cleanup(release)
+	return release
 }
 
 // visitor is one browser without scripts: a cookie jar, and the tabs it opens.

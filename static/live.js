@@ -74,7 +74,7 @@
       answers = probe.ok;
       if (answers && !left && (state !== "off" || await socketOpens())) {
         changing = true;
-        client().disconnect(); // to begin afresh
+        client().disconnect(); // else the page that comes would pass for the answer to what is pending
         await client().connect();
       }
     } catch {
