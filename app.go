@@ -62,6 +62,7 @@ func NewApp(cfg Config) (*App, error) {
 	upgrader := wsconn.New(cfg.Log, cfg.Heartbeat)
 	cfg.Fanout.Connections = upgrader.Open
 	p := pages{
+		log:    cfg.Log,
 		funcs:  template.FuncMap{"asset": assets.lookup},
 		live:   liveOptions(upgrader),
 		fanout: fanout.New(cfg.Fanout),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 // once. The framework renders, and each of its connections keeps, only the part
 // of a page that lives: the template "live".
 type pages struct {
+	log    *slog.Logger
 	funcs  template.FuncMap
 	live   []livetemplate.Option
 	fanout *fanout.Fanout
@@ -76,7 +78,8 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 	if err := t.Execute(io.Discard, state); err != nil {
 		return nil, err
 	}
-	return &livePage{LiveHandler: t.Handle(controller, livetemplate.AsState(state)), before: before, after: after}, nil
+	handler := t.Handle(controller, livetemplate.AsState(state))
+	return &livePage{LiveHandler: handler, log: p.log, before: before, after: after}, nil
 }
 
 // livePage serves the socket of a page, and the page: its live part as it is
@@ -84,6 +87,7 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 // browser client posts actions to it.
 type livePage struct {
 	livetemplate.LiveHandler
+	log           *slog.Logger
 	before, after string
 	posts         sync.Mutex // held while an action runs, never while a visitor is waited for
 }
@@ -104,6 +108,7 @@ func (p *livePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
 		form, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
 		if err != nil {
+			p.log.Warn("form refused", slog.String("remote_addr", r.RemoteAddr), slog.Any("error", err))
 			http.Error(w, "This form could not be read, or is too long.", http.StatusRequestEntityTooLarge)
 			return
 		}

@@ -84,8 +84,7 @@ type network struct {
 	mu       sync.Mutex
 	listener net.Listener
 	conns    []net.Conn
-
-	clear chan struct{} // closed while bytes get through
+	clear    chan struct{} // closed while bytes get through
 }
 
 func newNetwork(t testing.TB, server string) *network {

@@ -115,9 +115,8 @@
   // A socket can be dead without a word. wsconn makes an event of the answer to a ping.
   function ping(within) {
     if (client().isReady()) client().send({ action: "__ping__" });
-    expectAnswer(within);
+    deadline ??= setTimeout(() => client().disconnect(), within);
   }
-  const expectAnswer = (within) => { deadline ??= setTimeout(() => client().disconnect(), within); };
   const answered = () => { deadline = clearTimeout(deadline); };
   setInterval(() => { if (open && !document.hidden) ping(answerWithin); }, heartbeat);
 
@@ -130,10 +129,7 @@
     ping(navigator.onLine ? 500 : 250);
   }
 
-  on("lvt:connected", () => {
-    open = ours = true;
-    expectAnswer(answerWithin);
-  });
+  on("lvt:connected", () => { open = ours = true; });
   on("lvt:disconnected", lost);
   on("lvt:error", answered);
   on("lvt:updated", (event) => {
