@@ -43,7 +43,7 @@
   }
 
   function release() {
-    if (state === "down" || changing) return;
+    if (state === "down") return;
     const forms = held;
     held = [];
     for (const { form, button } of forms) {
