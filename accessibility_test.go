@@ -24,6 +24,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	browser := newBrowser(t)
 	check := func(tb *browserTab, state string) {
 		t.Helper()
+		tb.run(chromedp.Evaluate(string(axe), nil))
 		for _, look := range []*emulation.MediaFeature{
 			{Name: "prefers-color-scheme", Value: "light"},
 			{Name: "prefers-color-scheme", Value: "dark"},
@@ -31,7 +32,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		} {
 			var report struct{ Passes, Violations []string }
 			tb.run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{look}))
-			tb.run(chromedp.Evaluate(string(axe)+`; (async () => {
+			tb.run(chromedp.Evaluate(`(async () => {
 				await Promise.all(document.getAnimations().map((change) => change.finished)); // of colours, as one look follows another
 				const {passes, violations} = await axe.run();
 				return {

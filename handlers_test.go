@@ -165,7 +165,8 @@ func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
 }
 
 func TestPresence_ReloadIsNoticedByNobody(t *testing.T) {
-	server := newServer(t)
+	sockets := &socketCount{open: map[string]int{}}
+	server := newServerBehind(t, sockets.count)
 	alice, bob := newVisitor(t, server), newVisitor(t, server).open(presencePage)
 	tb := alice.open(presencePage)
 	tb.join("Alice")
@@ -173,6 +174,7 @@ func TestPresence_ReloadIsNoticedByNobody(t *testing.T) {
 	bob.startHistory()
 	for range 10 { // what the browser's script does
 		tb.close()
+		sockets.waitFor(t, map[string]int{presencePage: 1}) // Bob's
 		tb = alice.open(presencePage)
 		tb.join("Alice")
 		tb.shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
@@ -352,6 +354,7 @@ func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
 // A page is HTML first, then a socket, and another one after a break. One change
 // of a peer lands anywhere in between.
 func TestPages_ChangeIsNeverMissed(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		page   string
 		visits int
@@ -361,7 +364,7 @@ func TestPages_ChangeIsNeverMissed(t *testing.T) {
 			peer.increment()
 			return fmt.Sprintf("Counter: %d Increment", i+1)
 		}},
-		{presencePage, 400, func(peer *tab, i int) string {
+		{presencePage, 300, func(peer *tab, i int) string {
 			if i%2 == 0 {
 				peer.join("Bob")
 				return "1 user(s) online"

@@ -582,13 +582,24 @@ func render(tree any) string {
 	return b.String()
 }
 
-var (
-	around = regexp.MustCompile(`(?s)^(.*<div data-lvt-id=[^>]*>).*(</div>.*)$`)
-	tags   = regexp.MustCompile(`<[^>]*>`)
-	space  = regexp.MustCompile(`\s+`)
-)
+var around = regexp.MustCompile(`(?s)^(.*<div data-lvt-id=[^>]*>).*(</div>.*)$`)
 
 // readable is the text a person sees of some HTML.
 func readable(markup string) string {
-	return space.ReplaceAllString(html.UnescapeString(tags.ReplaceAllString(markup, "")), " ")
+	var text strings.Builder
+	for markup != "" {
+		before, tag, _ := strings.Cut(markup, "<")
+		text.WriteString(before)
+		_, markup, _ = strings.Cut(tag, ">")
+	}
+	const space = " \t\r\n"
+	plain := html.UnescapeString(text.String())
+	folded := strings.Join(strings.FieldsFunc(plain, func(r rune) bool { return strings.ContainsRune(space, r) }), " ")
+	if strings.TrimLeft(plain, space) != plain {
+		folded = " " + folded
+	}
+	if strings.TrimRight(plain, space) != plain {
+		folded += " "
+	}
+	return folded
 }
