@@ -123,10 +123,12 @@
   // Something has happened to the network or to the page. Offline, only this
   // machine can answer.
   function check() {
-    if (!open && ours) reconnect();
-    if (!open) return;
-    answered(); // an earlier ping may have longer
-    ping(navigator.onLine ? 500 : 250);
+    if (open) {
+      answered(); // an earlier ping may have longer
+      ping(navigator.onLine ? 500 : 250);
+    } else if (ours) {
+      reconnect();
+    }
   }
 
   on("lvt:connected", () => { open = ours = true; });
