@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -26,24 +27,49 @@ type Config struct {
 	Log    *slog.Logger // default: slog.Default()
 	Static fs.FS        // files below /static/; default: those embedded in the binary
 
+	// AllowOrigins are origins beside the pages' own that may connect and post,
+	// such as https://example.com.
+	AllowOrigins []string
+	// TrustProxy says that all requests come through a proxy that sets
+	// X-Forwarded-Proto, -Host and -For. Without one, anybody could set them.
+	TrustProxy bool
+	// MaxConnections and MaxPerSession are how many live connections there may be,
+	// together and of one browser. Default: DefaultMaxConnections and
+	// DefaultMaxPerSession.
+	MaxConnections int
+	MaxPerSession  int
+
 	// Grace is how long a visitor whose socket has ended stays online, so that a
 	// reload is no leave. Default: presence.DefaultGrace.
 	Grace time.Duration
-	// Heartbeat finds visitors whose network is gone. Default: that of wsconn.
+	// Heartbeat finds visitors whose network is gone, or who do not read.
+	// Default: that of wsconn.
 	Heartbeat wsconn.Heartbeat
 	// Fanout says how often tabs may be refreshed. Default: that of fanout, for
 	// the sockets that are open.
 	Fanout fanout.Options
+	// Drain is the time over which a stop spreads the ends of the connections, so
+	// that their pages do not come back all at once. Default: DefaultDrain.
+	Drain time.Duration
 }
+
+// DefaultDrain also gives a load balancer time to see that /readyz says 503.
+const DefaultDrain = time.Second
 
 // App serves every page. It is an http.Handler; end it with Shutdown.
 type App struct {
 	http.Handler
-	pages pages
-	live  []livetemplate.LiveHandler
+	// Admin serves /metrics and /debug/pprof/. It is not for visitors.
+	Admin http.Handler
+
+	pages    pages
+	live     []livetemplate.LiveHandler
+	upgrader *wsconn.Upgrader
+	drain    time.Duration
 }
 
-// NewApp builds the app. An error means that an embedded file is broken.
+// NewApp builds the app. An error means that an embedded file is broken, or an
+// allowed origin is none.
 func NewApp(cfg Config) (*App, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -59,13 +85,17 @@ func NewApp(cfg Config) (*App, error) {
 		cfg.Log.Info("browser files are not built in: pages load them from the public CDN; `make assets` fetches them")
 	}
 
+	metrics := newMetrics()
 	upgrader := wsconn.New(cfg.Log, cfg.Heartbeat)
+	sockets := newSockets(cfg, metrics.connectionsRefused)
 	cfg.Fanout.Connections = upgrader.Open
 	p := pages{
-		log:    cfg.Log,
-		funcs:  template.FuncMap{"asset": assets.lookup},
-		live:   liveOptions(upgrader),
-		fanout: fanout.New(cfg.Fanout),
+		log:     cfg.Log,
+		funcs:   template.FuncMap{"asset": assets.lookup},
+		live:    liveOptions(upgrader),
+		fanout:  fanout.New(cfg.Fanout),
+		sockets: sockets,
+		metrics: metrics,
 	}
 	counter, err := multiUserSyncHandler(p)
 	if err != nil {
@@ -83,28 +113,59 @@ func NewApp(cfg Config) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	live := []livetemplate.LiveHandler{counter, presence}
+	metrics.sockets(&upgrader.Stats, live)
 
 	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", index)
-	mux.Handle("/realtime/multi-user-sync", counter)
-	mux.Handle("/realtime/presence", presence)
-	mux.Handle("GET /static/", http.StripPrefix("/static/", filesOnly(cfg.Static, notFound)))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("/{$}", readOnly(index))
+	mux.Handle("/realtime/multi-user-sync", withSession(counter))
+	mux.Handle("/realtime/presence", withSession(presence))
+	mux.Handle("/static/", readOnly(http.StripPrefix("/static/", assets.serve(notFound))))
+	mux.Handle("/healthz", readOnly(http.HandlerFunc(alive)))
+	mux.Handle("/readyz", readOnly(http.HandlerFunc(sockets.ready)))
 	mux.Handle("/", notFound)
-	return &App{Handler: mux, live: []livetemplate.LiveHandler{counter, presence}, pages: p}, nil
+
+	sameSite, err := sameSiteOnly(cfg, metrics.requestsRefused, compressed(mux))
+	if err != nil {
+		return nil, err
+	}
+	return &App{
+		Handler:  received(cfg.Log, cfg.TrustProxy, withPolicy(assets.source(), limited(sameSite))),
+		Admin:    metrics.admin(),
+		pages:    p,
+		live:     live,
+		upgrader: upgrader,
+		drain:    cmp.Or(cfg.Drain, DefaultDrain),
+	}, nil
 }
 
-// refreshWithin bounds what a stop spends on the last refreshes. In a large crowd
-// an interval is longer, and the close frames need time as well.
-const refreshWithin = time.Second
+// alive answers /healthz.
+func alive(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
-// Shutdown sends the refreshes that wait, refuses new sockets, sends every open
-// one a close frame (1001, going away) and waits for them to close. It returns
-// ctx's error if ctx ends first.
+// Bounds of a stop beside the drain: for the last refreshes, whose intervals are
+// long in a large crowd, and for the peers to answer their close frames.
+const (
+	refreshWithin = time.Second
+	answerWithin  = 1500 * time.Millisecond
+)
+
+// Shutdown refuses new connections, and says so at /readyz; sends the refreshes
+// that wait; and sends every open connection a close frame (1001, going away),
+// spread over the drain. Pages are served meanwhile. It takes at most 3.5 seconds
+// with the default drain, and less if ctx ends before: then it returns ctx's error.
 func (a *App) Shutdown(ctx context.Context) error {
+	empty := a.pages.sockets.stop()
 	refreshes, cancel := context.WithTimeout(ctx, refreshWithin)
 	defer cancel()
 	a.pages.fanout.Stop(refreshes)
+	a.upgrader.CloseAll(ctx, a.drain)
+	select {
+	case <-empty:
+	case <-time.After(answerWithin):
+	case <-ctx.Done():
+	}
+	// The framework has little left to close. With none left, no request can
+	// enter it while it counts them: that would be a race.
 	done := make(chan error, len(a.live))
 	for _, h := range a.live {
 		go func() { done <- h.Shutdown(ctx) }()
@@ -151,16 +212,3 @@ type everyone struct {
 }
 
 func (everyone) Identify(*http.Request) (string, error) { return "everyone", nil }
-
-// filesOnly serves the files of fsys, and notFound in place of a directory.
-func filesOnly(fsys fs.FS, notFound http.Handler) http.Handler {
-	files := http.FileServerFS(fsys)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		info, err := fs.Stat(fsys, r.URL.Path)
-		if err != nil || info.IsDir() {
-			notFound.ServeHTTP(w, r)
-			return
-		}
-		files.ServeHTTP(w, r)
-	})
-}

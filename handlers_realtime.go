@@ -41,7 +41,8 @@ func multiUserSyncHandler(p pages) (livetemplate.LiveHandler, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.refreshCounter = p.fanout.Refresh(page, "RefreshCounter", counterCost)
+	c.refreshCounter = p.refresh(page, "RefreshCounter", counterCost)
+	p.metrics.counter("realtime_clicks_total", "Clicks that counted.", nil, func() float64 { return float64(c.read()) })
 	return page, nil
 }
 
@@ -96,7 +97,8 @@ func presenceHandler(grace time.Duration, p pages) (livetemplate.LiveHandler, er
 	if err != nil {
 		return nil, err
 	}
-	c.presenceChanged = p.fanout.Refresh(page, "PresenceChanged", presenceCost)
+	c.presenceChanged = p.refresh(page, "PresenceChanged", presenceCost)
+	p.metrics.gauge("realtime_users_online", "Users online, each in one tab or more.", nil, c.online.Count)
 	return page, nil
 }
 

@@ -39,7 +39,7 @@ func dropSessionCookie(_ []string, a slog.Attr) slog.Attr {
 
 // calm keeps a crowd from flooding the log: it counts what repeats, and logs at
 // debug level what the framework logs at info level every time somebody comes or
-// goes.
+// goes, or the server stops. It adds the id of the request that a record is about.
 type calm struct {
 	slog.Handler
 	seen *repeats
@@ -47,14 +47,21 @@ type calm struct {
 
 func (h calm) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {
-	case "Client connected", "Client disconnected", "Created new session group":
+	case "Client connected", "Client disconnected", "Created new session group",
+		"Starting graceful shutdown", "Closing active connections", "All connections closed gracefully", "Shutdown complete":
 		r.Level = slog.LevelDebug
 		if !h.Enabled(ctx, r.Level) {
 			return nil
 		}
+	case "Failed to parse message", "Upload action error":
+		r = slog.NewRecord(r.Time, r.Level, r.Message, r.PC) // its error quotes what a visitor sent
 	}
 	if r.Level > slog.LevelDebug && h.seen.tooOften(h.Handler, r) {
 		return nil
+	}
+	if id := visitOf(ctx).id; id != "" {
+		r = r.Clone()
+		r.AddAttrs(slog.String("request_id", id))
 	}
 	return h.Handler.Handle(ctx, r)
 }

@@ -13,13 +13,13 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
 
-// stopWithin bounds a stop: sockets get this long to answer their close frame.
-// A visitor who never answers must not hold the process.
-const stopWithin = 3 * time.Second
+// stopWithin bounds a stop. A visitor who never answers must not hold the process.
+const stopWithin = 4 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -55,23 +55,39 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	app, err := NewApp(Config{Log: logger})
+	defer listener.Close()
+	opts.app.Log = logger
+	app, err := NewApp(opts.app)
 	if err != nil {
 		return err
 	}
 	// The collector stays as Go sets it: under a steady stream of changes with
 	// 1,000 tabs, GOGC=50, 100, 200, 400 took 54, 42, 39, 37 µs of CPU a refresh
 	// and 78, 93, 128, 195 MB.
+	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelError)
 	server := &http.Server{
 		Handler:           app,
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second, // for who reads slowly; a socket has its own
 		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelError),
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          errorLog,
 	}
+	serveErr := make(chan error, 2)
+	if opts.adminAddr != "" {
+		adminListener, err := net.Listen("tcp", opts.adminAddr)
+		if err != nil {
+			return err
+		}
+		admin := &http.Server{Handler: app.Admin, ReadHeaderTimeout: 5 * time.Second, ErrorLog: errorLog}
+		defer admin.Close()
+		go func() { serveErr <- admin.Serve(adminListener) }()
+		logger.Info("metrics and profiles", slog.String("at", browserURL(opts.adminAddr, adminListener.Addr())))
+	}
+	go func() { serveErr <- server.Serve(listener) }()
 	fmt.Fprintln(out, "Open", browserURL(opts.addr, listener.Addr()))
 
-	serveErr := make(chan error, 1)
-	go func() { serveErr <- server.Serve(listener) }()
 	select {
 	case err := <-serveErr:
 		return err
@@ -84,12 +100,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 }
 
-// stop closes the listener and the live sockets side by side, because each can
-// wait for a peer that never answers. Whatever is left when ctx ends is cut.
+// stop ends the sockets first: until they are closed, the server goes on telling
+// at /readyz that it stops. Whatever is left when ctx ends is cut.
 func stop(ctx context.Context, server *http.Server, app *App, logger *slog.Logger) {
-	serverDone := make(chan error, 1)
-	go func() { serverDone <- server.Shutdown(ctx) }()
-	if err := errors.Join(app.Shutdown(ctx), <-serverDone); err != nil {
+	if err := errors.Join(app.Shutdown(ctx), server.Shutdown(ctx)); err != nil {
 		logger.Warn("some connections did not close in time and were cut")
 	}
 	server.Close()
@@ -100,8 +114,10 @@ var errUsage = errors.New("run with -h for the flags")
 
 type options struct {
 	addr      string
+	adminAddr string
 	logLevel  slog.Level
 	logFormat string
+	app       Config
 }
 
 func parseFlags(args []string, out io.Writer) (options, error) {
@@ -109,6 +125,14 @@ func parseFlags(args []string, out io.Writer) (options, error) {
 	flags := flag.NewFlagSet("realtime", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // one clear line instead of the whole usage text
 	flags.StringVar(&o.addr, "addr", "localhost:8080", "`host:port` to listen on; port 0 takes any free one")
+	flags.StringVar(&o.adminAddr, "admin-addr", "", "`host:port` for /metrics and /debug/pprof/; off by default, and not for visitors")
+	flags.Func("allow-origin", "another `origin` whose pages may connect and post, such as https://example.com; repeatable", func(origin string) error {
+		o.app.AllowOrigins = append(o.app.AllowOrigins, origin)
+		return http.NewCrossOriginProtection().AddTrustedOrigin(origin)
+	})
+	flags.BoolVar(&o.app.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, -Host and -For: only where every request comes through a proxy that sets them")
+	flags.Func("max-connections", fmt.Sprintf("most live connections, a `number` (default %d)", DefaultMaxConnections), positive(&o.app.MaxConnections))
+	flags.Func("max-per-session", fmt.Sprintf("most live connections of one browser, a `number` (default %d)", DefaultMaxPerSession), positive(&o.app.MaxPerSession))
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
 	flags.StringVar(&o.logFormat, "log-format", "text", "log `format`: text or json")
 
@@ -127,6 +151,16 @@ func parseFlags(args []string, out io.Writer) (options, error) {
 		return o, fmt.Errorf("invalid value %q for flag -log-format: want text or json; %w", o.logFormat, errUsage)
 	}
 	return o, nil
+}
+
+// positive parses a flag that is a number above 0.
+func positive(n *int) func(string) error {
+	return func(text string) (err error) {
+		if *n, err = strconv.Atoi(text); err != nil || *n <= 0 {
+			return errors.New("want a number above 0")
+		}
+		return nil
+	}
 }
 
 // browserURL is the address to click: the host that was asked for, or localhost

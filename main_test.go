@@ -25,7 +25,7 @@ func TestProgram(t *testing.T) {
 
 	t.Run("runs from any directory and logs nothing about a visit", func(t *testing.T) {
 		p := start(t, exe)
-		assert.Empty(t, visit(t, p))
+		assert.Empty(t, usePages(t, p))
 		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
 		assert.NotContains(t, p.log(t), "level=WARN")
 		assert.NotContains(t, p.log(t), "level=ERROR")
@@ -42,17 +42,17 @@ func TestProgram(t *testing.T) {
 		p := start(t, exe)
 		for range repeatsLogged + 3 {
 			tb := newVisitor(t, p.url).open(counterPage)
-			require.NoError(t, tb.ws.WriteMessage(websocket.BinaryMessage, []byte("binary")))
+			require.NoError(t, tb.ws.WriteMessage(websocket.TextMessage, []byte("no action")))
 			tb.settle()
 		}
-		assert.Equal(t, repeatsLogged, strings.Count(p.log(t), "binary frames ignored"))
+		assert.Equal(t, repeatsLogged, strings.Count(p.log(t), "no action refused"))
 		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
-		assert.Contains(t, p.log(t), `msg="binary frames ignored" left_out=3`)
+		assert.Contains(t, p.log(t), `msg="message that is no action refused" left_out=3`)
 	})
 
 	t.Run("logs visits at debug level, without the session cookie", func(t *testing.T) {
 		p := start(t, exe, "-log-level", "debug")
-		log := visit(t, p)
+		log := usePages(t, p)
 		assert.Contains(t, log, `level=DEBUG msg="Client connected"`)
 		assert.Contains(t, log, `level=DEBUG msg="Client disconnected"`)
 		assert.NotContains(t, log, "level=INFO")
@@ -61,7 +61,7 @@ func TestProgram(t *testing.T) {
 
 	t.Run("logs JSON, from the level that is asked for", func(t *testing.T) {
 		p := start(t, exe, "-log-format", "json", "-log-level", "debug")
-		visit(t, p)
+		usePages(t, p)
 		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
 		lines := strings.Split(strings.TrimSpace(p.log(t)), "\n")
 		for _, line := range lines {
@@ -157,9 +157,9 @@ func TestProgram(t *testing.T) {
 	}
 }
 
-// visit uses the pages, closes one tab as a browser does and one without a
+// usePages uses the pages, closes one tab as a browser does and one without a
 // word, and returns the log when the program has noticed both.
-func visit(t *testing.T, p *program) string {
+func usePages(t *testing.T, p *program) string {
 	t.Helper()
 	v := newVisitor(t, p.url)
 	counter, presence, watching := v.open(counterPage), v.open(presencePage), v.open(presencePage)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/livetemplate/livetemplate"
 
@@ -20,10 +23,12 @@ import (
 // once. The framework renders, and each of its connections keeps, only the part
 // of a page that lives: the template "live".
 type pages struct {
-	log    *slog.Logger
-	funcs  template.FuncMap
-	live   []livetemplate.Option
-	fanout *fanout.Fanout
+	log     *slog.Logger
+	funcs   template.FuncMap
+	live    []livetemplate.Option
+	fanout  *fanout.Fanout
+	sockets *sockets
+	metrics *metrics
 }
 
 // render puts a page into the layout. Where it has a live part, there is livePart.
@@ -79,7 +84,15 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 		return nil, err
 	}
 	handler := t.Handle(controller, livetemplate.AsState(state))
-	return &livePage{LiveHandler: handler, log: p.log, before: before, after: after}, nil
+	p.metrics.page(name, handler, func() int { return p.sockets.on("/realtime/" + name) })
+	return &livePage{LiveHandler: handler, pages: p, before: before, after: after}, nil
+}
+
+// refresh is what publishes one refreshing action of a page.
+func (p pages) refresh(page livetemplate.LiveHandler, action string, cost time.Duration) *fanout.Refresh {
+	r := p.fanout.Refresh(page, action, cost)
+	p.metrics.refresh(action, r)
+	return r
 }
 
 // livePage serves the socket of a page, and the page: its live part as it is
@@ -87,7 +100,7 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 // browser client posts actions to it.
 type livePage struct {
 	livetemplate.LiveHandler
-	log           *slog.Logger
+	pages         pages
 	before, after string
 	posts         sync.Mutex // held while an action runs, never while a visitor is waited for
 }
@@ -97,19 +110,17 @@ const maxForm = 16 << 10
 
 func (p *livePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if livetemplate.WSIsUpgrade(r) {
-		p.LiveHandler.ServeHTTP(w, r)
+		p.pages.sockets.serve(w, r, p.LiveHandler)
 		return
 	}
-	// One address answers with HTML or JSON: neither the Back button nor a cache
-	// in between may show one for the other.
-	w.Header().Set("Vary", "Accept")
-	w.Header().Set("Cache-Control", "private, no-cache")
+	// One address answers with HTML or JSON: a cache in between may not show one
+	// for the other.
+	w.Header().Add("Vary", "Accept")
 	answer := &answer{ResponseWriter: w}
 	if r.Method == http.MethodPost {
 		form, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
 		if err != nil {
-			p.log.Warn("form refused", slog.String("remote_addr", r.RemoteAddr), slog.Any("error", err))
-			http.Error(w, "This form could not be read, or is too long.", http.StatusRequestEntityTooLarge)
+			p.refuse(w, r, err)
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(form))
@@ -118,6 +129,23 @@ func (p *livePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.LiveHandler.ServeHTTP(answer, r)
 	}
 	answer.send(p)
+}
+
+// The reasons for which a form is refused, beside crossSite.
+const (
+	tooLong = "too long"
+	tooSlow = "too slow"
+)
+
+// refuse answers a form that could not be read.
+func (p *livePage) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	why, status := tooSlow, http.StatusRequestTimeout
+	if errors.As(err, new(*http.MaxBytesError)) {
+		why, status = tooLong, http.StatusRequestEntityTooLarge
+	}
+	p.pages.metrics.requestsRefused.WithLabelValues(why).Inc()
+	p.pages.log.WarnContext(r.Context(), "form refused", slog.String("reason", why), slog.String("remote_addr", r.RemoteAddr))
+	http.Error(w, "This form did not count: it was "+why+".", status)
 }
 
 // post runs an action and makes the framework forget its answer. It would answer
@@ -142,21 +170,27 @@ func (p *livePage) post(answer *answer, r *http.Request) {
 // while it writes must not wait for a visitor who reads slowly.
 type answer struct {
 	http.ResponseWriter
-	body bytes.Buffer
+	status int
+	body   bytes.Buffer
 }
 
+func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
-// send puts the fixed text of a page around an answer that is HTML. Data,
-// redirects and errors stay as they are.
+// send puts the fixed text of a page around an answer that is HTML. Data and
+// redirects stay as they are. The text of an error is the framework's, and says
+// what is inside.
 func (a *answer) send(p *livePage) {
-	if a.body.Len() == 0 {
+	status := cmp.Or(a.status, http.StatusOK)
+	if status >= http.StatusBadRequest {
+		http.Error(a.ResponseWriter, "This could not be understood, and did not count.", status)
 		return
 	}
-	if a.Header().Get("Content-Type") == "" { // the framework leaves a page's to be guessed
+	if a.body.Len() > 0 && a.Header().Get("Content-Type") == "" { // the framework leaves a page's to be guessed
 		a.Header().Set("Content-Type", "text/html; charset=utf-8")
 	}
-	if strings.HasPrefix(a.Header().Get("Content-Type"), "text/html") {
+	a.ResponseWriter.WriteHeader(status)
+	if a.body.Len() > 0 && strings.HasPrefix(a.Header().Get("Content-Type"), "text/html") {
 		fmt.Fprint(a.ResponseWriter, p.before, a.body.String(), p.after)
 		return
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -63,6 +64,7 @@ func newServerBehind(t testing.TB, proxy func(app http.Handler) http.Handler) st
 
 func serve(t testing.TB, cfg Config, proxy func(app http.Handler) http.Handler) string {
 	t.Helper()
+	cfg.Drain = cmp.Or(cfg.Drain, time.Millisecond) // most tests end with tabs open
 	app, err := NewApp(cfg)
 	require.NoError(t, err)
 	server := httptest.NewServer(proxy(app))

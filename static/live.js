@@ -1,8 +1,9 @@
 // Keeps a page live: it has one socket for as long as it is there, opens it
 // again whenever it is lost, and tells how things are by events on the document.
 //
-//   "live"       detail "up"; "down" while the server is away; or "off" where the
-//                server answers but no socket opens: the client then sends requests
+//   "live"       detail "up"; "down" while the server is away; "off" where the
+//                server answers but no socket opens, or "full" where it has no room
+//                for one: the client then sends requests
 //   "unanswered" something the person did may have been lost on its way
 //
 // This script does all the reconnecting: the client gives up after one attempt
@@ -12,7 +13,8 @@
   if (!document.querySelector("[data-lvt-id]")) return; // nothing on this page is live
 
   // All in milliseconds.
-  const firstWait = 250, longestWait = 5000, calmWait = 15000; // the last while live updates are off
+  const firstWait = 250, longestWait = 5000, calmWait = 15000; // the last while live updates are off, or the server is full
+  const stopWait = 500; // while the server is about to go
   const heartbeat = 5000, answerWithin = 5000;
   const probeWithin = 3000, requestWithin = 10000;
 
@@ -21,8 +23,9 @@
   const client = () => window.liveTemplateClient;
   let ours = false;       // the client's first attempt has ended; all others are ours
   let state = "";         // as told
-  let since;              // when the page was last up
+  let since;              // when the page was last up, or the server said that it is stopping
   let open = false;       // the socket; the page is up with the first update it brings
+  let full = false;       // the server has no room for a socket of this page
   let looking = false;    // for the server, and for a way to open a socket
   let changing = false;   // the client is about to open a socket, and takes no action
   let left = false;       // the page was left; it may come back whole
@@ -52,11 +55,13 @@
   }
 
   // Full jitter: up to the time that has passed already, within bounds.
-  function retry() {
+  function retry(atLeast = firstWait) {
     clearTimeout(retrying);
-    const passed = Math.max(Date.now() - since, firstWait);
-    retrying = setTimeout(reconnect, Math.random() * Math.min(passed, state === "off" ? calmWait : longestWait));
+    const passed = Math.max(Date.now() - since, atLeast);
+    retrying = setTimeout(reconnect, Math.random() * Math.min(passed, served() ? calmWait : longestWait));
   }
+
+  const served = () => state === "off" || state === "full";
 
   async function reconnect() {
     clearTimeout(retrying);
@@ -67,12 +72,16 @@
   async function attempt() {
     if (looking || left) return;
     looking = true;
-    let answers = false;
+    let answers = false, stopping = false;
     try {
       // Ask first: an attempt of the client takes long to fail in a network that swallows everything.
-      const probe = await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(probeWithin) });
+      const probe = await fetch("/readyz", { cache: "no-store", signal: AbortSignal.timeout(probeWithin) });
+      const says = (await probe.text()).trim();
       answers = probe.ok;
-      if (answers && !left && (state !== "off" || await socketOpens())) {
+      stopping = says === "stopping";
+      full = says === "full" || says === "session full";
+      if (stopping) since = Date.now(); // it is not away yet
+      if (answers && !left && (state === "off" ? await socketOpens() : !full || state !== "full")) {
         changing = true;
         client().disconnect(); // else the page that comes would pass for the answer to what is pending
         await client().connect();
@@ -83,11 +92,13 @@
     looking = changing = false;
     if (left) return;
     if (!open) {
-      become(answers ? "off" : "down");
-      retry();
+      become(answers ? withoutSocket() : "down");
+      retry(stopping ? stopWait : firstWait);
     }
     release();
   }
+
+  const withoutSocket = () => full ? "full" : "off";
 
   // While live updates are off, an attempt of the client would show the page
   // anew, without what the person was just told or typed.
@@ -137,7 +148,7 @@
   on("lvt:updated", (event) => {
     answered();
     if (event.detail.action) pending = Math.max(pending - 1, 0); // refreshes name none
-    become(open ? "up" : "off");
+    become(open ? "up" : withoutSocket());
     if (!ours) retry(); // the client's first attempt has ended with a request
     ours = true;
   });

@@ -7,6 +7,7 @@
   const notes = {
     down: "Reconnecting… Buttons wait until the page is live.",
     off: "Live updates are off: no live connection gets through. Buttons work.",
+    full: "The server is full: no live updates for now. Buttons work. This page goes on trying.",
   };
   let state = "up", told = "up", waiting, fading, waits = [], focused;
 

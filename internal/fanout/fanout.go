@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -95,6 +96,9 @@ func (f *Fanout) Stop(ctx context.Context) {
 
 // Refresh publishes one action, merged. It is safe for concurrent use.
 type Refresh struct {
+	Asked  atomic.Int64 // changes that asked for a refresh
+	Merged atomic.Int64 // those for which one that was waiting already will do
+
 	fanout  *Fanout
 	handler Publisher
 	action  string
@@ -129,10 +133,14 @@ func (r *Refresh) PublishTo(topic string) {
 func (r *Refresh) merge(topic string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.Asked.Add(1)
 	if r.stopped {
 		return false
 	}
-	if _, running := r.again[topic]; running {
+	if again, running := r.again[topic]; running {
+		if again {
+			r.Merged.Add(1)
+		}
 		r.again[topic] = true
 		return true
 	}

@@ -136,6 +136,13 @@ func (r *Record) remove(id string) bool {
 	return true
 }
 
+// Count is how many users are online.
+func (r *Record) Count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.arrivals)
+}
+
 // View is how many users are online, and at most limit of them, which is at
 // least 1: first the one that connection id belongs to, then the others in the
 // order they came. The ID of a connection that is not online belongs to nobody.

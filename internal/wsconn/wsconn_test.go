@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,17 +38,20 @@ func quiet(heartbeat Heartbeat) *Upgrader {
 	return New(slog.New(slog.DiscardHandler), heartbeat)
 }
 
-func dial(t *testing.T, server *httptest.Server, origin string) (*websocket.Conn, *http.Response, error) {
+func dial(t *testing.T, server *httptest.Server) *websocket.Conn {
 	t.Helper()
-	header := http.Header{}
-	if origin != "" {
-		header.Set("Origin", origin)
-	}
-	ws, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), header)
-	if err == nil {
-		t.Cleanup(func() { ws.Close() })
-	}
-	return ws, resp, err
+	ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { ws.Close() })
+	return ws
+}
+
+// lines is a log that a test can wait for.
+type lines chan string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
 }
 
 // receive is what arrives on ch, before a test would wait for ever.
@@ -60,42 +65,73 @@ func receive[T any](t *testing.T, ch <-chan T) (value T) {
 	return value
 }
 
-func TestUpgrade_ChecksOrigin(t *testing.T) {
-	server := serve(t, quiet(Heartbeat{}), func(livetemplate.WSConn) {})
+func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
+	long := strings.Repeat("x", MaxMessage)
 	for name, row := range map[string]struct {
-		origin     string
-		wantStatus int
+		frameType int
+		frame     string
+		wantCode  int // of the close frame; 0: the connection goes on
+		refusals  func(*Stats) *atomic.Int64
 	}{
-		"the page's own":         {server.URL, http.StatusSwitchingProtocols},
-		"none, not from a page":  {"", http.StatusSwitchingProtocols},
-		"another host":           {"https://evil.example", http.StatusForbidden},
-		"own host, another port": {"http://127.0.0.1:1", http.StatusForbidden},
-		"opaque":                 {"null", http.StatusForbidden},
+		"binary":               {websocket.BinaryMessage, `{"action":"x"}`, 1003, func(s *Stats) *atomic.Int64 { return &s.NotText }},
+		"not UTF-8":            {websocket.TextMessage, "{\"action\":\"\xff\"}", 1007, func(s *Stats) *atomic.Int64 { return &s.NotText }},
+		"too long":             {websocket.TextMessage, long + "x", 1009, func(s *Stats) *atomic.Int64 { return &s.TooLong }},
+		"far too long":         {websocket.TextMessage, strings.Repeat(long, 512), 1009, func(s *Stats) *atomic.Int64 { return &s.TooLong }},
+		"no JSON":              {websocket.TextMessage, `{"action":`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
+		"no object":            {websocket.TextMessage, `[1,2,3]`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
+		"fields of wrong kind": {websocket.TextMessage, `{"action":7,"data":"x"}`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
+		"deeply nested":        {websocket.TextMessage, `{"data":` + strings.Repeat("[", MaxMessage/2), 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
+		"nested too deep":      {websocket.TextMessage, `{"data":{"x":` + strings.Repeat("[", 11000) + strings.Repeat("]", 11000) + `}}`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, resp, _ := dial(t, server, row.origin)
-			require.NotNil(t, resp)
-			assert.Equal(t, row.wantStatus, resp.StatusCode)
+			var log bytes.Buffer
+			upgrader := New(slog.New(slog.NewTextHandler(&log, nil)), Heartbeat{})
+			got := make(chan string, 10)
+			server := serve(t, upgrader, func(conn livetemplate.WSConn) {
+				for {
+					_, data, err := conn.ReadMessage()
+					got <- string(data)
+					if err != nil {
+						return
+					}
+				}
+			})
+			ws := dial(t, server)
+			const good = `{"action":"good"}`
+			go func() { // the peer reads meanwhile
+				ws.WriteMessage(row.frameType, []byte(row.frame))
+				ws.WriteMessage(row.frameType, []byte(row.frame))
+				ws.WriteMessage(websocket.TextMessage, []byte(good))
+			}()
+			if row.wantCode == 0 {
+				for range 2 {
+					_, answer, err := ws.ReadMessage()
+					require.NoError(t, err)
+					assert.JSONEq(t, `{"tree":{},"meta":{"success":false,"action":"refused"}}`, string(answer))
+				}
+				assert.Equal(t, good, receive(t, got))
+				assert.EqualValues(t, 2, row.refusals(&upgrader.Stats).Load())
+			} else {
+				_, _, err := ws.ReadMessage()
+				assert.True(t, websocket.IsCloseError(err, row.wantCode), "the peer got: %v", err)
+				assert.Empty(t, receive(t, got), "what came after it is not read")
+				assert.EqualValues(t, 1, row.refusals(&upgrader.Stats).Load())
+			}
+			assert.Equal(t, 1, strings.Count(log.String(), "refused"), "the log:\n%s", log.String())
+			assert.NotContains(t, log.String(), "action=", "what a peer sends is not for the log")
 		})
 	}
 }
 
-func TestReadMessage_SkipsBinaryFramesAndSaysSoOnce(t *testing.T) {
-	var log bytes.Buffer
-	got := make(chan string, 1)
-	server := serve(t, New(slog.New(slog.NewTextHandler(&log, nil)), Heartbeat{}), func(conn livetemplate.WSConn) {
-		_, data, err := conn.ReadMessage()
-		assert.NoError(t, err)
-		got <- string(data)
+func TestReadMessage_TakesTheLongestMessage(t *testing.T) {
+	got := make(chan int, 1)
+	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
+		_, data, _ := conn.ReadMessage()
+		got <- len(data)
 	})
-	ws, _, err := dial(t, server, "")
-	require.NoError(t, err)
-	for range 3 {
-		require.NoError(t, ws.WriteMessage(websocket.BinaryMessage, []byte("binary")))
-	}
-	require.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte("text")))
-	assert.Equal(t, "text", <-got)
-	assert.Equal(t, 1, strings.Count(log.String(), "binary frames ignored"), "the log:\n%s", log.String())
+	longest := `{"action":"x","data":{"a":"` + strings.Repeat("x", MaxMessage-len(`{"action":"x","data":{"a":""}}`)) + `"}}`
+	require.NoError(t, dial(t, server).WriteMessage(websocket.TextMessage, []byte(longest)))
+	assert.Equal(t, MaxMessage, receive(t, got))
 }
 
 func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
@@ -114,8 +150,7 @@ func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 				_, _, err := conn.ReadMessage()
 				got <- err
 			})
-			ws, _, err := dial(t, server, "")
-			require.NoError(t, err)
+			ws := dial(t, server)
 			require.NoError(t, ws.WriteMessage(websocket.CloseMessage, row.frame))
 
 			readErr := <-got
@@ -129,24 +164,110 @@ func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 
 func TestHeartbeat_ClosesASilentPeer(t *testing.T) {
 	heartbeat := Heartbeat{Ping: 10 * time.Millisecond, Timeout: 300 * time.Millisecond}
-	read, written := make(chan error, 1), make(chan bool, 1)
+	read := make(chan error, 1)
 	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
-		go func() {
-			for range 1000 { // far more than the buffers in between hold: a write waits
-				conn.WriteMessage(websocket.TextMessage, make([]byte, 64<<10))
-			}
-			written <- true
-		}()
 		_, _, err := conn.ReadMessage()
 		read <- err
-		<-t.Context().Done() // closes nothing itself
 	})
-	_, _, err := dial(t, server, "") // reads nothing: no message, and no ping to answer
-	require.NoError(t, err)
-	var timeout net.Error
-	require.ErrorAs(t, receive(t, read), &timeout)
-	assert.True(t, timeout.Timeout())
-	receive(t, written) // the write that the peer held up has ended
+	dial(t, server) // reads nothing: no ping to answer
+	assert.True(t, isTimeout(receive(t, read)))
+}
+
+// A peer that does not read holds up nobody who writes to it, makes only so much
+// wait, and is closed: at once when that is full, or after the time for one frame.
+func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
+	for name, row := range map[string]struct {
+		write time.Duration
+		fill  int // write while so many bytes wait, at most
+	}{
+		"a full queue":  {time.Hour, MaxQueued},
+		"a frame stuck": {50 * time.Millisecond, MaxQueued / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := make(lines, 10)
+			upgrader := New(slog.New(slog.NewTextHandler(log, nil)), Heartbeat{Write: row.write})
+			read, most := make(chan error, 1), make(chan int, 1)
+			server := serve(t, upgrader, func(c livetemplate.WSConn) {
+				conn, frame, peak := c.(*conn), make([]byte, 8<<10), 0
+				for upgrader.Open() > 0 {
+					conn.mu.Lock()
+					queued := conn.queued
+					conn.mu.Unlock()
+					if peak = max(peak, queued); queued > row.fill {
+						continue
+					}
+					began := time.Now()
+					assert.NoError(t, conn.WriteMessage(websocket.TextMessage, frame))
+					assert.Less(t, time.Since(began), time.Second)
+				}
+				most <- peak
+				_, _, err := conn.ReadMessage()
+				read <- err
+			})
+			ws := dial(t, server)
+			ws.NetConn().(*net.TCPConn).SetReadBuffer(4096)
+			assert.LessOrEqual(t, receive(t, most), MaxQueued)
+			assert.Error(t, receive(t, read))
+			assert.Zero(t, upgrader.Open())
+			assert.Contains(t, receive(t, log), "the peer does not read")
+			assert.Empty(t, log)
+			assert.EqualValues(t, 1, upgrader.Stats.SlowCloses.Load())
+		})
+	}
+}
+
+func TestHeartbeat_FindsWhoDoesNotReadWithin5SecondsByDefault(t *testing.T) {
+	assert.Less(t, DefaultWrite, 5*time.Second)
+}
+
+func TestClose_WritesWhatIsQueued(t *testing.T) {
+	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
+		for range 100 {
+			conn.WriteMessage(websocket.TextMessage, []byte("queued"))
+		}
+	})
+	ws := dial(t, server)
+	for range 100 {
+		_, data, err := ws.ReadMessage()
+		require.NoError(t, err)
+		assert.Equal(t, "queued", string(data))
+	}
+	_, _, err := ws.ReadMessage()
+	assert.True(t, websocket.IsUnexpectedCloseError(err), "then the end: %v", err)
+}
+
+func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
+	const peers, over = 20, 400 * time.Millisecond
+	upgrader, handled := quiet(Heartbeat{}), make(chan error, peers+1)
+	server := serve(t, upgrader, func(conn livetemplate.WSConn) {
+		_, _, err := conn.ReadMessage()
+		handled <- err
+	})
+	closed := make(chan time.Time, peers)
+	for range peers {
+		ws := dial(t, server)
+		go func() {
+			_, _, err := ws.ReadMessage()
+			assert.True(t, websocket.IsCloseError(err, websocket.CloseGoingAway), "closed with: %v", err)
+			closed <- time.Now()
+		}()
+	}
+	dial(t, server) // never answers
+	assert.Eventually(t, func() bool { return upgrader.Open() == peers+1 }, time.Second, time.Millisecond)
+	began := time.Now()
+	upgrader.CloseAll(t.Context(), over)
+	assert.GreaterOrEqual(t, time.Since(began), over)
+	var at []time.Duration
+	for range peers {
+		at = append(at, receive(t, closed).Sub(began))
+	}
+	slices.Sort(at)
+	assert.Greater(t, at[peers/2]-at[0], over/4, "closed at %v", at)
+	for range peers + 1 {
+		err := receive(t, handled)
+		assert.False(t, livetemplate.WSIsUnexpectedCloseError(err, livetemplate.WSCloseGoingAway), "the framework warns about %v", err)
+	}
+	assert.Zero(t, upgrader.Open())
 }
 
 func TestHeartbeat_KeepsAnIdlePeer(t *testing.T) {
@@ -156,17 +277,16 @@ func TestHeartbeat_KeepsAnIdlePeer(t *testing.T) {
 	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
 		_, data, err := conn.ReadMessage()
 		if err == nil {
-			assert.Equal(t, "still here", string(data))
+			assert.Equal(t, `{"action":"still here"}`, string(data))
 		}
 		got <- err
 	})
-	ws, _, err := dial(t, server, "")
-	require.NoError(t, err)
+	ws := dial(t, server)
 	answer, answered := ws.PingHandler(), 0
 	ws.SetPingHandler(func(data string) error {
 		answered++
 		if answered == pings {
-			assert.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte("still here")))
+			assert.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"still here"}`)))
 		}
 		return answer(data)
 	})
@@ -187,11 +307,10 @@ func TestHeartbeat_KeepsAPeerWhoSendsButAnswersNoPing(t *testing.T) {
 		}
 		received <- n
 	})
-	ws, _, err := dial(t, server, "")
-	require.NoError(t, err)
+	ws := dial(t, server)
 	for range messages {
 		<-time.After(10 * time.Millisecond)
-		if err := ws.WriteMessage(websocket.TextMessage, []byte("busy")); err != nil {
+		if err := ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"busy"}`)); err != nil {
 			break
 		}
 	}
@@ -215,8 +334,7 @@ func TestWriteMessage_ToAPeerWhoHasGoneIsNoError(t *testing.T) {
 					got <- conn.WriteMessage(websocket.TextMessage, []byte("still on its way"))
 				}
 			})
-			ws, _, err := dial(t, server, "")
-			require.NoError(t, err)
+			ws := dial(t, server)
 			leave(ws)
 			for range cap(got) {
 				assert.NoError(t, receive(t, got))
@@ -231,8 +349,7 @@ func TestClose_TwiceIsNoError(t *testing.T) {
 		errs <- conn.Close()
 		errs <- conn.Close()
 	})
-	_, _, err := dial(t, server, "")
-	require.NoError(t, err)
+	dial(t, server)
 	assert.NoError(t, <-errs)
 	assert.NoError(t, <-errs)
 }
@@ -252,8 +369,7 @@ func TestWriteMessage_ImprovesOnTheFramework(t *testing.T) {
 		}
 		written <- true
 	})
-	ws, _, err := dial(t, server, "")
-	require.NoError(t, err)
+	ws := dial(t, server)
 	for _, want := range []string{
 		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
 		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
@@ -276,12 +392,9 @@ func TestUpgrader_CountsOpenConnections(t *testing.T) {
 	})
 	var open []*websocket.Conn
 	for range 3 {
-		ws, _, err := dial(t, server, "")
-		require.NoError(t, err)
+		ws := dial(t, server)
 		open = append(open, ws)
 	}
-	_, _, err := dial(t, server, "https://evil.example")
-	require.Error(t, err)
 	assert.Eventually(t, func() bool { return upgrader.Open() == 3 }, time.Second, time.Millisecond)
 	open[0].Close()
 	assert.Eventually(t, func() bool { return upgrader.Open() == 2 }, time.Second, time.Millisecond)
@@ -304,10 +417,9 @@ func TestReadMessage_WaitsForAnswers(t *testing.T) {
 			read <- true
 		}
 	})
-	ws, _, err := dial(t, server, "")
-	require.NoError(t, err)
+	ws := dial(t, server)
 	for range 2 * MaxUnanswered {
-		require.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte("message")))
+		require.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"message"}`)))
 	}
 	for range MaxUnanswered {
 		receive(t, read)
