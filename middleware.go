@@ -146,7 +146,8 @@ func sameSiteOnly(cfg Config, refused *prometheus.CounterVec, next http.Handler)
 
 // compressed compresses what is worth it. A WebSocket needs the connection itself.
 func compressed(next http.Handler) http.Handler {
-	zipped := gzhttp.GzipHandler(next)
+	wrap, _ := gzhttp.NewWrapper(gzhttp.CompressionLevel(7)) // fails only for a level that is none
+	zipped := wrap(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if livetemplate.WSIsUpgrade(r) {
 			next.ServeHTTP(w, r)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"html/template"
@@ -74,7 +75,9 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 		return nil, fmt.Errorf("%s has no live part", file)
 	}
 	files := livetemplate.WithParseFS(embedded, "templates/live.tmpl", file)
-	t, err := livetemplate.New(name, append(slices.Clip(p.live), files)...)
+	var sessions livetemplate.SessionStore
+	keep := func(c *livetemplate.Config) { sessions = c.SessionStore }
+	t, err := livetemplate.New(name, append(slices.Clip(p.live), files, keep)...)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +88,7 @@ func newLivePage[S any](p pages, name string, controller any, state *S) (livetem
 	}
 	handler := t.Handle(controller, livetemplate.AsState(state))
 	p.metrics.page(name, handler, func() int { return p.sockets.on("/realtime/" + name) })
-	return &livePage{LiveHandler: handler, pages: p, before: before, after: after}, nil
+	return &livePage{LiveHandler: handler, sessions: sessions, pages: p, before: before, after: after}, nil
 }
 
 // refresh is what publishes one refreshing action of a page.
@@ -100,9 +103,20 @@ func (p pages) refresh(page livetemplate.LiveHandler, action string, cost time.D
 // browser client posts actions to it.
 type livePage struct {
 	livetemplate.LiveHandler
+	sessions      livetemplate.SessionStore
 	pages         pages
 	before, after string
 	posts         sync.Mutex // held while an action runs, never while a visitor is waited for
+}
+
+// Shutdown also ends what the framework starts for each page and leaves running:
+// a clean-up of its session store.
+func (p *livePage) Shutdown(ctx context.Context) error {
+	err := p.LiveHandler.Shutdown(ctx)
+	if store, ok := p.sessions.(interface{ Close() }); ok {
+		store.Close()
+	}
+	return err
 }
 
 // maxForm bounds the body of a POST, in bytes.

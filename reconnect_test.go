@@ -149,6 +149,7 @@ func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
 
 func TestBrowser_CurrentWithinASecondOfReturn(t *testing.T) {
 	server := newServer(t)
+	keeping := newServerBehind(t, keptWhole)
 	offline := func(is bool) func(*browserTab) {
 		return func(tb *browserTab) {
 			tb.run(cdpnetwork.Enable(), cdpnetwork.EmulateNetworkConditions(is, 0, -1, -1))
@@ -161,18 +162,21 @@ func TestBrowser_CurrentWithinASecondOfReturn(t *testing.T) {
 	lifecycle := func(state page.SetWebLifecycleStateState) func(*browserTab) {
 		return func(tb *browserTab) { tb.run(page.SetWebLifecycleState(state)) }
 	}
+	elsewhere := func(tb *browserTab) { tb.navigate("about:blank") }
+	back := func(tb *browserTab) { tb.eval(`void setTimeout(() => history.back())`) }
 	for _, row := range []struct {
 		name            string
+		server          string
 		leave, comeBack func(*browserTab)
+		loadedAgain     bool
 	}{
-		{"offline", offline(true), offline(false)},
-		{"frozen", lifecycle(page.SetWebLifecycleStateStateFrozen), lifecycle(page.SetWebLifecycleStateStateActive)},
-		{"in the back/forward cache",
-			func(tb *browserTab) { tb.navigate(server + "/") },
-			func(tb *browserTab) { tb.eval(`void setTimeout(() => history.back())`) }},
+		{"offline", server, offline(true), offline(false), false},
+		{"frozen", server, lifecycle(page.SetWebLifecycleStateStateFrozen), lifecycle(page.SetWebLifecycleStateStateActive), false},
+		{"back by the Back button", server, elsewhere, back, true},
+		{"kept whole for the Back button", keeping, elsewhere, back, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			browser := newBrowser(t)
+			server, browser := row.server, newBrowser(t)
 			tb := browser.open(server + presencePage)
 			tb.expectErrors("net::ERR_INTERNET_DISCONNECTED")
 			tb.join("Alice")
@@ -180,16 +184,39 @@ func TestBrowser_CurrentWithinASecondOfReturn(t *testing.T) {
 			row.leave(tb)
 			watching := newVisitor(t, server).open(presencePage)
 			watching.join("Bob")
-			back := time.Now()
+			returned := time.Now()
 			row.comeBack(tb)
 			tb.shows("2 user(s) online Logged in as Alice ")
-			assert.Less(t, time.Since(back), time.Second)
-			assert.Equal(t, "true", tb.eval(`kept`), "without reload")
+			assert.Less(t, time.Since(returned), time.Second)
+			assert.Equal(t, row.loadedAgain, tb.eval(`window.kept`) == "", "a new page")
 			watching.shows("2 user(s) online")
 			watching.leave()
 			tb.shows("1 user(s) online")
 		})
 	}
+}
+
+// keptWhole is a proxy behind which Chromium keeps a page whole that was left, as
+// other browsers do although the page says that it is not to be stored.
+func keptWhole(app http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !livetemplate.WSIsUpgrade(r) {
+			w = storable{w}
+		}
+		app.ServeHTTP(w, r)
+	})
+}
+
+type storable struct{ http.ResponseWriter }
+
+func (w storable) WriteHeader(status int) {
+	w.Header().Del("Cache-Control")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w storable) Write(b []byte) (int, error) {
+	w.Header().Del("Cache-Control")
+	return w.ResponseWriter.Write(b)
 }
 
 // It may be left at any moment: here when its socket is open, and has brought
@@ -240,7 +267,7 @@ func TestBrowser_HiddenTabLooksForTheServerWhenItIsShownOrHearsOfIt(t *testing.T
 	var probes atomic.Int64
 	server := newServerBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/healthz" {
+			if r.URL.Path == "/readyz" {
 				probes.Add(1)
 			}
 			app.ServeHTTP(w, r)
@@ -383,7 +410,7 @@ func TestBrowser_NetworkThatSwallowsEverythingIsNoticedAndSurvived(t *testing.T)
 		name   string
 		within time.Duration
 	}{
-		{"GET /healthz", soon},
+		{"GET /readyz", soon},
 		{"HEAD " + counterPage, 9 * time.Second}, // a probe takes 3 s at most, the wait before the next one 5
 	} {
 		hangs.Store(request.name)
@@ -558,6 +585,41 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 	newVisitor(t, server).open(presencePage).shows("1 user(s) online")
 	presence.click("leave")
 	presence.shows("0 user(s) online Username")
+}
+
+func TestBrowser_FullServerSaysSoAndTakesThePageInWhenThereIsRoom(t *testing.T) {
+	t.Parallel()
+	var refused atomic.Int64
+	server := serve(t, Config{MaxConnections: 1}, func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if livetemplate.WSIsUpgrade(r) {
+				refused.Add(1)
+			}
+			app.ServeHTTP(w, r)
+		})
+	})
+	first := newVisitor(t, server).open(counterPage)
+	tb := newBrowser(t).load("about:blank")
+	tb.expectErrors("WebSocket")
+	tb.inEveryPage(`Math.random = () => 0.1`) // attempts come often
+	tb.watchStatus()
+	tb.navigate(server + counterPage)
+	tb.shows("The server is full: no live updates for now. Buttons work. This page goes on trying.")
+	require.Len(t, tb.heard(), 1)
+	attempts := refused.Load()
+	tb.click("increment")
+	tb.shows("Counter: 1")
+	first.shows("Counter: 1")
+	<-time.After(2 * time.Second)
+	assert.Equal(t, attempts, refused.Load(), "it asks, and does not try while there is no room")
+
+	first.close()
+	tb.waitUntil(live+` && document.documentElement.dataset.connection === "up"`, "a live page")
+	newVisitor(t, server).click()
+	tb.shows("Counter: 2")
+	tb.click("increment")
+	tb.shows("Counter: 3")
+	assert.Equal(t, 2, tb.loads(), "about:blank and the page")
 }
 
 // The scripts of 1,000 tabs in one page, on a clock that jumps.

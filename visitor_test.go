@@ -77,6 +77,39 @@ func serve(t testing.TB, cfg Config, proxy func(app http.Handler) http.Handler) 
 	return server.URL
 }
 
+// newTLSServer serves a new app over TLS, and returns a client that trusts it.
+func newTLSServer(t testing.TB) (url string, client *http.Client) {
+	t.Helper()
+	app, err := NewApp(Config{Drain: time.Millisecond})
+	require.NoError(t, err)
+	server := httptest.NewTLSServer(app)
+	t.Cleanup(func() {
+		assert.NoError(t, app.Shutdown(context.Background()))
+		server.Close()
+	})
+	return server.URL, server.Client()
+}
+
+// safeLog is a log that is written to while a test reads it.
+type safeLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *safeLog) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+func (l *safeLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *safeLog) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
 // network is a way to a server that can break.
 type network struct {
 	t      testing.TB
