@@ -64,6 +64,36 @@ client runs in the same process: CPU and memory are those of both ends.
 	return out.String()
 }
 
+func (i idle) report(b *testing.B) {
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(i.bytes, "B/conn")
+	b.ReportMetric(i.resident, "resident-B/conn")
+	b.ReportMetric(float64(i.cpu.Microseconds()), "cpu-us/min/conn")
+}
+
+func (i idle) table() string {
+	return fmt.Sprintf(`
+## Connections at rest
+
+The built program in a process of its own, with %d tabs of the counter open in which nothing happens. It pings each of
+them every 3 seconds.
+
+| a connection | |
+|---|--:|
+| heap and stacks, after a collection | %.1f kB |
+| resident memory | %.1f kB |
+| CPU time in a minute | %.1f ms |
+| all of them: resident memory | %.0f MB |
+| all of them: CPU | %.0f %% of one core |
+`, idleTabs, i.bytes/1000, i.resident/1000, float64(i.cpu.Microseconds())/1000,
+		i.resident*idleTabs/1e6, 100*idleTabs*i.cpu.Seconds()/60)
+}
+
+func (i idle) summary() string {
+	return fmt.Sprintf("\n%d idle connections, server alone: %.0f kB of memory and %.1f ms of CPU time in a minute for each.\n",
+		idleTabs, i.resident/1000, float64(i.cpu.Microseconds())/1000)
+}
+
 // The summary in the README stands between these.
 const (
 	inReadmeAfter  = "<!-- written by make bench -->\n\n"

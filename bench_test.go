@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +18,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -51,12 +55,17 @@ func BenchmarkFanout(b *testing.B) {
 			check(b, tabs, byName[hubSystem.name], byName[documentedSystem.name], byName[appSystem.name])
 		}
 	}
-	if len(results) == len(systems)*len(crowds) {
-		require.NoError(b, os.WriteFile("docs/bench.md", []byte(table(results)), 0o644))
+	var atRest idle
+	b.Run(fmt.Sprintf("idle=%d", idleTabs), func(b *testing.B) {
+		atRest = measureIdle(b)
+		atRest.report(b)
+	})
+	if len(results) == len(systems)*len(crowds) && atRest.bytes > 0 {
+		require.NoError(b, os.WriteFile("docs/bench.md", []byte(table(results)+atRest.table()), 0o644))
 		require.NoError(b, os.WriteFile("docs/bench.svg", []byte(plot(results)), 0o644))
 		readme, err := os.ReadFile("README.md")
 		require.NoError(b, err)
-		quoted := inReadme.ReplaceAllLiteral(readme, []byte(inReadmeAfter+summary(results)+inReadmeBefore))
+		quoted := inReadme.ReplaceAllLiteral(readme, []byte(inReadmeAfter+summary(results)+atRest.summary()+inReadmeBefore))
 		require.NoError(b, os.WriteFile("README.md", quoted, 0o644))
 	}
 }
@@ -359,6 +368,67 @@ type documentedController struct {
 func (c *documentedController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
 	s.Counter = c.increment()
 	return s, ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
+}
+
+// idle is what the built program, in a process of its own, spends on a connection
+// in which nothing happens but pings.
+type idle struct {
+	bytes    float64       // heap and stacks, after a collection
+	resident float64       // bytes, as the system counts them
+	cpu      time.Duration // in a minute
+}
+
+const (
+	idleTabs = 10_000
+	idleFor  = 30 * time.Second
+)
+
+func measureIdle(b *testing.B) idle {
+	p := start(b, build(b), "-admin-addr", "127.0.0.1:0")
+	admin := adminAddress.FindStringSubmatch(p.log(b))[1]
+	empty := p.used(b, admin)
+	openCrowd(b, p.url, counterPage, idleTabs)
+	<-time.After(5 * time.Second) // what opening them has left
+	before := p.used(b, admin)
+	<-time.After(idleFor)
+	after := p.used(b, admin)
+	require.EqualValues(b, idleTabs, after["realtime_connections"])
+	held := func(used map[string]float64) float64 {
+		return used["go_memstats_heap_alloc_bytes"] + used["go_memstats_stack_inuse_bytes"]
+	}
+	const resident, cpu = "process_resident_memory_bytes", "process_cpu_seconds_total"
+	return idle{
+		bytes:    (held(after) - held(empty)) / idleTabs,
+		resident: (after[resident] - empty[resident]) / idleTabs,
+		cpu:      time.Duration((after[cpu] - before[cpu]) / idleTabs * float64(time.Second) * float64(time.Minute) / float64(idleFor)),
+	}
+}
+
+var adminAddress = regexp.MustCompile(`at=(http://\S+)`)
+
+// used is what the program says of itself, after a collection. Where a metric has
+// several labels, it is their sum.
+func (p *program) used(b *testing.B, admin string) map[string]float64 {
+	b.Helper()
+	get := func(path string) string {
+		resp, err := http.Get(admin + path)
+		require.NoError(b, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(b, err)
+		return string(body)
+	}
+	get("/debug/pprof/heap?gc=1")
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(get("/metrics")))
+	require.NoError(b, err)
+	sums := map[string]float64{}
+	for name, family := range families {
+		for _, m := range family.Metric {
+			sums[name] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return sums
 }
 
 // memory is what the heap and the stacks hold.

@@ -180,7 +180,7 @@ func usePages(t *testing.T, p *program) string {
 }
 
 // build builds the program.
-func build(t *testing.T) string {
+func build(t testing.TB) string {
 	t.Helper()
 	exe := filepath.Join(t.TempDir(), "realtime")
 	out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput()
@@ -197,7 +197,7 @@ type program struct {
 }
 
 // start runs the program on a free port, unless args name one, from a directory of its own.
-func start(t *testing.T, exe string, args ...string) *program {
+func start(t testing.TB, exe string, args ...string) *program {
 	t.Helper()
 	dir := t.TempDir()
 	p := &program{logFile: filepath.Join(dir, "log"), exited: make(chan struct{})}
@@ -226,7 +226,7 @@ func start(t *testing.T, exe string, args ...string) *program {
 	return p
 }
 
-func (p *program) log(t *testing.T) string {
+func (p *program) log(t testing.TB) string {
 	t.Helper()
 	content, err := os.ReadFile(p.logFile)
 	require.NoError(t, err)

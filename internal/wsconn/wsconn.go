@@ -29,7 +29,7 @@ import (
 const (
 	DefaultPing    = 3 * time.Second
 	DefaultTimeout = 7 * time.Second
-	DefaultWrite   = 4 * time.Second
+	DefaultWrite   = 3 * time.Second
 )
 
 // Heartbeat finds peers who vanished without a word, or read no more. A browser
@@ -109,6 +109,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 		return nil, err
 	}
 	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), unanswered: make(chan struct{}, MaxUnanswered)}
+	c.written.L = &c.mu
 	if socket, ok := ws.NetConn().(interface{ SetWriteBuffer(bytes int) error }); ok {
 		socket.SetWriteBuffer(kernelBuffer) // fails on a socket that is gone
 	}
@@ -163,6 +164,7 @@ type conn struct {
 	writing bool // a goroutine writes the queue
 	goodbye bool // the last frame of the queue is a close frame
 	closing bool // nothing more is queued; close when the queue is written
+	written sync.Cond
 }
 
 type frame struct {
@@ -203,7 +205,6 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 			c.cut()
 			return messageType, nil, c.goingAway(err)
 		}
-		c.alive()
 		c.awaitAnswers()
 		switch {
 		case c.saidGoodbye():
@@ -258,25 +259,54 @@ func (c *conn) refuseTooLong(err error) {
 // that each clicked 1,000 times at once, where now every click is answered.
 const MaxUnanswered = 64
 
-// noAnswer is how long to wait for an answer. Some messages never get one.
-const noAnswer = time.Second
+const (
+	// noAnswer is how long to wait for an answer. Some messages never get one.
+	noAnswer = time.Second
 
-// awaitAnswers counts a message that was read, as soon as there is room for it.
+	// muchQueued is how much may wait for a peer, in bytes, while more is taken
+	// from it. The rest of the queue is for what others do. A peer who floods and
+	// does not read so waits for its end, and costs nothing until then.
+	muchQueued = MaxQueued / 4
+)
+
+// awaitAnswers counts a message that was read, as soon as there is room for its
+// answer, or the connection has ended.
 func (c *conn) awaitAnswers() {
-	select {
-	case c.unanswered <- struct{}{}:
-		return
-	default:
+	c.mu.Lock()
+	for c.queued > muchQueued && !c.closing {
+		c.written.Wait() // not for long: a frame is written in time, or the connection ends
 	}
+	c.mu.Unlock()
 	select {
 	case c.unanswered <- struct{}{}:
-	case <-time.After(noAnswer):
-		for range MaxUnanswered {
-			c.answered()
-		}
-		c.unanswered <- struct{}{}
+	default:
+		c.awaitRoom()
 	}
 	c.alive() // it was not the peer who was silent
+}
+
+func (c *conn) awaitRoom() {
+	for {
+		select {
+		case c.unanswered <- struct{}{}:
+			return
+		case <-time.After(noAnswer):
+			c.forgive()
+		}
+	}
+}
+
+// forgive stops waiting for the answers of messages that never get one: no answer
+// waits to be written.
+func (c *conn) forgive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.queued > 0 && !c.closing {
+		return
+	}
+	for range MaxUnanswered {
+		c.answered()
+	}
 }
 
 // answered counts a frame that was written. It may have been a refresh: then the
@@ -376,6 +406,7 @@ func (c *conn) writeQueue() {
 		}
 		c.mu.Lock()
 		c.queued -= len(f.data)
+		c.written.Broadcast()
 		c.mu.Unlock()
 	}
 }
@@ -446,6 +477,7 @@ func (c *conn) cut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closing, c.queue = true, nil
+	c.written.Broadcast()
 	return c.end()
 }
 
