@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,8 +16,6 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -385,13 +381,16 @@ const (
 
 func measureIdle(b *testing.B) idle {
 	p := start(b, build(b), "-admin-addr", "127.0.0.1:0")
-	admin := adminAddress.FindStringSubmatch(p.log(b))[1]
-	empty := p.used(b, admin)
+	used := func() map[string]float64 {
+		p.admin(b, "/debug/pprof/heap?gc=1")
+		return p.metrics(b)
+	}
+	empty := used()
 	openCrowd(b, p.url, counterPage, idleTabs)
 	<-time.After(5 * time.Second) // what opening them has left
-	before := p.used(b, admin)
+	before := used()
 	<-time.After(idleFor)
-	after := p.used(b, admin)
+	after := used()
 	require.EqualValues(b, idleTabs, after["realtime_connections"])
 	held := func(used map[string]float64) float64 {
 		return used["go_memstats_heap_alloc_bytes"] + used["go_memstats_stack_inuse_bytes"]
@@ -402,33 +401,6 @@ func measureIdle(b *testing.B) idle {
 		resident: (after[resident] - empty[resident]) / idleTabs,
 		cpu:      time.Duration((after[cpu] - before[cpu]) / idleTabs * float64(time.Second) * float64(time.Minute) / float64(idleFor)),
 	}
-}
-
-var adminAddress = regexp.MustCompile(`at=(http://\S+)`)
-
-// used is what the program says of itself, after a collection. Where a metric has
-// several labels, it is their sum.
-func (p *program) used(b *testing.B, admin string) map[string]float64 {
-	b.Helper()
-	get := func(path string) string {
-		resp, err := http.Get(admin + path)
-		require.NoError(b, err)
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		require.NoError(b, err)
-		return string(body)
-	}
-	get("/debug/pprof/heap?gc=1")
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(get("/metrics")))
-	require.NoError(b, err)
-	sums := map[string]float64{}
-	for name, family := range families {
-		for _, m := range family.Metric {
-			sums[name] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
-	}
-	return sums
 }
 
 // memory is what the heap and the stacks hold.

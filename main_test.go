@@ -5,16 +5,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -231,6 +236,38 @@ func (p *program) log(t testing.TB) string {
 	content, err := os.ReadFile(p.logFile)
 	require.NoError(t, err)
 	return string(content)
+}
+
+var adminAddress = regexp.MustCompile(`msg="metrics and profiles" at=(http://\S+)`)
+
+// admin is what the admin address of the program answers.
+func (p *program) admin(t testing.TB, path string) string {
+	t.Helper()
+	address := adminAddress.FindStringSubmatch(p.log(t))
+	require.NotNil(t, address, "start it with -admin-addr")
+	resp, err := http.Get(address[1] + path)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return string(body)
+}
+
+// metrics is what the program says of itself. Where a metric has labels, it is
+// the sum of all.
+func (p *program) metrics(t testing.TB) map[string]float64 {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(p.admin(t, "/metrics")))
+	require.NoError(t, err)
+	sums := map[string]float64{}
+	for name, family := range families {
+		for _, m := range family.Metric {
+			sums[name] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return sums
 }
 
 // stop signals the program and returns its exit status.
