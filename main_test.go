@@ -122,6 +122,38 @@ func TestProgram(t *testing.T) {
 		assert.Equal(t, 0, p.stop(t, syscall.SIGTERM))
 	})
 
+	t.Run("its flags reach the app", func(t *testing.T) {
+		p := start(t, exe, "-allow-origin", "https://friend.example", "-allow-origin", "http://other.example:8080",
+			"-trust-proxy", "-max-connections", "3", "-max-per-session", "2", "-admin-addr", "127.0.0.1:0")
+		connect := func(v *visitor, origin string) int {
+			ws, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(p.url, "http")+counterPage, http.Header{
+				"Origin": {origin}, "Cookie": {sessionCookie + "=" + v.session()}})
+			if err == nil {
+				t.Cleanup(func() { ws.Close() })
+			}
+			return resp.StatusCode
+		}
+		alice, bob := newVisitor(t, p.url), newVisitor(t, p.url)
+		alice.get(counterPage)
+		bob.get(counterPage)
+		assert.Equal(t, http.StatusForbidden, connect(alice, "https://evil.example"))
+		assert.Equal(t, http.StatusSwitchingProtocols, connect(alice, "https://friend.example"))
+		assert.Equal(t, http.StatusSwitchingProtocols, connect(alice, "http://other.example:8080"))
+		assert.Equal(t, http.StatusServiceUnavailable, connect(alice, p.url), "the third of one browser")
+		assert.Equal(t, http.StatusSwitchingProtocols, connect(bob, p.url))
+		assert.Equal(t, http.StatusServiceUnavailable, connect(newVisitor(t, p.url), p.url), "the fourth of all")
+		req, err := http.NewRequest(http.MethodGet, p.url+counterPage, nil)
+		require.NoError(t, err)
+		req.Header.Set("X-Forwarded-Proto", "https")
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.NotEmpty(t, resp.Header.Get("Strict-Transport-Security"))
+		assert.EqualValues(t, 3, p.metrics(t)["realtime_connections"])
+		assert.Contains(t, p.admin(t, "/debug/pprof/goroutine?debug=1"), "goroutine profile")
+		assert.Contains(t, p.log(t), `remote_addr=127.0.0.1:`)
+	})
+
 	t.Run("-h explains each flag", func(t *testing.T) {
 		cmd := exec.Command(exe, "-h")
 		out, err := cmd.Output()
@@ -139,13 +171,18 @@ func TestProgram(t *testing.T) {
 		wantCode int
 		want     string
 	}{
-		"unknown flag":     {[]string{"-colour", "red"}, 2, "-colour"},
-		"unknown level":    {[]string{"-log-level", "loud"}, 2, "loud"},
-		"unknown format":   {[]string{"-log-format", "xml"}, 2, "text or json"},
-		"flag, no value":   {[]string{"-addr"}, 2, "-addr"},
-		"stray argument":   {[]string{"8080"}, 2, `"8080"`},
-		"busy port":        {[]string{"-addr", busy.Addr().String()}, 1, "address already in use"},
-		"address, no port": {[]string{"-addr", "localhost"}, 1, "missing port"},
+		"unknown flag":             {[]string{"-colour", "red"}, 2, "-colour"},
+		"unknown level":            {[]string{"-log-level", "loud"}, 2, "loud"},
+		"unknown format":           {[]string{"-log-format", "xml"}, 2, "text or json"},
+		"flag, no value":           {[]string{"-addr"}, 2, "-addr"},
+		"stray argument":           {[]string{"8080"}, 2, `"8080"`},
+		"an origin without scheme": {[]string{"-allow-origin", "example.com"}, 2, "-allow-origin"},
+		"an origin with a path":    {[]string{"-allow-origin", "https://example.com/x"}, 2, "-allow-origin"},
+		"no connections":           {[]string{"-max-connections", "0"}, 2, "above 0"},
+		"no number":                {[]string{"-max-per-session", "many"}, 2, "above 0"},
+		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-admin-addr", busy.Addr().String()}, 1, "address already in use"},
+		"busy port":                {[]string{"-addr", busy.Addr().String()}, 1, "address already in use"},
+		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},
 	} {
 		t.Run(name+" is one clear line", func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), soon)

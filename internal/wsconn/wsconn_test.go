@@ -185,7 +185,7 @@ func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := make(lines, 10)
-			upgrader := New(slog.New(slog.NewTextHandler(log, nil)), Heartbeat{Write: row.write})
+			upgrader := New(slog.New(slog.NewTextHandler(log, nil)), Heartbeat{Ping: time.Hour, Write: row.write})
 			read, most := make(chan error, 1), make(chan int, 1)
 			server := serve(t, upgrader, func(c livetemplate.WSConn) {
 				conn, frame, peak := c.(*conn), make([]byte, 8<<10), 0
@@ -213,6 +213,36 @@ func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 			assert.Empty(t, log)
 			assert.EqualValues(t, 1, upgrader.Stats.SlowCloses.Load())
 		})
+	}
+}
+
+// A peer may be slow to read what it has asked for. No more is taken from it
+// meanwhile, and nothing is lost.
+func TestReadMessage_WaitsForAPeerThatReadsLate(t *testing.T) {
+	const messages = MaxUnanswered
+	conns := make(chan *conn, 1)
+	server := serve(t, quiet(Heartbeat{}), func(c livetemplate.WSConn) {
+		conns <- c.(*conn)
+		for {
+			if _, _, err := c.ReadMessage(); err != nil {
+				return
+			}
+			c.WriteMessage(websocket.TextMessage, make([]byte, MaxQueued/8))
+		}
+	})
+	ws := dial(t, server)
+	for range messages {
+		require.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"x"}`)))
+	}
+	waiting := <-conns
+	require.Eventually(t, func() bool {
+		waiting.mu.Lock()
+		defer waiting.mu.Unlock()
+		return waiting.queued > muchQueued
+	}, time.Second, time.Millisecond)
+	for range messages {
+		_, _, err := ws.ReadMessage()
+		require.NoError(t, err)
 	}
 }
 
