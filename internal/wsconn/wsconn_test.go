@@ -76,7 +76,7 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 		"binary":               {websocket.BinaryMessage, `{"action":"x"}`, 1003, func(s *Stats) *atomic.Int64 { return &s.NotText }},
 		"not UTF-8":            {websocket.TextMessage, "{\"action\":\"\xff\"}", 1007, func(s *Stats) *atomic.Int64 { return &s.NotText }},
 		"too long":             {websocket.TextMessage, long + "x", 1009, func(s *Stats) *atomic.Int64 { return &s.TooLong }},
-		"far too long":         {websocket.TextMessage, strings.Repeat(long, 512), 1009, func(s *Stats) *atomic.Int64 { return &s.TooLong }},
+		"far too long":         {websocket.TextMessage, strings.Repeat(long, 64), 1009, func(s *Stats) *atomic.Int64 { return &s.TooLong }},
 		"no JSON":              {websocket.TextMessage, `{"action":`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
 		"no object":            {websocket.TextMessage, `[1,2,3]`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
 		"fields of wrong kind": {websocket.TextMessage, `{"action":7,"data":"x"}`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
@@ -98,11 +98,9 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 			})
 			ws := dial(t, server)
 			const good = `{"action":"good"}`
-			go func() { // the peer reads meanwhile
-				ws.WriteMessage(row.frameType, []byte(row.frame))
-				ws.WriteMessage(row.frameType, []byte(row.frame))
-				ws.WriteMessage(websocket.TextMessage, []byte(good))
-			}()
+			ws.WriteMessage(row.frameType, []byte(row.frame))
+			ws.WriteMessage(row.frameType, []byte(row.frame))
+			ws.WriteMessage(websocket.TextMessage, []byte(good))
 			if row.wantCode == 0 {
 				for range 2 {
 					_, answer, err := ws.ReadMessage()
