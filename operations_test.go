@@ -419,3 +419,15 @@ func TestProgram_CutsSlowRequests(t *testing.T) {
 		})
 	}
 }
+
+func TestBrowser_MessageThatIsTooLongIsToldSo(t *testing.T) {
+	t.Parallel()
+	tb := newBrowser(t).open(newServer(t) + counterPage)
+	tb.eval(`void (() => {
+		const socket = new WebSocket(location.href.replace("http", "ws"));
+		socket.onopen = () => socket.send("x".repeat(8 << 20));
+		socket.onclose = (event) => { window.endedWith = event.code; };
+	})()`)
+	tb.waitUntil(`window.endedWith`, "the socket to be closed")
+	assert.Equal(t, "1009", tb.eval(`endedWith`))
+}
