@@ -1,11 +1,11 @@
-# The interface of this repository: run, test, check, bench, soak; assets on its own.
+# The interface of this repository: run, test, check, bench, soak, fuzz; assets on its own.
 
 ADDR ?= localhost:8080
 
 VENDOR := static/vendor
 NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/pico/css/pico.min.css
 
-.PHONY: run test check bench soak assets test-tools
+.PHONY: run test check bench soak fuzz assets test-tools
 
 run: assets
 	@go build -o bin/realtime .
@@ -24,6 +24,10 @@ bench: assets
 
 soak: assets test-tools
 	go test -race -tags soak -run Soak -timeout 15m -v .
+
+fuzz: assets
+	go test -run '^$$' -fuzz FuzzName -fuzztime 1m .
+	go test -run '^$$' -fuzz FuzzFrames -fuzztime 1m .
 
 assets: $(VENDOR)/.fetched
 

@@ -63,6 +63,14 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		check(tb, page+" without live updates")
 	}
 
+	noRoom := newServerWith(t, Config{MaxConnections: 1})
+	newVisitor(t, noRoom).open(counterPage)
+	late := browser.openWindow("about:blank")
+	late.expectErrors("WebSocket")
+	late.navigate(noRoom + counterPage)
+	late.shows("The server is full")
+	check(late, "full")
+
 	browser = newBrowser(t) // the tabs of the first would hide these
 	counter, presence := browser.openWindow(network.url+counterPage), browser.openWindow(network.url+presencePage)
 	check(counter, "counter")

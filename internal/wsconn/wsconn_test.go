@@ -92,6 +92,7 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 					_, data, err := conn.ReadMessage()
 					got <- string(data)
 					if err != nil {
+						assert.False(t, livetemplate.WSIsUnexpectedCloseError(err, livetemplate.WSCloseGoingAway), "the framework warns about %v", err)
 						return
 					}
 				}
@@ -266,7 +267,8 @@ func TestClose_WritesWhatIsQueued(t *testing.T) {
 
 func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
 	const peers, over = 20, 400 * time.Millisecond
-	upgrader, handled := quiet(Heartbeat{}), make(chan error, peers+1)
+	patient := Heartbeat{Ping: time.Hour, Timeout: time.Hour}
+	upgrader, handled := quiet(patient), make(chan error, peers+1)
 	server := serve(t, upgrader, func(conn livetemplate.WSConn) {
 		_, _, err := conn.ReadMessage()
 		handled <- err
