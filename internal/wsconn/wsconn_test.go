@@ -86,13 +86,13 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
 			upgrader := New(slog.New(slog.NewTextHandler(&log, nil)), Heartbeat{})
-			got := make(chan string, 10)
+			got, ended := make(chan string, 10), make(chan error, 1)
 			server := serve(t, upgrader, func(conn livetemplate.WSConn) {
 				for {
 					_, data, err := conn.ReadMessage()
 					got <- string(data)
 					if err != nil {
-						assert.False(t, livetemplate.WSIsUnexpectedCloseError(err, livetemplate.WSCloseGoingAway), "the framework warns about %v", err)
+						ended <- err
 						return
 					}
 				}
@@ -114,6 +114,8 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 				_, _, err := ws.ReadMessage()
 				assert.True(t, websocket.IsCloseError(err, row.wantCode), "the peer got: %v", err)
 				assert.Empty(t, receive(t, got), "what came after it is not read")
+				err = receive(t, ended)
+				assert.False(t, livetemplate.WSIsUnexpectedCloseError(err, livetemplate.WSCloseGoingAway), "the framework warns about %v", err)
 				assert.EqualValues(t, 1, row.refusals(&upgrader.Stats).Load())
 			}
 			assert.Equal(t, 1, strings.Count(log.String(), "refused"), "the log:\n%s", log.String())
