@@ -358,6 +358,25 @@ func TestSession_OnlyOneThatTheServerCouldHaveMadeIsTaken(t *testing.T) {
 	}
 }
 
+// Whoever brings the same made-up session is not the same visitor.
+func TestSession_ThatIsMadeUpIsNotShared(t *testing.T) {
+	for cookie, users := range map[string]int{"admin": 2, newSession(): 1} {
+		server := newServer(t)
+		for range 2 {
+			ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+presencePage,
+				http.Header{"Cookie": {sessionCookie + "=" + cookie}})
+			require.NoError(t, err)
+			defer ws.Close()
+			require.NoError(t, act(ws, "join", map[string]any{"username": "Alice"}))
+			for range 2 {
+				_, _, err = ws.ReadMessage() // the page, and that it has joined
+				require.NoError(t, err)
+			}
+		}
+		assert.Contains(t, newVisitor(t, server).get(presencePage), fmt.Sprintf("%d user(s) online", users), cookie)
+	}
+}
+
 func TestSession_IsSecureWhereTheRequestIs(t *testing.T) {
 	for _, row := range []struct {
 		trust        bool
