@@ -5,7 +5,6 @@ import (
 	"context"
 	"embed"
 	"errors"
-	"fmt"
 	"html/template"
 	"io/fs"
 	"log/slog"
@@ -121,7 +120,7 @@ func NewApp(cfg Config) (*App, error) {
 	mux.Handle("/realtime/multi-user-sync", withSession(counter))
 	mux.Handle("/realtime/presence", withSession(presence))
 	mux.Handle("/static/", readOnly(http.StripPrefix("/static/", assets.serve(notFound))))
-	mux.Handle("/healthz", readOnly(http.HandlerFunc(alive)))
+	mux.Handle("/healthz", readOnly(http.HandlerFunc(sockets.alive)))
 	mux.Handle("/readyz", readOnly(http.HandlerFunc(sockets.ready)))
 	mux.Handle("/", notFound)
 
@@ -138,9 +137,6 @@ func NewApp(cfg Config) (*App, error) {
 		drain:    cmp.Or(cfg.Drain, DefaultDrain),
 	}, nil
 }
-
-// alive answers /healthz.
-func alive(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
 // Bounds of a stop beside the drain: for the last refreshes, whose intervals are
 // long in a large crowd, and for the peers to answer their close frames.

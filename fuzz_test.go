@@ -49,7 +49,7 @@ func FuzzFrames(f *testing.F) {
 		`{"action":"increment","data":{}}`, `{"submitter":"increment"}`, `{"action":"Increment"}`, `{"ACTION":"increment"}`,
 		`{"action":"increment","action":"x"}`, `{"action":"join","data":{"username":"x"}}`, `{"action":"join","data":{"username":[{}]}}`,
 		`{"action":"mount"}`, `{"action":"__navigate__","data":{"counter":"9"}}`, `{"action":"__ping__"}`,
-		`{"action":"upload_start","data":{"upload_name":"x"}}`, `{"action":"cancel_upload"}`, `{"action":"onConnect"}`,
+		`{"action":"upload_complete","upload_name":"x","entry_ids":["x"]}`, `{"action":"cancel_upload"}`, `{"action":"onConnect"}`,
 		`{"action":"refreshCounter","data":{"counter":9}}`, `{"action":7}`, `{"data":"x"}`, `{"action":`, `[]`, `null`, ``, "\xff", `"\ud800"`,
 		`{"action":"x","data":` + strings.Repeat(`{"a":`, 50) + `1` + strings.Repeat(`}`, 51),
 	} {

@@ -175,7 +175,7 @@ func sendHostile(ws *websocket.Conn, random *rand.Rand) bool {
 	case 4:
 		return text(`{"data":` + strings.Repeat(`{"x":`, 5000))
 	case 5:
-		return text(`{"action":"upload_start","data":{"upload_name":"x"}}`)
+		return text(`{"action":"upload_complete","upload_name":"x","entry_ids":["x"]}`)
 	case 6:
 		return text(`{"action":"refreshCounter","data":{"counter":99}}`)
 	case 7:
@@ -480,20 +480,20 @@ func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 		assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 		assert.Equal(t, "15", resp.Header.Get("Retry-After"))
 	}
-	readyz := func(v *visitor) string {
+	room := func(v *visitor) string {
 		t.Helper()
-		return strings.TrimSpace(v.get("/readyz"))
+		return strings.TrimSpace(v.get("/healthz"))
 	}
 	refused(second, presencePage) // of all
-	assert.Equal(t, "full", readyz(second))
+	assert.Equal(t, "full", room(second))
 	assert.Contains(t, second.get(counterPage), "Counter: 0 ", "the page is there")
 	second.click()
 
 	tabs[3].close()
 	assert.Eventually(t, func() bool { return app.pages.sockets.on(counterPage) == 4 }, soon, time.Millisecond)
 	refused(first, counterPage) // of one browser
-	assert.Equal(t, "session full", readyz(first))
-	assert.Equal(t, "ready", readyz(second))
+	assert.Equal(t, "session full", room(first))
+	assert.Equal(t, "ok", room(second))
 	tabs[3] = second.open(presencePage)
 	tabs[0].increment()
 	for _, i := range []int{0, 1, 2, 4} {
@@ -507,7 +507,7 @@ func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 	for _, tb := range tabs {
 		tb.close()
 	}
-	assert.Eventually(t, func() bool { return readyz(first) == "ready" }, soon, 10*time.Millisecond)
+	assert.Eventually(t, func() bool { return room(first) == "ok" }, soon, 10*time.Millisecond)
 	first.open(counterPage).shows("Counter: 2 ")
 }
 

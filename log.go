@@ -53,8 +53,8 @@ func (h calm) Handle(ctx context.Context, r slog.Record) error {
 		if !h.Enabled(ctx, r.Level) {
 			return nil
 		}
-	case "Failed to parse message", "Upload action error":
-		r = slog.NewRecord(r.Time, r.Level, r.Message, r.PC) // its error quotes what a visitor sent
+	case "Upload action error": // it quotes what a visitor sent
+		r = slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
 	}
 	if r.Level > slog.LevelDebug && h.seen.tooOften(h.Handler, r) {
 		return nil

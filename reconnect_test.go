@@ -267,7 +267,7 @@ func TestBrowser_HiddenTabLooksForTheServerWhenItIsShownOrHearsOfIt(t *testing.T
 	var probes atomic.Int64
 	server := newServerBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/readyz" {
+			if r.URL.Path == "/healthz" {
 				probes.Add(1)
 			}
 			app.ServeHTTP(w, r)
@@ -410,7 +410,7 @@ func TestBrowser_NetworkThatSwallowsEverythingIsNoticedAndSurvived(t *testing.T)
 		name   string
 		within time.Duration
 	}{
-		{"GET /readyz", soon},
+		{"GET /healthz", soon},
 		{"HEAD " + counterPage, 9 * time.Second}, // a probe takes 3 s at most, the wait before the next one 5
 	} {
 		hangs.Store(request.name)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -58,7 +59,7 @@ const (
 
 // serve lets next upgrade a request and serve its connection until that ends. Or
 // it refuses, in a sentence that only a proxy or an operator will see: a browser
-// does not show it. The page asks room, and says so itself.
+// does not show it. The page asks at /healthz, and says so itself.
 func (s *sockets) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	switch why := s.admit(r); why {
 	case "":
@@ -135,16 +136,23 @@ func (s *sockets) noRoom(r *http.Request) string {
 	return ""
 }
 
-// ready answers /readyz: 503 while stopping, and for the page that asks, whether
-// there is room for its connection.
-func (s *sockets) ready(w http.ResponseWriter, r *http.Request) {
+// alive answers /healthz. The page that asks hears as well why its connection
+// would be refused. That is no error: a browser would complain of one.
+func (s *sockets) alive(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	why := s.noRoom(r)
-	s.mu.Unlock()
-	if why == stopping {
-		w.WriteHeader(http.StatusServiceUnavailable)
+	defer s.mu.Unlock()
+	fmt.Fprintln(w, cmp.Or(s.noRoom(r), "ok"))
+}
+
+// ready answers /readyz, for a load balancer: 503 while stopping.
+func (s *sockets) ready(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		http.Error(w, stopping, http.StatusServiceUnavailable)
+		return
 	}
-	w.Write([]byte(cmp.Or(why, "ready") + "\n"))
+	fmt.Fprintln(w, "ready")
 }
 
 // on is how many connections a page has.

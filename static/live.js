@@ -75,10 +75,10 @@
     let answers = false, stopping = false;
     try {
       // Ask first: an attempt of the client takes long to fail in a network that swallows everything.
-      const probe = await fetch("/readyz", { cache: "no-store", signal: AbortSignal.timeout(probeWithin) });
+      const probe = await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(probeWithin) });
       const says = (await probe.text()).trim();
-      answers = probe.ok;
       stopping = says === "stopping";
+      answers = probe.ok && !stopping;
       full = says === "full" || says === "session full";
       if (stopping) since = Date.now(); // it is not away yet
       if (answers && !left && (state === "off" ? await socketOpens() : !full || state !== "full")) {

@@ -67,7 +67,7 @@ async (liveScript, tabs, away, seed) => {
       fetch: async () => {
         tab.first ??= now;
         if (!serverIsThere()) throw new TypeError("no server");
-        return { ok: true, text: async () => "ready\n" };
+        return { ok: true, text: async () => "ok\n" };
       },
     };
     target.hidden = false;
