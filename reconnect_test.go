@@ -622,6 +622,25 @@ func TestBrowser_FullServerSaysSoAndTakesThePageInWhenThereIsRoom(t *testing.T) 
 	assert.Equal(t, 2, tb.loads(), "about:blank and the page")
 }
 
+func TestBrowser_OneTabTooManySaysSoUntilAnotherIsClosed(t *testing.T) {
+	t.Parallel()
+	server := newServerWith(t, Config{MaxPerSession: 1})
+	browser := newBrowser(t)
+	first, second := browser.openWindow(server+counterPage), browser.openWindow("about:blank")
+	second.expectErrors("WebSocket")
+	second.inEveryPage(`Math.random = () => 0.1`) // attempts come often
+	second.navigate(server + counterPage)
+	second.shows("Too many tabs of this browser are live: this one is not. Buttons work. Close another.")
+	newBrowser(t).open(server + counterPage).click("increment")
+	first.shows("Counter: 1")
+	second.click("increment")
+	second.shows("Counter: 2")
+	first.close()
+	second.shows("Back online")
+	newVisitor(t, server).click()
+	second.shows("Counter: 3")
+}
+
 // The scripts of 1,000 tabs in one page, on a clock that jumps.
 func TestBrowser_CrowdComesBackSpreadOut(t *testing.T) {
 	t.Parallel()

@@ -2,8 +2,9 @@
 // again whenever it is lost, and tells how things are by events on the document.
 //
 //   "live"       detail "up"; "down" while the server is away; "off" where the
-//                server answers but no socket opens, or "full" where it has no room
-//                for one: the client then sends requests
+//                server answers but no socket opens; "full" where it has no room for
+//                one, and "crowded" where it has none for this browser: the client
+//                then sends requests
 //   "unanswered" something the person did may have been lost on its way
 //
 // This script does all the reconnecting: the client gives up after one attempt
@@ -25,7 +26,7 @@
   let state = "";         // as told
   let since;              // when the page was last up, or the server said that it is stopping
   let open = false;       // the socket; the page is up with the first update it brings
-  let full = false;       // the server has no room for a socket of this page
+  let refused = "";       // why the server would refuse a socket: "full", "crowded"
   let looking = false;    // for the server, and for a way to open a socket
   let changing = false;   // the client is about to open a socket, and takes no action
   let left = false;       // the page was left; it may come back whole
@@ -61,7 +62,7 @@
     retrying = setTimeout(reconnect, Math.random() * Math.min(passed, served() ? calmWait : longestWait));
   }
 
-  const served = () => state === "off" || state === "full";
+  const served = () => ["off", "full", "crowded"].includes(state);
 
   async function reconnect() {
     clearTimeout(retrying);
@@ -79,9 +80,9 @@
       const says = (await probe.text()).trim();
       stopping = says === "stopping";
       answers = probe.ok && !stopping;
-      full = says === "full" || says === "session full";
+      refused = { "full": "full", "session full": "crowded" }[says] ?? "";
       if (stopping) since = Date.now(); // it is not away yet
-      if (answers && !left && (state === "off" ? await socketOpens() : !full || state !== "full")) {
+      if (answers && !left && (state === "off" ? await socketOpens() : !(refused && served()))) {
         changing = true;
         client().disconnect(); // else the page that comes would pass for the answer to what is pending
         await client().connect();
@@ -92,13 +93,11 @@
     looking = changing = false;
     if (left) return;
     if (!open) {
-      become(answers ? withoutSocket() : "down");
+      become(answers ? refused || "off" : "down");
       retry(stopping ? stopWait : firstWait);
     }
     release();
   }
-
-  const withoutSocket = () => full ? "full" : "off";
 
   // While live updates are off, an attempt of the client would show the page
   // anew, without what the person was just told or typed.
@@ -148,7 +147,7 @@
   on("lvt:updated", (event) => {
     answered();
     if (event.detail.action) pending = Math.max(pending - 1, 0); // refreshes name none
-    become(open ? "up" : withoutSocket());
+    become(open ? "up" : refused || "off");
     if (!ours) retry(); // the client's first attempt has ended with a request
     ours = true;
   });

@@ -8,6 +8,7 @@
     down: "Reconnecting… Buttons wait until the page is live.",
     off: "Live updates are off: no live connection gets through. Buttons work.",
     full: "The server is full: no live updates for now. Buttons work. This page goes on trying.",
+    crowded: "Too many tabs of this browser are live: this one is not. Buttons work. Close another.",
   };
   let state = "up", told = "up", waiting, fading, waits = [], focused;
 
