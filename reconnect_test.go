@@ -410,7 +410,7 @@ func TestBrowser_NetworkThatSwallowsEverythingIsNoticedAndSurvived(t *testing.T)
 		name   string
 		within time.Duration
 	}{
-		{"GET /healthz", soon},
+		{"GET /healthz", 10 * time.Second},
 		{"HEAD " + counterPage, 9 * time.Second}, // a probe takes 3 s at most, the wait before the next one 5
 	} {
 		hangs.Store(request.name)

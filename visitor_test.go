@@ -36,7 +36,7 @@ const (
 
 	// soon is how long a change may take to arrive. It ends waits that would
 	// never end; no test measures by it.
-	soon = 10 * time.Second
+	soon = 30 * time.Second
 )
 
 func TestMain(m *testing.M) {
