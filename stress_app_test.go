@@ -27,19 +27,10 @@ import (
 func nothingRuns(t *testing.T, before int) {
 	t.Helper()
 	http.DefaultClient.CloseIdleConnections()
-	if !assert.Eventually(t, func() bool { return goroutines() <= before+2 }, soon, often, "goroutines are left") {
-		t.Logf("%d before, now:\n%s", before, strings.Join(stacks(), "\n\n"))
+	if !assert.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 }, soon, often, "goroutines are left") {
+		stacks := make([]byte, 8<<20)
+		t.Logf("%d before, now:\n%s", before, stacks[:runtime.Stack(stacks, true)])
 	}
-}
-
-func goroutines() int { return len(stacks()) }
-
-// stacks are all goroutines without those that the framework starts for each
-// template, and has no way to end.
-func stacks() []string {
-	text := make([]byte, 8<<20)
-	all := strings.Split(string(text[:runtime.Stack(text, true)]), "\n\n")
-	return slices.DeleteFunc(all, func(stack string) bool { return strings.Contains(stack, "MemorySessionStore).cleanupLoop") })
 }
 
 // stress is an app under stress, and what it should count.

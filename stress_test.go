@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -56,7 +57,7 @@ var scenarios = []scenario{
 	{"tabs close while their clicks are on the way", Config{}, closeWhileClicking},
 	{"joined tabs reload within the grace period", Config{Grace: time.Minute}, reload},
 	{"peers stop reading in the middle of a frame", Config{Heartbeat: quickWrite}, func(s *stress, r *rand.Rand) { doNotRead(s, 7) }},
-	{"peers flood and never read", Config{}, floodAndDoNotRead},
+	{"peers flood and never read", Config{Heartbeat: quickWrite}, floodAndDoNotRead},
 	{"peers answer no ping", Config{Heartbeat: quickPing}, answerNoPing},
 	{"peers send half a frame", Config{}, sendHalfFrames},
 	{"peers break the protocol", Config{}, breakProtocol},
@@ -77,7 +78,7 @@ var scenarios = []scenario{
 
 func TestStress(t *testing.T) {
 	t.Logf("-stress.seed=%d", *stressSeed)
-	before := goroutines()
+	before := runtime.NumGoroutine()
 	for i, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			t.Cleanup(func() { nothingRuns(t, before) }) // runs last
