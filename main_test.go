@@ -26,6 +26,7 @@ import (
 
 // The built program, as an operator starts and stops it.
 func TestProgram(t *testing.T) {
+	t.Parallel()
 	exe := build(t)
 
 	t.Run("runs from any directory and logs nothing about a visit", func(t *testing.T) {

@@ -73,7 +73,7 @@ var scenarios = []scenario{
 	{"one browser connects more often than it may", Config{MaxPerSession: 5}, connectAboveMaxPerSession},
 	{"the app stops with tabs open", Config{}, stopWithOpenTabs},
 	{"the app restarts while tabs come back", Config{}, restart},
-	{"everything happens at once", Config{}, everything},
+	{"everything happens at once", Config{Heartbeat: quickWrite}, everything},
 }
 
 func TestStress(t *testing.T) {
