@@ -12,7 +12,7 @@ run: assets
 	@exec bin/realtime -addr $(ADDR)
 
 test: assets test-tools
-	go test -race -shuffle=on ./...
+	go test -race -shuffle=on -parallel 4 ./... # tests that wait for a browser, mostly
 
 check: assets
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }

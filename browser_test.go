@@ -800,7 +800,7 @@ func (tb *browserTab) waitUntilWithin(timeout time.Duration, script, name string
 		if err == nil && ok {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 	require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.text())
 }

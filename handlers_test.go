@@ -354,7 +354,6 @@ func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
 // A page is HTML first, then a socket, and another one after a break. One change
 // of a peer lands anywhere in between.
 func TestPages_ChangeIsNeverMissed(t *testing.T) {
-	t.Parallel()
 	for _, row := range []struct {
 		page   string
 		visits int
@@ -364,7 +363,7 @@ func TestPages_ChangeIsNeverMissed(t *testing.T) {
 			peer.increment()
 			return fmt.Sprintf("Counter: %d Increment", i+1)
 		}},
-		{presencePage, 300, func(peer *tab, i int) string {
+		{presencePage, 100, func(peer *tab, i int) string {
 			if i%2 == 0 {
 				peer.join("Bob")
 				return "1 user(s) online"
