@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/page"
@@ -228,7 +229,7 @@ func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
 
 func TestBrowser_KilledBrowserLeavesWithAllItsTabs(t *testing.T) {
 	server := newServer(t)
-	browser, peer := newBrowser(t), newVisitor(t, server).open(presencePage)
+	browser, peer := newProcess(t), newVisitor(t, server).open(presencePage)
 	for i := range 5 {
 		browser.open(server + presencePage).join(fmt.Sprint("tab ", i))
 	}
@@ -545,17 +546,70 @@ func (c *socketCount) waitFor(t *testing.T, want map[string]int) {
 	}, soon, 10*time.Millisecond)
 }
 
-// browser is one Chromium process with a profile of its own.
+// browser is what one person has: windows, cookies and storage of their own, in the
+// Chromium process that all tests share.
 type browser struct {
-	t   *testing.T
-	ctx context.Context
+	t         *testing.T
+	ctx       context.Context
+	hasWindow bool // where the next tab opens
 }
 
-func newBrowser(t *testing.T, flags ...chromedp.ExecAllocatorOption) *browser {
+func newBrowser(t *testing.T) *browser {
 	t.Helper()
-	needAssets(t)
+	process := sharedChromium(t)
+	onProcess := cdp.WithExecutor(process, chromedp.FromContext(process).Browser)
+	profile, err := target.CreateBrowserContext().Do(onProcess)
+	require.NoError(t, err, "a profile")
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(onProcess, soon)
+		defer cancel()
+		assert.NoError(t, target.DisposeBrowserContext(profile).Do(ctx), "close the browser")
+	})
+	ctx, cancel := chromedp.NewContext(process, chromedp.WithExistingBrowserContext(profile))
+	t.Cleanup(cancel)
+	return &browser{t: t, ctx: ctx}
+}
+
+// newProcess is a browser in a Chromium process of its own, for a test that kills it
+// or needs other flags.
+func newProcess(t *testing.T, flags ...chromedp.ExecAllocatorOption) *browser {
+	t.Helper()
+	ctx, stop, err := startChromium(chromium(t), flags...)
+	t.Cleanup(stop)
+	require.NoError(t, err, "start Chromium")
+	return &browser{t: t, ctx: ctx}
+}
+
+// shared is the Chromium process of all tests. The first that needs it starts it,
+// and TestMain ends it.
+var shared struct {
+	once sync.Once
+	ctx  context.Context
+	stop func()
+	err  error
+}
+
+func sharedChromium(t *testing.T) context.Context {
+	t.Helper()
+	path := chromium(t)
+	shared.once.Do(func() { shared.ctx, shared.stop, shared.err = startChromium(path) })
+	require.NoError(t, shared.err, "start Chromium")
+	return shared.ctx
+}
+
+func endSharedChromium() {
+	if shared.stop == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(shared.ctx, soon)
+	defer cancel()
+	chromedp.Cancel(ctx) // it ends by itself: a killed one still writes, and may leave its files behind
+	shared.stop()
+}
+
+func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(chromium(t)),
+		chromedp.ExecPath(path),
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
@@ -565,17 +619,16 @@ func newBrowser(t *testing.T, flags ...chromedp.ExecAllocatorOption) *browser {
 		opts = append(opts, chromedp.NoSandbox) // root has no sandbox
 	}
 	opts = append(opts, flags...)
-	alloc, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
-	t.Cleanup(cancel)
-	ctx, cancel := chromedp.NewContext(alloc)
-	t.Cleanup(cancel)
-	require.NoError(t, chromedp.Run(ctx), "start Chromium")
-	return &browser{t, ctx}
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
+	ctx, _ = chromedp.NewContext(alloc)
+	return ctx, stop, chromedp.Run(ctx)
 }
 
-// chromium is the path of the browser; without one the test is skipped.
+// chromium is the path of the browser; without one, or the files it is to load, the
+// test is skipped.
 func chromium(t *testing.T) string {
 	t.Helper()
+	needAssets(t)
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
@@ -616,20 +669,17 @@ func (b *browser) load(url string) *browserTab {
 // openWindow opens a page in a window of its own, where no other tab hides it.
 func (b *browser) openWindow(url string) *browserTab {
 	b.t.Helper()
-	var window target.ID
-	require.NoError(b.t, chromedp.Run(b.ctx, chromedp.ActionFunc(func(ctx context.Context) (err error) {
-		window, err = target.CreateTarget("about:blank").WithNewWindow(true).Do(ctx)
-		return err
-	})))
-	tb := b.newTab(chromedp.WithTargetID(window))
-	tb.navigate(url)
-	tb.waitUntil(live, "a live page")
-	return tb
+	b.hasWindow = false
+	return b.open(url)
 }
 
-func (b *browser) newTab(opts ...chromedp.ContextOption) *browserTab {
+func (b *browser) newTab() *browserTab {
 	b.t.Helper()
-	ctx, cancel := chromedp.NewContext(b.ctx, opts...)
+	c := chromedp.FromContext(b.ctx)
+	id, err := target.CreateTarget("about:blank").WithBrowserContextID(c.BrowserContextID).WithNewWindow(!b.hasWindow).Do(cdp.WithExecutor(b.ctx, c.Browser))
+	require.NoError(b.t, err, "open a tab")
+	b.hasWindow = true
+	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithTargetID(id))
 	tb := &browserTab{t: b.t, ctx: ctx, close: cancel}
 	b.t.Cleanup(func() {
 		cancel()
@@ -638,7 +688,7 @@ func (b *browser) newTab(opts ...chromedp.ContextOption) *browserTab {
 		assert.Empty(tb.t, tb.errors, "the console shows errors")
 	})
 	chromedp.ListenTarget(ctx, tb.listen)
-	require.NoError(b.t, chromedp.Run(ctx), "open a tab") // the context of this first run is the tab's own
+	require.NoError(b.t, chromedp.Run(ctx), "attach to the tab") // the context of this first run is the tab's own
 	return tb
 }
 

@@ -527,7 +527,7 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 	})
 	const off = "Live updates are off"
 	// Back from the HTTP cache: a page kept whole in memory would come back whole.
-	browser := newBrowser(t, chromedp.Flag("disable-features", "BackForwardCache"))
+	browser := newProcess(t, chromedp.Flag("disable-features", "BackForwardCache"))
 	counter, presence := browser.openWindow("about:blank"), browser.openWindow("about:blank")
 	for _, tb := range []*browserTab{counter, presence} {
 		tb.expectErrors("WebSocket")

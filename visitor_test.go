@@ -41,7 +41,9 @@ const (
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the framework logs every connect
-	os.Exit(m.Run())
+	code := m.Run()
+	endSharedChromium()
+	os.Exit(code)
 }
 
 // newServer serves a new app on a real socket, and returns its address.
