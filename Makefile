@@ -11,8 +11,9 @@ run: assets
 	@go build -o bin/realtime .
 	@exec bin/realtime -addr $(ADDR)
 
+# Most of what runs in parallel waits for a browser.
 test: assets test-tools
-	go test -race -shuffle=on -parallel 4 ./... # tests that wait for a browser, mostly
+	go test -race -shuffle=on -parallel 4 ./...
 
 check: assets
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }

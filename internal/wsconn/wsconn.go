@@ -108,7 +108,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), unanswered: make(chan struct{}, MaxUnanswered)}
+	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), peer: r.RemoteAddr, unanswered: make(chan struct{}, MaxUnanswered)}
 	c.written.L = &c.mu
 	if socket, ok := ws.NetConn().(interface{ SetWriteBuffer(bytes int) error }); ok {
 		socket.SetWriteBuffer(kernelBuffer) // fails on a socket that is gone
@@ -154,6 +154,7 @@ type conn struct {
 	*websocket.Conn
 	upgrader *Upgrader
 	ctx      context.Context // of the request that was upgraded, for the log
+	peer     string          // its address, or what a proxy says that is
 
 	unanswered chan struct{} // holds a token for each message without an answer, about
 
@@ -444,7 +445,7 @@ func (c *conn) warnOnce(what string) {
 	c.warned[what] = true
 	c.mu.Unlock()
 	if !before {
-		c.upgrader.log.WarnContext(c.ctx, what, slog.Any("remote_addr", c.RemoteAddr()))
+		c.upgrader.log.WarnContext(c.ctx, what, slog.String("remote_addr", c.peer))
 	}
 }
 
