@@ -103,7 +103,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 // stop ends the sockets first: until they are closed, the server goes on telling
 // at /readyz that it stops. Whatever is left when ctx ends is cut.
 func stop(ctx context.Context, server *http.Server, app *App, logger *slog.Logger) {
-	if err := errors.Join(app.Shutdown(ctx), server.Shutdown(ctx)); err != nil {
+	err := app.Shutdown(ctx)
+	// Browsers open connections ahead, which look as if a request were on its way.
+	requests, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	if err := errors.Join(err, server.Shutdown(requests)); err != nil {
 		logger.Warn("some connections did not close in time and were cut")
 	}
 	server.Close()
