@@ -128,8 +128,9 @@ func NewApp(cfg Config) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	accepted := takesOnly(sameSite, http.MethodGet, http.MethodHead, http.MethodPost)
 	return &App{
-		Handler:  received(cfg.Log, cfg.TrustProxy, withPolicy(assets.source(), limited(sameSite))),
+		Handler:  received(cfg.Log, cfg.TrustProxy, withPolicy(assets.source(), accepted)),
 		Admin:    metrics.admin(),
 		pages:    p,
 		live:     live,

@@ -19,16 +19,6 @@ import (
 	"realtime/internal/wsconn"
 )
 
-// newApp serves an app that a test can look into.
-func newApp(t testing.TB, cfg Config) (app *App, url string) {
-	t.Helper()
-	url = serve(t, cfg, func(h http.Handler) http.Handler {
-		app = h.(*App)
-		return h
-	})
-	return app, url
-}
-
 // Five peers send as fast as they can and never read. The framework would write
 // to them with a lock held that everybody needs.
 func TestHostile_PeersThatDoNotReadHarmNobody(t *testing.T) {
@@ -237,11 +227,7 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 					if row.origin != "" {
 						header.Set("Origin", row.origin)
 					}
-					ws, resp, err := websocket.DefaultDialer.Dial("ws://"+host+path, header)
-					if err == nil {
-						ws.Close()
-					}
-					require.NotNil(t, resp)
+					_, resp := knock(t, server, path, header)
 					assert.Equal(t, row.want, resp.StatusCode, "origin %q, headers %v", row.origin, row.headers)
 				}
 			}
@@ -363,13 +349,11 @@ func TestSession_ThatIsMadeUpIsNotShared(t *testing.T) {
 	for cookie, users := range map[string]int{"admin": 2, newSession(): 1} {
 		server := newServer(t)
 		for range 2 {
-			ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+presencePage,
-				http.Header{"Cookie": {sessionCookie + "=" + cookie}})
-			require.NoError(t, err)
-			defer ws.Close()
+			ws, _ := knock(t, server, presencePage, http.Header{"Cookie": {sessionCookie + "=" + cookie}})
+			require.NotNil(t, ws)
 			require.NoError(t, act(ws, "join", map[string]any{"username": "Alice"}))
 			for range 2 {
-				_, _, err = ws.ReadMessage() // the page, and that it has joined
+				_, _, err := ws.ReadMessage() // the page, and that it has joined
 				require.NoError(t, err)
 			}
 		}
@@ -474,9 +458,7 @@ func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 	}
 	refused := func(v *visitor, path string) {
 		t.Helper()
-		_, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(v.base, "http")+path, http.Header{
-			"Cookie": {sessionCookie + "=" + v.session()}})
-		require.Error(t, err)
+		_, resp := knock(t, v.base, path, http.Header{"Cookie": {sessionCookie + "=" + v.session()}})
 		assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 		assert.Equal(t, "15", resp.Header.Get("Retry-After"))
 	}

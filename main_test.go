@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
@@ -127,11 +128,7 @@ func TestProgram(t *testing.T) {
 		p := start(t, exe, "-allow-origin", "https://friend.example", "-allow-origin", "http://other.example:8080",
 			"-trust-proxy", "-max-connections", "3", "-max-per-session", "2", "-admin-addr", "127.0.0.1:0")
 		connect := func(v *visitor, origin string) int {
-			ws, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(p.url, "http")+counterPage, http.Header{
-				"Origin": {origin}, "Cookie": {sessionCookie + "=" + v.session()}})
-			if err == nil {
-				t.Cleanup(func() { ws.Close() })
-			}
+			_, resp := knock(t, p.url, counterPage, http.Header{"Origin": {origin}, "Cookie": {sessionCookie + "=" + v.session()}})
 			return resp.StatusCode
 		}
 		alice, bob := newVisitor(t, p.url), newVisitor(t, p.url)
@@ -296,16 +293,22 @@ func (p *program) admin(t testing.TB, path string) string {
 // the sum of all.
 func (p *program) metrics(t testing.TB) map[string]float64 {
 	t.Helper()
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(p.admin(t, "/metrics")))
-	require.NoError(t, err)
 	sums := map[string]float64{}
-	for name, family := range families {
+	for name, family := range parseMetrics(t, p.admin(t, "/metrics")) {
 		for _, m := range family.Metric {
 			sums[name] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
 	}
 	return sums
+}
+
+// parseMetrics reads metrics as Prometheus does.
+func parseMetrics(t testing.TB, text string) map[string]*dto.MetricFamily {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	require.NoError(t, err)
+	return families
 }
 
 // stop signals the program and returns its exit status.

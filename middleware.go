@@ -68,31 +68,22 @@ func forwarded(r *http.Request, header string) string {
 	return strings.TrimSpace(values[len(values)-1])
 }
 
-// limited refuses methods that no page has.
-func limited(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodPost}, r.Method) {
-			notAllowed(w, "GET, HEAD, POST")
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
 // readOnly is for what takes no POST.
 func readOnly(next http.Handler) http.Handler {
+	return takesOnly(next, http.MethodGet, http.MethodHead)
+}
+
+// takesOnly refuses other methods.
+func takesOnly(next http.Handler, methods ...string) http.Handler {
+	allowed := strings.Join(methods, ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost {
-			notAllowed(w, "GET, HEAD")
+		if !slices.Contains(methods, r.Method) {
+			w.Header().Set("Allow", allowed)
+			http.Error(w, "This address takes only "+allowed+".", http.StatusMethodNotAllowed)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-func notAllowed(w http.ResponseWriter, allowed string) {
-	w.Header().Set("Allow", allowed)
-	http.Error(w, "This address takes only "+allowed+".", http.StatusMethodNotAllowed)
 }
 
 // withPolicy tells browsers what pages may do: load and talk to what comes from

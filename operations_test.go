@@ -24,8 +24,6 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -123,10 +121,8 @@ func TestStatic_IsCompressedAndTheSocketIsNot(t *testing.T) {
 		_, plain := newVisitor(t, server).send(http.MethodGet, path, "", "")
 		assert.Equal(t, around.ReplaceAllString(plain, "$1$2"), around.ReplaceAllString(string(content), "$1$2"), path)
 	}
-	ws, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+counterPage,
-		http.Header{"Accept-Encoding": {"gzip"}, "Sec-WebSocket-Extensions": {"permessage-deflate"}})
-	require.NoError(t, err)
-	defer ws.Close()
+	ws, resp := knock(t, server, counterPage, http.Header{"Accept-Encoding": {"gzip"}, "Sec-WebSocket-Extensions": {"permessage-deflate"}})
+	require.NotNil(t, ws)
 	assert.Empty(t, resp.Header.Get("Content-Encoding")+resp.Header.Get("Sec-WebSocket-Extensions"))
 }
 
@@ -218,10 +214,10 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	binary, err := bob.dial(counterPage)
 	require.NoError(t, err)
 	defer binary.Close()
-	_, _, err = websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+counterPage, nil)
-	require.Error(t, err, "the fifth connection")
-	_, _, err = websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server, "http")+counterPage, http.Header{"Origin": {"https://evil.example"}})
-	require.Error(t, err)
+	fifth, _ := knock(t, server, counterPage, nil)
+	require.Nil(t, fifth)
+	fromElsewhere, _ := knock(t, server, counterPage, http.Header{"Origin": {"https://evil.example"}})
+	require.Nil(t, fromElsewhere)
 	require.NoError(t, binary.WriteMessage(websocket.BinaryMessage, []byte("x")))
 	require.Eventually(t, func() bool { return app.pages.sockets.on(counterPage) == 3 }, soon, time.Millisecond)
 	alice.post(counterPage, url.Values{"x": {strings.Repeat("x", maxForm)}})
@@ -258,9 +254,7 @@ func TestMetrics_PrometheusTakesThem(t *testing.T) {
 	problems, err := testutil.GatherAndLint(app.pages.metrics.registry) // the rules of promtool check metrics
 	require.NoError(t, err)
 	assert.Empty(t, problems)
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(scrape(t, app)))
-	require.NoError(t, err)
+	families := parseMetrics(t, scrape(t, app))
 	assert.Len(t, families["realtime_connections"].Metric, 2, "both pages in one exposition")
 }
 
@@ -338,9 +332,7 @@ func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
 	}, time.Second, time.Millisecond, "not ready any more")
 	assert.Equal(t, "stopping ", v.get("/healthz"), "but alive")
-	_, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(p.url, "http")+counterPage, nil)
-	require.Error(t, err)
-	require.NotNil(t, resp)
+	_, resp := knock(t, p.url, counterPage, nil)
 	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 
 	var at []time.Duration
@@ -363,11 +355,8 @@ func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 }
 
 func TestStop_LeaksNothing(t *testing.T) {
-	goroutines := func() int {
-		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-		return runtime.NumGoroutine()
-	}
-	before := goroutines()
+	http.DefaultClient.CloseIdleConnections()
+	before := runtime.NumGoroutine()
 	for range 3 {
 		app, err := NewApp(Config{Drain: 10 * time.Millisecond, Heartbeat: wsconn.Heartbeat{Ping: 10 * time.Millisecond}})
 		require.NoError(t, err)
@@ -384,11 +373,7 @@ func TestStop_LeaksNothing(t *testing.T) {
 		assert.NoError(t, app.Shutdown(t.Context()))
 		server.Close()
 	}
-	left := 0 // with the one that counts
-	if !assert.Eventually(t, func() bool { left = goroutines(); return left <= before+1 }, soon, 10*time.Millisecond) {
-		stacks := make([]byte, 1<<20)
-		t.Logf("%d goroutines, then %d:\n%s", before, left, stacks[:runtime.Stack(stacks, true)])
-	}
+	nothingRuns(t, before+1) // with the one that counts
 }
 
 // The limits of a request hold for what the program serves.

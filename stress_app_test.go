@@ -7,9 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,17 +19,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// nothingRuns waits until no more goroutines run than before, but for a scenario
-// and this check.
-func nothingRuns(t *testing.T, before int) {
-	t.Helper()
-	http.DefaultClient.CloseIdleConnections()
-	if !assert.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+2 }, soon, often, "goroutines are left") {
-		stacks := make([]byte, 8<<20)
-		t.Logf("%d before, now:\n%s", before, stacks[:runtime.Stack(stacks, true)])
-	}
-}
 
 // stress is an app under stress, and what it should count.
 type stress struct {
@@ -115,10 +102,8 @@ var metricLine = regexp.MustCompile(`(?m)^realtime_(\w+?)(?:_total)?(?:\{\w+="(.
 // counted is what the app counts and is not 0, without refreshes: how many of
 // those there are is a matter of time.
 func (s *stress) counted() map[string]int {
-	w := httptest.NewRecorder()
-	s.app.Admin.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	got := map[string]int{}
-	for _, line := range metricLine.FindAllStringSubmatch(w.Body.String(), -1) {
+	for _, line := range metricLine.FindAllStringSubmatch(scrape(s.t, s.app), -1) {
 		name, value := strings.TrimSpace(line[1]+" "+line[2]), line[3]
 		if n, _ := strconv.Atoi(value); n > 0 && !strings.HasPrefix(name, "refreshes") && !strings.HasPrefix(name, "dispatch") {
 			got[name] = n
@@ -221,17 +206,10 @@ func (s *stress) peer(path string) *websocket.Conn {
 	return ws
 }
 
-// knock asks for a socket as anybody can, and returns the status of the answer.
+// knock asks for a socket, and returns the status of the answer.
 func (s *stress) knock(path string, header http.Header) (ws *websocket.Conn, status int) {
 	s.t.Helper()
-	dialer := websocket.Dialer{HandshakeTimeout: soon}
-	ws, resp, err := dialer.Dial("ws"+strings.TrimPrefix(s.url, "http")+path, header)
-	if !assert.NotNil(s.t, resp, "no answer: %v", err) {
-		return nil, 0
-	}
-	if ws != nil {
-		s.t.Cleanup(func() { ws.Close() })
-	}
+	ws, resp := knock(s.t, s.url, path, header)
 	return ws, resp.StatusCode
 }
 

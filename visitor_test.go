@@ -66,29 +66,38 @@ func newServerBehind(t testing.TB, proxy func(app http.Handler) http.Handler) st
 
 func serve(t testing.TB, cfg Config, proxy func(app http.Handler) http.Handler) string {
 	t.Helper()
+	return serveOn(t, cfg, func(app http.Handler) *httptest.Server { return httptest.NewServer(proxy(app)) }).URL
+}
+
+func serveOn(t testing.TB, cfg Config, listen func(app http.Handler) *httptest.Server) *httptest.Server {
+	t.Helper()
 	cfg.Drain = cmp.Or(cfg.Drain, time.Millisecond) // most tests end with tabs open
 	app, err := NewApp(cfg)
 	require.NoError(t, err)
-	server := httptest.NewServer(proxy(app))
+	server := listen(app)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)
 		defer cancel()
 		assert.NoError(t, app.Shutdown(ctx), "shutdown")
 		server.Close()
 	})
-	return server.URL
+	return server
+}
+
+// newApp serves an app that a test can look into.
+func newApp(t testing.TB, cfg Config) (app *App, url string) {
+	t.Helper()
+	url = serve(t, cfg, func(h http.Handler) http.Handler {
+		app = h.(*App)
+		return h
+	})
+	return app, url
 }
 
 // newTLSServer serves a new app over TLS, and returns a client that trusts it.
 func newTLSServer(t testing.TB) (url string, client *http.Client) {
 	t.Helper()
-	app, err := NewApp(Config{Drain: time.Millisecond})
-	require.NoError(t, err)
-	server := httptest.NewTLSServer(app)
-	t.Cleanup(func() {
-		assert.NoError(t, app.Shutdown(context.Background()))
-		server.Close()
-	})
+	server := serveOn(t, Config{}, httptest.NewTLSServer)
 	return server.URL, server.Client()
 }
 
@@ -331,10 +340,35 @@ func (v *visitor) dial(path string) (*websocket.Conn, error) {
 	return dialPage(websocket.Dialer{Jar: v.client.Jar, HandshakeTimeout: soon}, v.base, path)
 }
 
+// knock asks for the socket of a page as anybody can, with headers of their
+// choice. Without one, the answer says why.
+func knock(t testing.TB, server, path string, header http.Header) (ws *websocket.Conn, resp *http.Response) {
+	t.Helper()
+	dialer := websocket.Dialer{HandshakeTimeout: soon}
+	ws, resp, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
+	if !assert.NotNil(t, resp, "no answer: %v", err) {
+		return nil, &http.Response{}
+	}
+	if ws != nil {
+		t.Cleanup(func() { ws.Close() })
+	}
+	return ws, resp
+}
+
 // dialPage opens the socket of a page as a script of that page does.
 func dialPage(dialer websocket.Dialer, server, path string) (*websocket.Conn, error) {
 	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {server}})
 	return ws, err
+}
+
+// nothingRuns waits until at most so many goroutines run.
+func nothingRuns(t *testing.T, most int) {
+	t.Helper()
+	http.DefaultClient.CloseIdleConnections()
+	if !assert.Eventually(t, func() bool { return runtime.NumGoroutine() <= most }, soon, 20*time.Millisecond, "goroutines are left") {
+		stacks := make([]byte, 8<<20)
+		t.Logf("%d expected, now:\n%s", most, stacks[:runtime.Stack(stacks, true)])
+	}
 }
 
 // collected is what is in use once nothing is left to collect.
