@@ -13,6 +13,7 @@ import (
 
 	"github.com/livetemplate/livetemplate"
 
+	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/wsconn"
 )
@@ -25,6 +26,10 @@ var embedded embed.FS
 type Config struct {
 	Log    *slog.Logger // default: slog.Default()
 	Static fs.FS        // files below /static/; default: those embedded in the binary
+
+	// Redis is where servers share the counter and who is online, such as
+	// redis://127.0.0.1:6379/0. Default: this server is the only one, and needs none.
+	Redis string
 
 	// AllowOrigins are origins beside the pages' own that may connect and post,
 	// such as https://example.com.
@@ -67,8 +72,8 @@ type App struct {
 	drain    time.Duration
 }
 
-// NewApp builds the app. An error means that an embedded file is broken, or an
-// allowed origin is none.
+// NewApp builds the app. An error means that an embedded file is broken, an
+// allowed origin is none, or Redis cannot be used.
 func NewApp(cfg Config) (*App, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
@@ -88,11 +93,19 @@ func NewApp(cfg Config) (*App, error) {
 	upgrader := wsconn.New(cfg.Log, cfg.Heartbeat)
 	sockets := newSockets(cfg, metrics.connectionsRefused)
 	cfg.Fanout.Connections = upgrader.Open
+	var servers *cluster.Member
+	if cfg.Redis != "" {
+		if servers, err = cluster.New(cluster.Options{URL: cfg.Redis, Log: cfg.Log}); err != nil {
+			return nil, err
+		}
+		metrics.redis(servers)
+	}
 	p := pages{
 		log:     cfg.Log,
 		funcs:   template.FuncMap{"asset": assets.lookup},
 		live:    liveOptions(upgrader),
 		fanout:  fanout.New(cfg.Fanout),
+		servers: servers,
 		sockets: sockets,
 		metrics: metrics,
 	}
@@ -121,12 +134,19 @@ func NewApp(cfg Config) (*App, error) {
 	mux.Handle("/realtime/presence", withSession(presence))
 	mux.Handle("/static/", readOnly(http.StripPrefix("/static/", assets.serve(notFound))))
 	mux.Handle("/healthz", readOnly(http.HandlerFunc(sockets.alive)))
-	mux.Handle("/readyz", readOnly(http.HandlerFunc(sockets.ready)))
+	mux.Handle("/readyz", readOnly(sockets.ready(servers.Away)))
 	mux.Handle("/", notFound)
 
 	sameSite, err := sameSiteOnly(cfg, metrics.requestsRefused, compressed(mux))
 	if err != nil {
 		return nil, err
+	}
+	if servers != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), redisWithin)
+		defer cancel()
+		if err := servers.Start(ctx); err != nil {
+			return nil, err
+		}
 	}
 	accepted := takesOnly(sameSite, http.MethodGet, http.MethodHead, http.MethodPost)
 	return &App{
@@ -139,19 +159,29 @@ func NewApp(cfg Config) (*App, error) {
 	}, nil
 }
 
+// redisWithin is how long a start may take that has to wait for Redis.
+const redisWithin = 4 * time.Second
+
 // Bounds of a stop beside the drain: for the last refreshes, whose intervals are
 // long in a large crowd, and for the peers to answer their close frames.
 const (
+	leaveWithin   = 500 * time.Millisecond // to give the lease back; 0 without Redis
 	refreshWithin = time.Second
 	answerWithin  = 1500 * time.Millisecond
 )
 
-// Shutdown refuses new connections, and says so at /readyz; sends the refreshes
-// that wait; and sends every open connection a close frame (1001, going away),
+// Shutdown refuses new connections, and says so at /readyz; gives the lease back
+// that the people here are online under elsewhere; sends the refreshes that wait; and sends every open connection a close frame (1001, going away),
 // spread over the drain. Pages are served meanwhile. It takes at most 3.5 seconds
 // with the default drain, and less if ctx ends before: then it returns ctx's error.
 func (a *App) Shutdown(ctx context.Context) error {
 	empty := a.pages.sockets.stop()
+	if servers := a.pages.servers; servers != nil {
+		leaving, cancel := context.WithTimeout(ctx, leaveWithin)
+		defer cancel()
+		servers.Leave(leaving)
+		defer servers.Close()
+	}
 	refreshes, cancel := context.WithTimeout(ctx, refreshWithin)
 	defer cancel()
 	a.pages.fanout.Stop(refreshes)
@@ -200,6 +230,12 @@ func liveOptions(upgrader livetemplate.WSUpgrader) []livetemplate.Option {
 	}
 }
 
+// allTabs is the self topic of every connection of a page. Changes that come from
+// other servers are published to it.
+var allTabs = livetemplate.UserTopic(everybody)
+
+const everybody = "everyone"
+
 // everyone gives all visitors one identity, so that SelfTopic is one topic that
 // reaches every browser, as wide as the state it announces. By default it is
 // one browser's cookie, and no other browser would hear of a change. The session
@@ -208,4 +244,4 @@ type everyone struct {
 	*livetemplate.AnonymousAuthenticator
 }
 
-func (everyone) Identify(*http.Request) (string, error) { return "everyone", nil }
+func (everyone) Identify(*http.Request) (string, error) { return everybody, nil }

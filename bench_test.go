@@ -362,8 +362,8 @@ type documentedController struct {
 }
 
 func (c *documentedController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
-	s.Counter = c.increment()
-	return s, ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
+	c.add(1)
+	return c.read(s), ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
 }
 
 // idle is what the built program, in a process of its own, spends on a connection

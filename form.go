@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/livetemplate/livetemplate"
 	"golang.org/x/text/unicode/norm"
+
+	"realtime/internal/cluster"
 )
 
 // formText is the text that was typed into a field, or "" without the field.
@@ -38,6 +41,14 @@ const (
 	controlName = "Please leave out control characters: nobody can see them, and some turn the text around."
 	notLive     = "Joining needs a live connection: without one, nobody could tell when you leave."
 )
+
+// notCounted is what a person reads whose click failed.
+func notCounted(err error) string {
+	if errors.Is(err, cluster.ErrUnknown) {
+		return "The shared counter did not answer: this click may have counted or not."
+	}
+	return "The shared counter cannot be reached: this click did not count."
+}
 
 // cleanName is the typed name as it is shown to others, or the problem with it:
 // NFC, with single spaces, 1 to 40 characters, something to see, and nothing

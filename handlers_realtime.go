@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
 
+	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/presence"
 )
@@ -17,6 +19,9 @@ import (
 // publishes. A refresh carries no data: every other tab reads the shared state
 // again. So refreshes can be merged, as package fanout does, and no tab is wrong
 // as long as one runs after the last change.
+//
+// With more than one server, that state is a copy of what all of them share:
+// package cluster keeps it up to date, and a change from elsewhere publishes too.
 
 // What a refresh of one tab costs in CPU time, from the dispatch to the socket,
 // measured with 500 tabs and more. The more tabs are open, the further apart it
@@ -29,20 +34,30 @@ const (
 // MultiUserSyncController owns the counter that every tab shows.
 type MultiUserSyncController struct {
 	refreshCounter *fanout.Refresh
+	servers        *cluster.Member // nil: this server is the only one
+	clicks         atomic.Int64    // that counted here
 
 	mu      sync.Mutex
 	counter int
 }
 
 func multiUserSyncHandler(p pages) (livetemplate.LiveHandler, error) {
-	c := &MultiUserSyncController{}
+	c := &MultiUserSyncController{servers: p.servers}
 	state := &MultiUserSyncState{Title: "Multi-User Refresh", Category: category}
 	page, err := newLivePage(p, "multi-user-sync", c, state)
 	if err != nil {
 		return nil, err
 	}
 	c.refreshCounter = p.refresh(page, "RefreshCounter", counterCost)
-	p.metrics.counter("realtime_clicks_total", "Clicks that counted.", nil, func() float64 { return float64(c.read()) })
+	p.metrics.counter("realtime_clicks_total", "Clicks that counted.", nil, func() float64 { return float64(c.clicks.Load()) })
+	if p.servers != nil {
+		p.servers.OnCounter(func(value int) {
+			if c.raise(value) {
+				c.refreshCounter.PublishTo(allTabs)
+			}
+		})
+		p.servers.OnStatus(func() { c.refreshCounter.PublishTo(allTabs) })
+	}
 	return page, nil
 }
 
@@ -50,39 +65,63 @@ func multiUserSyncHandler(p pages) (livetemplate.LiveHandler, error) {
 // reads: a change in between is then read or announced, never missed.
 func (c *MultiUserSyncController) Mount(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
 	err := ctx.Subscribe(ctx.SelfTopic())
-	s.Counter = c.read()
-	return s, err
+	return c.read(s), err
 }
 
 // Increment adds one for everyone.
 func (c *MultiUserSyncController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
-	s.Counter = c.increment()
-	return s, c.refreshCounter.Publish(ctx)
+	if err := c.increment(); err != nil {
+		return s, livetemplate.FieldError{Field: "increment", Message: notCounted(err)}
+	}
+	return c.read(s), c.refreshCounter.Publish(ctx)
 }
 
 // RefreshCounter runs in every other tab after an Increment.
 func (c *MultiUserSyncController) RefreshCounter(s MultiUserSyncState, _ *livetemplate.Context) (MultiUserSyncState, error) {
-	s.Counter = c.read()
-	return s, nil
+	return c.read(s), nil
 }
 
-func (c *MultiUserSyncController) increment() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.counter++
-	return c.counter
+// increment counts here or, with more than one server, where they all count.
+func (c *MultiUserSyncController) increment() error {
+	if c.servers == nil {
+		c.add(1)
+	} else if value, err := c.servers.Increment(); err != nil {
+		return err
+	} else {
+		c.raise(value)
+	}
+	c.clicks.Add(1)
+	return nil
 }
 
-func (c *MultiUserSyncController) read() int {
+func (c *MultiUserSyncController) add(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.counter
+	c.counter += n
+}
+
+// raise takes over a value that all servers share, unless the one here is newer:
+// it only grows.
+func (c *MultiUserSyncController) raise(value int) (raised bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	raised = value > c.counter
+	c.counter = max(c.counter, value)
+	return raised
+}
+
+func (c *MultiUserSyncController) read(s MultiUserSyncState) MultiUserSyncState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.Counter, s.Away = c.counter, c.servers.Away()
+	return s
 }
 
 // PresenceController owns the record of who is online: the connections that
 // joined, have not left, and are still open.
 type PresenceController struct {
 	presenceChanged *fanout.Refresh
+	servers         *cluster.Member  // nil: this server is the only one
 	online          *presence.Record // locks for itself
 }
 
@@ -92,13 +131,20 @@ func newPresenceController(grace time.Duration) *PresenceController {
 
 func presenceHandler(grace time.Duration, p pages) (livetemplate.LiveHandler, error) {
 	c := newPresenceController(grace)
+	c.servers = p.servers
 	state := &PresenceState{Title: "Presence Tracking", Category: category}
 	page, err := newLivePage(p, "presence", c, state)
 	if err != nil {
 		return nil, err
 	}
 	c.presenceChanged = p.refresh(page, "PresenceChanged", presenceCost)
-	p.metrics.gauge("realtime_users_online", "Users online, each in one tab or more.", nil, c.online.Count)
+	p.metrics.gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, c.online.Count)
+	if p.servers != nil {
+		changed := func() { c.presenceChanged.PublishTo(allTabs) }
+		c.online.Announce(p.servers)
+		p.servers.OnEntries(c.online.SetElsewhere, c.online.Leave, changed)
+		p.servers.OnStatus(changed)
+	}
 	return page, nil
 }
 
@@ -128,7 +174,7 @@ func (c *PresenceController) Join(s PresenceState, ctx *livetemplate.Context) (P
 	}
 	s.Username, s.Joined = name, true
 	s.Draft, s.NameError = "", ""
-	c.online.Join(s.ID, presence.User{Session: ctx.GroupID(), Name: name})
+	c.online.Join(s.ID, presence.NewUser(ctx.GroupID(), name))
 	return c.read(s), c.presenceChanged.Publish(ctx)
 }
 
@@ -161,6 +207,6 @@ const listed = 20
 
 func (c *PresenceController) read(s PresenceState) PresenceState {
 	s.OnlineCount, s.Online = c.online.View(s.ID, listed)
-	s.More = s.OnlineCount - len(s.Online)
+	s.More, s.Away = s.OnlineCount-len(s.Online), c.servers.Away()
 	return s
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -134,6 +135,7 @@ func parseFlags(args []string, out io.Writer) (options, error) {
 		o.app.AllowOrigins = append(o.app.AllowOrigins, origin)
 		return http.NewCrossOriginProtection().AddTrustedOrigin(origin)
 	})
+	flags.StringVar(&o.app.Redis, "redis", "", "`address` of the Redis that servers share, such as redis://127.0.0.1:6379/0; also from REDIS_URL; off by default")
 	flags.BoolVar(&o.app.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, -Host and -For: only where every request comes through a proxy that sets them")
 	flags.Func("max-connections", fmt.Sprintf("most live connections, a `number` (default %d)", DefaultMaxConnections), positive(&o.app.MaxConnections))
 	flags.Func("max-per-session", fmt.Sprintf("most live connections of one browser, a `number` (default %d)", DefaultMaxPerSession), positive(&o.app.MaxPerSession))
@@ -154,6 +156,7 @@ func parseFlags(args []string, out io.Writer) (options, error) {
 	case o.logFormat != "text" && o.logFormat != "json":
 		return o, fmt.Errorf("invalid value %q for flag -log-format: want text or json; %w", o.logFormat, errUsage)
 	}
+	o.app.Redis = cmp.Or(o.app.Redis, os.Getenv("REDIS_URL")) // no default of the flag: -h would print a password
 	return o, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/wsconn"
 )
@@ -93,6 +94,16 @@ func (m *metrics) sockets(stats *wsconn.Stats, handlers []livetemplate.LiveHandl
 			closes += frameworkMetric(h, "livetemplate_websocket_slow_client_closes_total")
 		}
 		return closes
+	})
+}
+
+// redis registers whether this server can share.
+func (m *metrics) redis(servers *cluster.Member) {
+	m.gauge("realtime_redis_up", "1 while Redis can be reached.", nil, func() int {
+		if servers.Away() {
+			return 0
+		}
+		return 1
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/livetemplate/livetemplate"
 
+	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 )
 
@@ -28,6 +29,7 @@ type pages struct {
 	funcs   template.FuncMap
 	live    []livetemplate.Option
 	fanout  *fanout.Fanout
+	servers *cluster.Member // nil: this server is the only one
 	sockets *sockets
 	metrics *metrics
 }

@@ -144,15 +144,21 @@ func (s *sockets) alive(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, cmp.Or(s.noRoom(r), "ok"))
 }
 
-// ready answers /readyz, for a load balancer: 503 while stopping.
-func (s *sockets) ready(w http.ResponseWriter, _ *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopping {
-		http.Error(w, stopping, http.StatusServiceUnavailable)
-		return
+// ready answers /readyz, for a load balancer: 503 while stopping. A server without
+// Redis is degraded, and no worse than the others: its pages are up.
+func (s *sockets) ready(degraded func() bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case s.stopping:
+			http.Error(w, stopping, http.StatusServiceUnavailable)
+		case degraded():
+			fmt.Fprintln(w, "degraded")
+		default:
+			fmt.Fprintln(w, "ready")
+		}
 	}
-	fmt.Fprintln(w, "ready")
 }
 
 // on is how many connections a page has.

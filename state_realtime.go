@@ -9,7 +9,8 @@ const category = "Real-Time & Multi-User"
 type MultiUserSyncState struct {
 	Title    string
 	Category string
-	Counter  int // the shared value as this tab last read it
+	Counter  int  // the shared value as this tab last read it
+	Away     bool // it is the last known: the servers cannot reach what they share
 }
 
 // PresenceState is what one tab of the presence page shows. The fields from
@@ -25,5 +26,6 @@ type PresenceState struct {
 	NameError   string // why it was refused
 	OnlineCount int    // users, not tabs
 	Online      []presence.Listed
-	More        int // users who are not in Online
+	More        int  // users who are not in Online
+	Away        bool // all of this is the last known
 }

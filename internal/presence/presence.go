@@ -2,11 +2,18 @@
 // connections decide: a user is online while at least one of their connections
 // is. A connection whose socket ends leaves after a grace period, which a reload
 // fits into.
+//
+// Where several servers share who is online, each has all of it in its Record and
+// decides about its own connections only: it announces them, and is told about
+// those of the others.
 package presence
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -19,9 +26,19 @@ const DefaultGrace = 2 * time.Second
 // tabs of one browser with one name are one user; the same name in another
 // browser is another.
 type User struct {
-	Session string
+	Session string // without spaces
 	Name    string
 }
+
+// NewUser is the user of that name in the browser session with that cookie. Its
+// Session is a hash: whoever sees who is online does not see the cookie.
+func NewUser(cookie, name string) User {
+	hash := sha256.Sum256([]byte(cookie))
+	return User{Session: base64.RawURLEncoding.EncodeToString(hash[:16]), Name: name}
+}
+
+// String is what other servers are told.
+func (u User) String() string { return u.Session + " " + u.Name }
 
 // Listed is a user as one connection sees them.
 type Listed struct {
@@ -34,13 +51,27 @@ type Listed struct {
 // Record is who is online. Connections are known by an ID that is never used
 // again once its socket has ended. A Record is safe for concurrent use.
 type Record struct {
-	grace time.Duration
+	grace    time.Duration
+	announce Announcer // nil: there is no other server
 
 	mu          sync.Mutex
-	connections map[string]*online // by ID
+	connections map[string]connection // by ID
 	users       map[User]*online
 	arrivals    []*online // the same users, in the order they came
 	arrived     int       // how many users ever came: the next key
+}
+
+// Announcer tells other servers which connections of this one are online. It is
+// called under the lock of the Record, so it must not wait, nor call the Record.
+type Announcer interface {
+	Set(id, user string)
+	Remove(id string)
+}
+
+// connection is one that is online.
+type connection struct {
+	*online
+	elsewhere bool // on another server, which decides when it leaves
 }
 
 // online is a user who is.
@@ -56,21 +87,33 @@ type online struct {
 func New(grace time.Duration) *Record {
 	return &Record{
 		grace:       cmp.Or(grace, DefaultGrace),
-		connections: map[string]*online{},
+		connections: map[string]connection{},
 		users:       map[User]*online{},
 	}
 }
+
+// Announce makes a hear of every connection of this server that comes or goes. It
+// belongs before the Record is used.
+func (r *Record) Announce(a Announcer) { r.announce = a }
 
 // Join brings a connection online as one of u's. It takes the place of one of
 // u's connections that is in its grace period, if there is any: that is a
 // reload, and the user has as many tabs as before. A connection that was online
 // as another user leaves that one.
-func (r *Record) Join(id string, u User) {
+func (r *Record) Join(id string, u User) { r.join(id, u, false) }
+
+// SetElsewhere is Join for a connection of another server, as it was announced there.
+func (r *Record) SetElsewhere(id, user string) {
+	session, name, _ := strings.Cut(user, " ")
+	r.join(id, User{session, name}, true)
+}
+
+func (r *Record) join(id string, u User, elsewhere bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	user := r.users[u]
-	if before := r.connections[id]; before != nil {
-		if before == user {
+	if before, ok := r.connections[id]; ok {
+		if before.online == user {
 			return
 		}
 		r.remove(id)
@@ -81,14 +124,18 @@ func (r *Record) Join(id string, u User) {
 		r.users[u] = user
 		r.arrivals = append(r.arrivals, user)
 	}
-	r.connections[id] = user
+	r.connections[id] = connection{user, elsewhere}
 	user.tabs++
+	if r.announce != nil && !elsewhere {
+		r.announce.Set(id, u.String())
+	}
 	if len(user.ended) > 0 {
 		r.remove(user.ended[0])
 	}
 }
 
-// Leave takes a connection offline at once. One that is not online stays so.
+// Leave takes a connection offline at once. One that is not online stays so. It
+// is for those of other servers as well.
 func (r *Record) Leave(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,8 +148,8 @@ func (r *Record) Leave(id string) {
 func (r *Record) Disconnect(id string, announce func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	user := r.connections[id]
-	if user == nil {
+	user, ok := r.connections[id]
+	if !ok {
 		return
 	}
 	user.ended = append(user.ended, id)
@@ -119,11 +166,14 @@ func (r *Record) Disconnect(id string, announce func()) {
 // remove takes a connection offline, and its user with the last one. It reports
 // whether there was anything to take. The caller holds r.mu.
 func (r *Record) remove(id string) bool {
-	user := r.connections[id]
-	if user == nil {
+	user, ok := r.connections[id]
+	if !ok {
 		return false
 	}
 	delete(r.connections, id)
+	if r.announce != nil && !user.elsewhere {
+		r.announce.Remove(id)
+	}
 	user.tabs--
 	if i := slices.Index(user.ended, id); i >= 0 {
 		user.ended = slices.Delete(user.ended, i, i+1)
@@ -149,7 +199,7 @@ func (r *Record) Count() int {
 func (r *Record) View(id string, limit int) (count int, users []Listed) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	you := r.connections[id]
+	you := r.connections[id].online
 	list := func(user *online) {
 		users = append(users, Listed{Key: user.key, Name: user.Name, Tabs: user.tabs, You: user == you})
 	}

@@ -1,0 +1,506 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/redistest"
+)
+
+const soon = 30 * time.Second
+
+// peer is a member, and the copy that its callbacks keep.
+type peer struct {
+	*Member
+	t   *testing.T
+	log *strings.Builder
+
+	mu      sync.Mutex
+	counter int
+	entries map[string]string // of others
+	told    map[string]string // the same, as of the last time that all was told
+}
+
+func newPeer(t *testing.T, url string) *peer {
+	t.Helper()
+	return newPeerWith(t, Options{URL: url, Lease: 600 * time.Millisecond, Renew: 200 * time.Millisecond})
+}
+
+func newPeerWith(t *testing.T, opts Options) *peer {
+	t.Helper()
+	p := &peer{t: t, log: &strings.Builder{}, entries: map[string]string{}}
+	opts.Log = slog.New(slog.NewTextHandler(lockedWriter{&p.mu, p.log}, nil))
+	m, err := New(opts)
+	require.NoError(t, err)
+	p.Member = m
+	m.OnCounter(func(n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.counter = max(p.counter, n)
+	})
+	m.OnEntries(func(id, value string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.entries[id] = value
+	}, func(id string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.entries, id)
+	}, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.told = maps.Clone(p.entries)
+	})
+	require.NoError(t, m.Start(t.Context()))
+	t.Cleanup(func() {
+		p.die()
+		p.Close()
+	})
+	return p
+}
+
+// die ends a member as kill -9 does: its lease runs on.
+func (p *peer) die() {
+	p.end()
+	<-p.ended
+}
+
+func (p *peer) logged() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	io.Writer
+}
+
+func (w lockedWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.Writer.Write(b)
+}
+
+// sees waits until the peer has been told of exactly these entries of others.
+func (p *peer) sees(want map[string]string) {
+	p.t.Helper()
+	assert.EventuallyWithT(p.t, func(check *assert.CollectT) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		assert.Equal(check, len(want), len(p.told))
+		assert.True(check, maps.Equal(want, p.told), "want %v, told %v", want, p.told)
+	}, soon, time.Millisecond)
+}
+
+// counts waits until the peer knows that number.
+func (p *peer) counts(want int) {
+	p.t.Helper()
+	assert.EventuallyWithT(p.t, func(check *assert.CollectT) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		assert.Equal(check, want, p.counter)
+	}, soon, time.Millisecond)
+}
+
+func (p *peer) isAway(want bool) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool { return p.Away() == want }, soon, time.Millisecond)
+}
+
+func TestIncrement_OfAllMembersIsExact(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	peers := []*peer{newPeer(t, server.URL), newPeer(t, server.URL), newPeer(t, server.URL)}
+	var seen sync.Map
+	var clicking sync.WaitGroup
+	for _, p := range peers {
+		for range 20 {
+			clicking.Go(func() {
+				for range 50 {
+					n, err := p.Increment()
+					assert.NoError(t, err)
+					_, twice := seen.LoadOrStore(n, true)
+					assert.False(t, twice, "%d a second time", n)
+				}
+			})
+		}
+	}
+	clicking.Wait()
+	for _, p := range peers {
+		p.counts(3000)
+	}
+	newPeer(t, server.URL).counts(3000)
+}
+
+func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	a, b := newPeer(t, server.URL), newPeer(t, server.URL)
+	a.Set("1", "Alice")
+	a.Set("2", "Bob")
+	b.sees(map[string]string{"1": "Alice", "2": "Bob"})
+	a.sees(nil)
+	a.Set("1", "Alicia")
+	a.Remove("2")
+	a.Remove("never there")
+	b.sees(map[string]string{"1": "Alicia"})
+
+	late := newPeer(t, server.URL)
+	late.sees(map[string]string{"1": "Alicia"})
+	late.Set("3", "Carol")
+	a.sees(map[string]string{"3": "Carol"})
+	b.sees(map[string]string{"1": "Alicia", "3": "Carol"})
+
+	late.die()
+	a.sees(nil)
+	a.Leave(t.Context())
+	b.sees(nil)
+	assert.Zero(t, server.Exists(t.Context(), a.key(), late.key()).Val(), "nothing is left behind")
+}
+
+// Leave takes effect at once: it does not wait for the lease to end.
+func TestLeave_GivesTheLeaseBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	long := Options{URL: server.URL, Lease: time.Hour, Renew: time.Hour}
+	a, b := newPeerWith(t, long), newPeerWith(t, long)
+	a.Set("1", "Alice")
+	b.sees(map[string]string{"1": "Alice"})
+	a.Leave(t.Context())
+	b.sees(nil)
+	n, err := a.Increment()
+	assert.NoError(t, err, "it goes on counting until Close")
+	b.counts(n)
+}
+
+// A lease is one key, however many entries it holds.
+func TestSync_CostsTheSameWithManyEntries(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	commands := func(entries int) int {
+		p := newPeer(t, server.URL)
+		watching := newPeer(t, server.URL)
+		want := map[string]string{}
+		for i := range entries {
+			id := fmt.Sprint(i)
+			want[id] = "guest"
+			p.Set(id, "guest")
+		}
+		watching.sees(want)
+		p.die()
+		watching.die()
+		before := server.Commands()
+		assert.NoError(t, p.sync(t.Context()))
+		n := server.Commands() - before
+		assert.NoError(t, p.giveBack(t.Context()))
+		assert.NoError(t, watching.giveBack(t.Context()))
+		return n
+	}
+	assert.InDelta(t, commands(1), commands(5000), 3, "commands, with 1 and with 5,000 entries") // a new connection is one or two
+}
+
+// Joins that come together are written together.
+func TestSet_IsBatched(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	a, b := newPeerWith(t, Options{URL: server.URL, Renew: time.Hour}), newPeerWith(t, Options{URL: server.URL, Renew: time.Hour})
+	want := map[string]string{}
+	thaw := server.Freeze()
+	for i := range 3 * maxBatch {
+		id := fmt.Sprint(i)
+		want[id] = "guest"
+		a.Set(id, "guest")
+	}
+	thaw()
+	before := server.Commands()
+	b.sees(want)
+	assert.Less(t, server.Commands()-before, 100, "commands for 3,000 entries")
+}
+
+// A reply that is lost on its way must not make one click two.
+func TestIncrement_IsNotTriedTwice(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	line := newLine(t, server.Addr)
+	p := newPeer(t, "redis://"+line.addr+"/0")
+	_, err := p.Increment() // Redis knows the script from here on
+	require.NoError(t, err)
+	line.losesReplies(true)
+	_, err = p.Increment()
+	assert.ErrorIs(t, err, ErrUnknown)
+	line.losesReplies(false)
+	p.counts(2)
+	p.isAway(false)
+	n, err := p.Increment()
+	assert.NoError(t, err)
+	assert.Equal(t, 3, n)
+}
+
+func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	p := newPeer(t, server.URL)
+	_, err := p.Increment()
+	require.NoError(t, err)
+	server.Stop()
+	p.isAway(true)
+	begin := time.Now()
+	for range 1000 {
+		_, err := p.Increment()
+		require.ErrorIs(t, err, ErrAway)
+	}
+	assert.Less(t, time.Since(begin), answerWithin/2, "a thousand")
+	server.Start()
+	p.isAway(false)
+	n, err := p.Increment()
+	assert.NoError(t, err)
+	assert.Equal(t, 2, n)
+	for line, times := range map[string]int{"redis is away": 1, "redis is back": 1, "level=WARN": 1} {
+		assert.Equal(t, times, strings.Count(p.logged(), line), "%s in the log:\n%s", line, p.logged())
+	}
+}
+
+// Redis has forgotten what it counted. A member that notices first may know less
+// than others: it must not count on from there.
+func TestIncrement_WaitsUntilAllHaveSaidWhatTheyKnow(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	ahead, behind := newPeer(t, server.URL), newPeer(t, server.URL)
+	for range 5 {
+		_, err := ahead.Increment()
+		require.NoError(t, err)
+	}
+	behind.counts(5)
+	behind.highest.Store(3) // as if the last two announcements had not reached it
+
+	require.NoError(t, server.FlushAll(t.Context()).Err())
+	counted := 5
+	require.Eventually(t, func() bool {
+		n, err := behind.Increment()
+		if err != nil {
+			require.ErrorIs(t, err, ErrAway)
+			return false
+		}
+		counted++
+		return assert.Equal(t, counted, n)
+	}, soon, time.Millisecond)
+	ahead.counts(6)
+}
+
+// A subscription that is dead without a word is noticed by what a member sends itself.
+func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	line := newLine(t, server.Addr)
+	a, b := newPeer(t, "redis://"+line.addr+"/0"), newPeer(t, server.URL)
+	before := subscribers(t, server)
+	require.Len(t, before, 2)
+	line.stall() // every connection there is; new ones work
+	b.Set("1", "Bob")
+	a.sees(map[string]string{"1": "Bob"})
+	assert.EventuallyWithT(t, func(check *assert.CollectT) {
+		after := subscribers(t, server)
+		assert.Len(check, after, 2)
+		assert.NotEqual(check, before, after)
+	}, soon, time.Millisecond)
+}
+
+// subscribers are the connections that have subscribed.
+func subscribers(t *testing.T, server *redistest.Server) (ids []string) {
+	t.Helper()
+	list, err := server.Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
+	require.NoError(t, err)
+	for _, client := range strings.Split(strings.TrimSpace(list), "\n") {
+		id, _, _ := strings.Cut(client, " ")
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Whatever happens, all agree in the end: on the entries of those that live, and on
+// a number that holds every increment that was answered.
+func TestMembers_AgreeAfterAnything(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(seed, 7))
+			server := redistest.New(t)
+			peers := []*peer{newPeer(t, server.URL), newPeer(t, server.URL), newPeer(t, server.URL)}
+			own := []map[string]string{{}, {}, {}}
+			var counted, unknown atomic.Int64
+			var clicking sync.WaitGroup
+			for step := range 400 {
+				i := random.IntN(len(peers))
+				p, id := peers[i], fmt.Sprintf("%d of %p", random.IntN(20), peers[i])
+				switch n := random.IntN(100); {
+				case n < 40:
+					own[i][id] = fmt.Sprint("guest ", step)
+					p.Set(id, own[i][id])
+				case n < 60:
+					delete(own[i], id)
+					p.Remove(id)
+				case n < 90:
+					clicking.Go(func() {
+						switch _, err := p.Increment(); {
+						case err == nil:
+							counted.Add(1)
+						case errors.Is(err, ErrUnknown):
+							unknown.Add(1)
+						}
+					})
+				case n < 93:
+					server.ClientKillByFilter(t.Context(), "TYPE", "pubsub")
+				case n < 94:
+					server.ClientKillByFilter(t.Context(), "TYPE", "normal")
+				case n < 96: // its successor knows nothing
+					if random.IntN(2) == 0 {
+						p.Leave(t.Context())
+					} else {
+						p.die()
+					}
+					peers[i], own[i] = newPeer(t, server.URL), map[string]string{}
+				case step%200 == 199:
+					clicking.Wait()
+					server.Stop()
+					if random.IntN(2) == 0 {
+						server.Erase()
+					}
+					server.Start()
+				case n < 98:
+					<-time.After(time.Duration(random.IntN(20)) * time.Millisecond)
+				}
+			}
+			clicking.Wait()
+			for _, p := range peers {
+				p.isAway(false)
+			}
+			final, err := peers[0].Increment()
+			require.NoError(t, err)
+			assert.GreaterOrEqual(t, final, int(counted.Load())+1, "every click that was answered")
+			assert.LessOrEqual(t, final, int(counted.Load()+unknown.Load())+1, "and no click twice")
+			for i, p := range peers {
+				others := map[string]string{}
+				for j, entries := range own {
+					if i != j {
+						maps.Copy(others, entries)
+					}
+				}
+				p.sees(others)
+				p.counts(final)
+			}
+		})
+	}
+}
+
+func TestStart_SaysWhyItCannot(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer silent.Close()
+	rude := newLine(t, "127.0.0.1:1")
+	for name, row := range map[string]struct{ url, want string }{
+		"no address":    {"here", "not valid"},
+		"no redis://":   {"http://127.0.0.1:6379/0", "not valid"},
+		"a password":    {"redis://:secret%zz@127.0.0.1:6379/0", "not valid"},
+		"nobody there":  {"redis://127.0.0.1:1/0", "redis at 127.0.0.1:1: "},
+		"no answer":     {"redis://" + silent.Addr().String() + "/0", "redis at " + silent.Addr().String() + ": "},
+		"hangs up":      {"redis://" + rude.addr + "/0", "redis at " + rude.addr + ": "},
+		"no such base":  {"redis://" + server.Addr + "/99", "redis at " + server.Addr + ": "},
+		"wrong secrets": {"redis://me:secret@" + server.Addr + "/0", "redis at " + server.Addr + ": "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			defer cancel()
+			begin := time.Now()
+			m, err := New(Options{URL: row.url})
+			if err == nil {
+				err = m.Start(ctx)
+			}
+			require.Error(t, err)
+			assert.Contains(t, err.Error(), row.want)
+			assert.NotContains(t, err.Error(), "secret")
+			assert.NotContains(t, err.Error(), "\n")
+			assert.Less(t, time.Since(begin), 5*time.Second)
+		})
+	}
+}
+
+// line is a way to Redis that can break.
+type line struct {
+	addr string
+
+	mu     sync.Mutex
+	stalls []func()
+	deaf   atomic.Bool // what Redis says gets lost
+}
+
+func newLine(t *testing.T, to string) *line {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	l := &line{addr: listener.Addr().String()}
+	go func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", to)
+			if err != nil {
+				near.Close()
+				continue
+			}
+			var stalled atomic.Bool
+			l.mu.Lock()
+			l.stalls = append(l.stalls, func() { stalled.Store(true) })
+			l.mu.Unlock()
+			relay := func(to, from net.Conn, lost func() bool) {
+				defer to.Close()
+				defer from.Close()
+				buf := make([]byte, 4096)
+				for {
+					n, err := from.Read(buf)
+					if err != nil {
+						return
+					}
+					if !lost() {
+						to.Write(buf[:n])
+					}
+				}
+			}
+			go relay(far, near, stalled.Load)
+			go relay(near, far, func() bool { return stalled.Load() || l.deaf.Load() })
+		}
+	}()
+	return l
+}
+
+func (l *line) losesReplies(lost bool) { l.deaf.Store(lost) }
+
+// stall makes every connection there is carry nothing any more, without a word.
+func (l *line) stall() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, stall := range l.stalls {
+		stall()
+	}
+}

@@ -1,0 +1,235 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What is in Redis. The braces keep all of it on one node of a Redis cluster.
+const (
+	counterKey = "{realtime}:counter" // a number
+	serversKey = "{realtime}:servers" // a set of the servers that have, or had, a lease
+	serverKey  = "{realtime}:server:" // and its ID: a hash of its entries; it expires with its lease
+	epochKey   = "{realtime}:epoch"   // changes when Redis may have lost something
+	pauseKey   = "{realtime}:pause"   // there while servers write what it may have lost
+	channel    = "{realtime}:changes"
+	echoPrefix = "{realtime}:echo:" // and the ID of a server: the channel on which it hears itself
+
+	versionField = "version" // in the hash of a server: how often it has changed
+)
+
+// pause is how long a Redis that may have lost something is only told what
+// servers know: longer than one of them takes to notice.
+const pause = 2 * time.Second
+
+// errRecovering says that Redis is there, and cannot be trusted yet.
+var errRecovering = errors.New("it has started anew, and is told what servers know")
+
+// An increment and its announcement are one. A server that has not told what it
+// knows in this epoch gets 0: a number from now might be one that was counted before.
+var increment = redis.NewScript(`
+local counter, epoch = KEYS[1], KEYS[2]
+if redis.call('GET', epoch) ~= ARGV[1] then return 0 end
+local n = redis.call('INCR', counter)
+redis.call('PUBLISH', ARGV[2], string.format('{"counter":%.0f}', n))
+return n`)
+
+// change writes what has changed of the entries of a server: so many that are set,
+// with their values, then those that are removed. It returns 0 if its lease has ended.
+var change = redis.NewScript(`
+local own = KEYS[1]
+local sets = tonumber(ARGV[5])
+if redis.call('EXISTS', own) == 0 then return 0 end
+redis.call('HSET', own, ARGV[3], ARGV[4], unpack(ARGV, 6, 5 + 2 * sets))
+if #ARGV > 5 + 2 * sets then redis.call('HDEL', own, unpack(ARGV, 6 + 2 * sets)) end
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return 1`)
+
+// compare renews a lease, raises the counter to what the server knows of, sends
+// something through its subscription, and returns the epoch, whether Redis is
+// recovering, the counter, and each server with the version of its entries. An
+// epoch ends with the process of Redis, or with its data.
+var compare = redis.NewScript(`
+local counter, servers, epoch, pause, own = unpack(KEYS)
+local known, lease, recovery, channel, echo, prefix, version = unpack(ARGV)
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local now = redis.call('GET', epoch) or ''
+if string.sub(now, 1, #run) ~= run then
+	now = run .. ' ' .. table.concat(redis.call('TIME'), '.')
+	redis.call('SET', epoch, now)
+	redis.call('SET', pause, '', 'PX', recovery)
+end
+local n = redis.call('GET', counter) or '0'
+if tonumber(known) > tonumber(n) then
+	n = known
+	redis.call('SET', counter, n)
+	redis.call('PUBLISH', channel, '{"counter":' .. n .. '}')
+end
+redis.call('PEXPIRE', own, lease)
+redis.call('PUBLISH', echo, '')
+local result = {now, redis.call('EXISTS', pause), n}
+for _, id in ipairs(redis.call('SMEMBERS', servers)) do
+	local v = redis.call('HGET', prefix .. id, version)
+	if v then
+		result[#result + 1] = id
+		result[#result + 1] = v
+	else
+		redis.call('SREM', servers, id)
+	end
+end
+return result`)
+
+// sync renews the lease, and makes this server and Redis agree.
+func (m *Member) sync(ctx context.Context) error {
+	m.echoed = false
+	reply, err := compare.Run(ctx, m.redis,
+		[]string{counterKey, serversKey, epochKey, pauseKey, m.key()},
+		m.highest.Load(), m.opts.Lease.Milliseconds(), pause.Milliseconds(), channel, m.echo(), serverKey, versionField).Slice()
+	if err != nil {
+		return err
+	}
+	epoch, recovering := reply[0].(string), reply[1].(int64) == 1
+	m.counted(number(reply[2]))
+	versions := map[string]int64{}
+	for i := 3; i < len(reply); i += 2 {
+		versions[reply[i].(string)] = number(reply[i+1])
+	}
+	if version, ok := versions[m.id]; !ok || version != m.version || !m.known {
+		if err := m.writeAll(ctx); err != nil {
+			return err
+		}
+	}
+	for id := range m.others {
+		if _, ok := versions[id]; !ok && !recovering {
+			m.drop(id)
+		}
+	}
+	for id, version := range versions {
+		if id == m.id || m.others[id] != nil && m.others[id].version == version {
+			continue
+		}
+		if err := m.read(ctx, id); err != nil {
+			return err
+		}
+	}
+	if recovering {
+		return errRecovering
+	}
+	m.epoch.Store(&epoch)
+	return nil
+}
+
+// write writes and announces what has changed of this server's entries.
+func (m *Member) write(ctx context.Context) error {
+	set, removed := m.changes()
+	if len(set)+len(removed) == 0 {
+		return m.sync(ctx) // an increment has failed
+	}
+	m.version++
+	m.known = false // until it answers
+	args := []any{channel, announcement(message{Server: m.id, Version: m.version, Set: set, Removed: removed}),
+		versionField, m.version, len(set)}
+	for id, value := range set {
+		args = append(args, id, value)
+	}
+	for _, id := range removed {
+		args = append(args, id)
+	}
+	done, err := change.Run(ctx, m.redis, []string{m.key()}, args...).Bool()
+	if err != nil {
+		return err
+	}
+	if !done {
+		return m.writeAll(ctx)
+	}
+	m.known = true
+	return nil
+}
+
+// writeAll writes every entry of this server, under a new lease.
+func (m *Member) writeAll(ctx context.Context) error {
+	m.version++
+	m.known = false // until it answers
+	args := []any{versionField, m.version}
+	for id, value := range m.all() {
+		args = append(args, id, value)
+	}
+	_, err := m.redis.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+		tx.Del(ctx, m.key())
+		tx.HSet(ctx, m.key(), args...)
+		tx.PExpire(ctx, m.key(), m.opts.Lease)
+		tx.SAdd(ctx, serversKey, m.id)
+		tx.Publish(ctx, channel, announcement(message{Server: m.id, Version: m.version, Whole: true}))
+		return nil
+	})
+	m.known = err == nil
+	return err
+}
+
+// read reads every entry of another server.
+func (m *Member) read(ctx context.Context, id string) error {
+	entries, err := m.redis.HGetAll(ctx, serverKey+id).Result()
+	if err != nil {
+		return err
+	}
+	version, err := strconv.ParseInt(entries[versionField], 10, 64)
+	if err != nil { // its lease has just ended
+		return nil
+	}
+	delete(entries, versionField)
+	m.replace(id, version, entries)
+	return nil
+}
+
+// giveBack ends the lease.
+func (m *Member) giveBack(ctx context.Context) error {
+	_, err := m.redis.TxPipelined(ctx, func(tx redis.Pipeliner) error {
+		tx.Del(ctx, m.key())
+		tx.SRem(ctx, serversKey, m.id)
+		tx.Publish(ctx, channel, announcement(message{Server: m.id}))
+		return nil
+	})
+	return err
+}
+
+func (m *Member) key() string  { return serverKey + m.id }
+func (m *Member) echo() string { return echoPrefix + m.id }
+
+func announcement(msg message) string {
+	text, _ := json.Marshal(msg) // of text and numbers: it cannot fail
+	return string(text)
+}
+
+// number is a number that a script returned as text.
+func number(text any) int64 {
+	n, _ := strconv.ParseInt(text.(string), 10, 64)
+	return n
+}
+
+// notSent reports errors after which Redis cannot have done anything: there was no
+// connection, or it answered that it will not.
+func notSent(err error) bool {
+	var network *net.OpError
+	var refused redis.Error
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &network) && network.Op == "dial" || errors.As(err, &refused)
+}
+
+// timeout reports that Redis did not answer in time.
+func timeout(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) && network.Timeout()
+}
+
+// The client logs on its own, whatever happens to a connection, several lines for
+// each loss. What an operator should know is said above.
+func init() { redis.SetLogger(silence{}) }
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}

@@ -1,0 +1,107 @@
+// Package redistest runs a real Redis server for a test.
+package redistest
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Server is a Redis server on a port of its own, which keeps what it has on disk.
+type Server struct {
+	Addr string
+	URL  string
+	*redis.Client
+
+	t   testing.TB
+	dir string
+	cmd *exec.Cmd
+}
+
+// New runs a Redis server until the test ends. Without the program the test is
+// skipped, and fails in CI.
+func New(t testing.TB) *Server {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		const how = "no redis-server: `make test` installs it as root on Debian, or put one on the PATH"
+		if os.Getenv("CI") == "true" {
+			require.FailNow(t, "cannot run in CI", how)
+		}
+		t.Skip(how)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	free.Close()
+	s := &Server{Addr: free.Addr().String(), t: t, dir: t.TempDir()}
+	s.URL = "redis://" + s.Addr + "/0"
+	s.Client = redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() {
+		s.Stop()
+		s.Close()
+	})
+	s.Start()
+	return s
+}
+
+// Start starts the server, with the data that it has on disk.
+func (s *Server) Start() {
+	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.Addr)
+	s.cmd = exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", s.dir,
+		"--save", "", "--appendonly", "yes", "--appendfsync", "always")
+	require.NoError(s.t, s.cmd.Start())
+	require.Eventually(s.t, func() bool { return s.Ping(context.Background()).Err() == nil }, 20*time.Second, 5*time.Millisecond, "redis-server answers")
+}
+
+// Stop stops the server, if it runs.
+func (s *Server) Stop() {
+	if s.cmd == nil {
+		return
+	}
+	s.cmd.Process.Signal(syscall.SIGCONT) // a frozen one would not end
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.cmd.Wait()
+	s.cmd = nil
+}
+
+// Erase removes the data of a server that is stopped.
+func (s *Server) Erase() {
+	s.t.Helper()
+	entries, err := os.ReadDir(s.dir)
+	require.NoError(s.t, err)
+	for _, e := range entries {
+		require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, e.Name())))
+	}
+}
+
+// Freeze makes the server answer nothing, without a word, until it is thawed.
+func (s *Server) Freeze() (thaw func()) {
+	s.t.Helper()
+	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP))
+	return func() { assert.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
+}
+
+// Commands is how many commands the server has run, with those inside scripts.
+func (s *Server) Commands() int {
+	s.t.Helper()
+	return s.info("stats", "total_commands_processed")
+}
+
+func (s *Server) info(section, field string) int {
+	s.t.Helper()
+	info, err := s.InfoMap(context.Background(), section).Result()
+	require.NoError(s.t, err)
+	n, err := strconv.Atoi(info["Stats"][field])
+	require.NoError(s.t, err, "%v", info)
+	return n
+}
