@@ -20,7 +20,7 @@ check: assets
 	go vet -tags soak ./...
 	go tool staticcheck -tags soak ./...
 
-bench: assets
+bench: assets test-tools
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m .
 
 soak: assets test-tools
@@ -38,12 +38,13 @@ $(VENDOR)/.fetched: package.json package-lock.json Makefile
 	@cp $(addprefix node_modules/,$(NPM_FILES)) $(VENDOR)
 	@touch $@
 
-# What the tests need beside Go: a C compiler for -race, and Chromium. As root on
-# Debian it is installed; elsewhere the tests say what they miss.
+# What the tests need beside Go: a C compiler for -race, Chromium, and Redis. As root
+# on Debian it is installed; elsewhere the tests say what they miss.
 test-tools:
 	@have() { command -v "$$1" >/dev/null; }; missing=; \
 	have gcc || missing="gcc libc6-dev"; \
 	have chromium || have chromium-browser || have google-chrome || missing="$$missing chromium"; \
+	have redis-server || missing="$$missing redis-server"; \
 	if test -z "$$missing"; then exit; fi; \
 	if have apt-get && test "$$(id -u)" = 0; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -224,12 +223,7 @@ func (r *result) add(t tally, c *crowd, clicks int) {
 // staleness is, for every time that a tab showed a new number, how old the oldest
 // change was that it had not shown. A change is as old as its click.
 func (c *crowd) staleness() (ages []time.Duration) {
-	made := map[int64]time.Time{}
-	for _, tb := range c.tabs {
-		tb.mu.Lock()
-		maps.Copy(made, tb.made)
-		tb.mu.Unlock()
-	}
+	made := c.clicks()
 	for _, tb := range c.tabs {
 		tb.mu.Lock()
 		for _, s := range tb.seen {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"runtime"
 	"strconv"
 	"sync"
@@ -342,6 +343,17 @@ func (c *crowd) clickSteadily(perSecond int, duration time.Duration) (clicks int
 			return clicks
 		}
 	}
+}
+
+// clicks is when the crowd clicked, by the number that each click made.
+func (c *crowd) clicks() map[int64]time.Time {
+	made := map[int64]time.Time{}
+	for _, tb := range c.tabs {
+		tb.mu.Lock()
+		maps.Copy(made, tb.made)
+		tb.mu.Unlock()
+	}
+	return made
 }
 
 // tally is what happened to a crowd.

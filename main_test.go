@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -180,6 +182,8 @@ func TestProgram(t *testing.T) {
 		"no number":                {[]string{"-max-per-session", "many"}, 2, "above 0"},
 		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-admin-addr", busy.Addr().String()}, 1, "address already in use"},
 		"busy port":                {[]string{"-addr", busy.Addr().String()}, 1, "address already in use"},
+		"redis at no address":      {[]string{"-redis", "localhost:6379"}, 1, "want redis://HOST:PORT/0"},
+		"redis that is not there":  {[]string{"-addr", "127.0.0.1:0", "-redis", "redis://127.0.0.1:1/0"}, 1, "redis at 127.0.0.1:1: "},
 		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},
 	} {
 		t.Run(name+" is one clear line", func(t *testing.T) {
@@ -219,13 +223,26 @@ func usePages(t *testing.T, p *program) string {
 	return p.log(t)
 }
 
+// built is the program, which the first test that needs it builds, and TestMain removes.
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
 // build builds the program.
-func build(t testing.TB) string {
+func build(t testing.TB) (exe string) {
 	t.Helper()
-	exe := filepath.Join(t.TempDir(), "realtime")
-	out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return exe
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "realtime"); built.err != nil {
+			return
+		}
+		if out, err := exec.Command("go", "build", "-o", built.dir, ".").CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	require.NoError(t, built.err)
+	return filepath.Join(built.dir, "realtime")
 }
 
 // program is a running copy of the built program.
@@ -243,6 +260,7 @@ func start(t testing.TB, exe string, args ...string) *program {
 	p := &program{logFile: filepath.Join(dir, "log"), exited: make(chan struct{})}
 	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	p.cmd.Dir = dir
+	p.cmd.Env = append(os.Environ(), "REDIS_URL=")
 	log, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer log.Close()

@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the framework logs every connect
 	code := m.Run()
 	endSharedChromium()
+	os.RemoveAll(built.dir)
 	os.Exit(code)
 }
 
@@ -517,6 +518,12 @@ func (tb *tab) close() {
 func (tb *tab) shows(want string) {
 	tb.t.Helper()
 	tb.waitFor(func() bool { return strings.Contains(tb.text(), want) }, fmt.Sprintf("%q", want))
+}
+
+// showsNoMore waits until the tab does not read unwanted any more.
+func (tb *tab) showsNoMore(unwanted string) {
+	tb.t.Helper()
+	tb.waitFor(func() bool { return !strings.Contains(tb.text(), unwanted) }, fmt.Sprintf("no %q", unwanted))
 }
 
 // text is what the person reads; it is called with tb.mu held.

@@ -144,7 +144,7 @@ func (m *Member) OnStatus(f func()) { m.onStatus = append(m.onStatus, f) }
 func (m *Member) Start(ctx context.Context) error {
 	err := m.connect(ctx)
 	for errors.Is(err, errRecovering) && ctx.Err() == nil {
-		<-time.After(retry / 4)
+		<-time.After(wait(err))
 		err = m.connect(ctx)
 	}
 	if err != nil {
@@ -266,10 +266,19 @@ func (m *Member) follow(ctx context.Context) {
 		}
 		if err != nil {
 			m.disconnect()
-			due.Reset(retry/2 + mathrand.N(retry/2))
+			due.Reset(wait(err))
 		}
 		m.tellStatus(err)
 	}
+}
+
+// wait is how long to wait after an attempt that failed. Servers that lost Redis
+// together do not come back all at once.
+func wait(err error) time.Duration {
+	if errors.Is(err, errRecovering) {
+		return pause / 10
+	}
+	return retry/2 + mathrand.N(retry/2)
 }
 
 func (m *Member) tellNews() {
@@ -309,6 +318,7 @@ func (m *Member) connect(ctx context.Context) error {
 		return err
 	}
 	m.sub = sub
+	m.look()                                                                         // for what has changed while it was away
 	m.events = sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(0)) // it would only write
 	return nil
 }
@@ -323,6 +333,7 @@ func (m *Member) disconnect() {
 // message is what servers tell each other, as JSON.
 type message struct {
 	Counter int64 `json:"counter,omitempty"` // its new value
+	Epoch   bool  `json:"epoch,omitempty"`   // a new one: Redis is to be told what is known
 
 	Server  string            `json:"server,omitempty"`  // whose entries have changed
 	Version int64             `json:"version,omitempty"` // of its entries; 0: it has left
@@ -361,6 +372,9 @@ func (m *Member) hear(ctx context.Context, event any) error {
 func (m *Member) apply(ctx context.Context, msg message) error {
 	if msg.Counter > 0 {
 		m.counted(msg.Counter)
+	}
+	if msg.Epoch {
+		return m.sync(ctx)
 	}
 	if msg.Server == "" || msg.Server == m.id {
 		return nil

@@ -64,6 +64,7 @@ if string.sub(now, 1, #run) ~= run then
 	now = run .. ' ' .. table.concat(redis.call('TIME'), '.')
 	redis.call('SET', epoch, now)
 	redis.call('SET', pause, '', 'PX', recovery)
+	redis.call('PUBLISH', channel, '{"epoch":true}')
 end
 local n = redis.call('GET', counter) or '0'
 if tonumber(known) > tonumber(n) then
