@@ -29,6 +29,10 @@ func (r result) report(b *testing.B) {
 	b.ReportMetric(float64(r.lost), "lost")
 	b.ReportMetric(float64(r.cutOff), "cut-off")
 	b.ReportMetric(float64(r.wrong), "wrong")
+	if r.burstCommands > 0 {
+		b.ReportMetric(float64(r.burstFrames)/float64(r.burstCommands), "burst-frames/redis-command")
+		b.ReportMetric(float64(r.steadyFrames)/float64(r.steadyCommands), "steady-frames/redis-command")
+	}
 }
 
 // table is what was measured, as Markdown.
@@ -92,6 +96,48 @@ them every 3 seconds.
 func (i idle) summary() string {
 	return fmt.Sprintf("\n%d idle connections, server alone: %.0f kB of memory and %.1f ms of CPU time in a minute for each.\n",
 		idleTabs, i.resident/1000, float64(i.cpu.Microseconds())/1000)
+}
+
+func (s sharing) report(b *testing.B) {
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(s.atRest, "redis-commands/s/server")
+	b.ReportMetric(s.clickCommands, "redis-commands/click")
+	b.ReportMetric(float64(s.clickCPU.Nanoseconds())/1000, "redis-cpu-us/click")
+	b.ReportMetric(s.joinCommands, "redis-commands/join")
+	b.ReportMetric(float64(s.joinCPU.Nanoseconds())/1000, "redis-cpu-us/join")
+	b.ReportMetric(s.person, "redis-B/person")
+	b.ReportMetric(s.personHere, "server-B/person")
+}
+
+func (s sharing) table(results []result) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, `
+## Two servers on one Redis
+
+The same crowd, half of it on each server; both servers, Redis and all clients share the machine. Commands are counted
+by Redis, with those inside scripts.
+
+| %d tabs | frames | Redis commands |
+|---|--:|--:|
+`, clusterSystem.only)
+	for _, r := range results {
+		if r.burstCommands > 0 {
+			fmt.Fprintf(&out, "| %d bursts of %d clicks | %d | %d |\n", bursts, burstClicks, r.burstFrames, r.burstCommands)
+			fmt.Fprintf(&out, "| %d clicks a second for %.0f s | %d | %d |\n", steadyPerSecond, steadyFor.Seconds(), r.steadyFrames, r.steadyCommands)
+		}
+	}
+	fmt.Fprintf(&out, `
+What sharing costs: %d clicks one after the other, then %d people who join one after the other, on one of two copies of
+the built program.
+
+| | |
+|---|--:|
+| a server at rest | %.1f commands a second |
+| a click that comes alone | %.1f commands, %d µs of CPU in Redis |
+| a join | %.1f commands, %d µs of CPU in Redis |
+| a person online | %.0f bytes in Redis, %.0f in each server they are not on |
+`, sharedClicks, sharedPeople, s.atRest, s.clickCommands, s.clickCPU.Microseconds(), s.joinCommands, s.joinCPU.Microseconds(), s.person, s.personHere)
+	return out.String()
 }
 
 // The summary in the README stands between these.

@@ -17,6 +17,8 @@ import (
 	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/redistest"
 )
 
 // The load of BenchmarkFanout.
@@ -39,15 +41,18 @@ func BenchmarkFanout(b *testing.B) {
 	for _, tabs := range crowds {
 		byName := map[string]result{}
 		for _, s := range systems {
-			b.Run(fmt.Sprintf("tabs=%d/%s", tabs, strings.ReplaceAll(s.name, " ", "_")), func(b *testing.B) {
+			if s.only > 0 && s.only != tabs {
+				continue
+			}
+			b.Run(fmt.Sprintf("tabs=%d/%s", tabs, strings.NewReplacer(" ", "_", ",", "").Replace(s.name)), func(b *testing.B) {
 				r := measure(b, s, tabs)
 				r.report(b)
 				byName[s.name] = r
 				results = append(results, r)
 			})
 		}
-		if len(byName) == len(systems) { // all of them were asked for
-			check(b, tabs, byName[hubSystem.name], byName[documentedSystem.name], byName[appSystem.name])
+		if len(byName) >= 4 { // all of them were asked for
+			check(b, tabs, byName[hubSystem.name], byName[documentedSystem.name], byName[appSystem.name], byName[clusterSystem.name])
 		}
 	}
 	var atRest idle
@@ -55,8 +60,13 @@ func BenchmarkFanout(b *testing.B) {
 		atRest = measureIdle(b)
 		atRest.report(b)
 	})
-	if len(results) == len(systems)*len(crowds) && atRest.bytes > 0 {
-		require.NoError(b, os.WriteFile("docs/bench.md", []byte(table(results)+atRest.table()), 0o644))
+	var redisCost sharing
+	b.Run("sharing", func(b *testing.B) {
+		redisCost = measureShared(b)
+		redisCost.report(b)
+	})
+	if len(results) == 4*len(crowds)+1 && atRest.bytes > 0 && redisCost.person > 0 {
+		require.NoError(b, os.WriteFile("docs/bench.md", []byte(table(results)+atRest.table()+redisCost.table(results)), 0o644))
 		require.NoError(b, os.WriteFile("docs/bench.svg", []byte(plot(results)), 0o644))
 		readme, err := os.ReadFile("README.md")
 		require.NoError(b, err)
@@ -83,21 +93,34 @@ func BenchmarkFanout_EverybodyJoins(b *testing.B) {
 	b.ReportMetric(float64(took.Milliseconds()), "joined-ms")
 }
 
-// system is a server of the counter page.
+// system is a server of the counter page, or several.
 type system struct {
 	name  string
-	serve func(b *testing.B) (url string)
+	serve func(b *testing.B) (urls []string, redis *redistest.Server)
 	pages bool // only what depends on the page: not the burst, not the steady load
+	only  int  // tabs; 0: any number
 }
 
 var (
-	hubSystem        = system{name: "hub", serve: serveHub}
-	documentedSystem = system{name: "documented", serve: func(b *testing.B) string { return serveWholePage(b, false) }}
-	wholePageSystem  = system{name: "whole page live", serve: func(b *testing.B) string { return serveWholePage(b, true) }, pages: true}
-	appSystem        = system{name: "this app", serve: func(b *testing.B) string { return newServer(b) }}
+	hubSystem        = system{name: "hub", serve: alone(serveHub)}
+	documentedSystem = system{name: "documented", serve: alone(func(b *testing.B) string { return serveWholePage(b, false) })}
+	wholePageSystem  = system{name: "whole page live", serve: alone(func(b *testing.B) string { return serveWholePage(b, true) }), pages: true}
+	appSystem        = system{name: "this app", serve: alone(func(b *testing.B) string { return newServer(b) })}
+	clusterSystem    = system{name: "this app, 2 servers", serve: serveTwo, only: 1000}
 )
 
-var systems = []system{hubSystem, documentedSystem, wholePageSystem, appSystem}
+var systems = []system{hubSystem, documentedSystem, wholePageSystem, appSystem, clusterSystem}
+
+func alone(serve func(b *testing.B) string) func(b *testing.B) ([]string, *redistest.Server) {
+	return func(b *testing.B) ([]string, *redistest.Server) { return []string{serve(b)}, nil }
+}
+
+// serveTwo serves this app twice, on one Redis. Both share this machine.
+func serveTwo(b *testing.B) ([]string, *redistest.Server) {
+	redis := redistest.New(b)
+	require.NoError(b, redis.ConfigSet(b.Context(), "appendonly", "no").Err()) // as it comes
+	return []string{newServerWith(b, Config{Redis: redis.URL}), newServerWith(b, Config{Redis: redis.URL})}, redis
+}
 
 // result is what was measured of a system with so many tabs.
 type result struct {
@@ -117,28 +140,42 @@ type result struct {
 	lost       int // clicks that did not count, or not within patience
 	cutOff     int
 	wrong      int
+
+	// With several servers only: Redis commands, with those inside scripts.
+	burstFrames, burstCommands   int // in all bursts together
+	steadyFrames, steadyCommands int
 }
 
 func measure(b *testing.B, s system, tabs int) result {
 	r := result{system: s, tabs: tabs}
-	url := s.serve(b)
+	urls, redis := s.serve(b)
+	commands := func() int {
+		if redis == nil {
+			return 0
+		}
+		return redis.Usage().Commands
+	}
 	empty := memory()
-	c := openCrowd(b, url, counterPage, tabs)
+	c := openCrowdOn(b, urls, counterPage, tabs)
 	r.idle = (memory() - empty) / tabs
 
 	clicks := r.singleClicks(c)
 	if s.pages {
 		return r
 	}
-	before := c.count(int64(clicks))
+	before, atRest := c.count(int64(clicks)), commands()
 	clicks += r.burstsOf(c, clicks)
 	loaded := c.count(int64(clicks))
+	r.burstFrames, r.burstCommands = loaded.frames-before.frames, commands()-atRest
 	if r.add(loaded, c, clicks); loaded.cutOff+loaded.wrong > 0 {
 		c.close() // the steady load is for a whole crowd
-		c = openCrowd(b, s.serve(b), counterPage, tabs)
+		urls, redis = s.serve(b)
+		c = openCrowdOn(b, urls, counterPage, tabs)
 		clicks, before, loaded = 0, tally{}, tally{}
 	}
+	burst, atRest := loaded, commands()
 	more, loaded := r.steadyLoad(c, clicks, loaded)
+	r.steadyFrames, r.steadyCommands = loaded.frames-burst.frames, commands()-atRest
 	clicks += more
 	r.add(loaded, c, clicks)
 	r.emptyShare = float64(loaded.empty-before.empty) / float64(max(1, loaded.frames-before.frames))
@@ -237,7 +274,7 @@ func (c *crowd) staleness() (ages []time.Duration) {
 }
 
 // check fails the benchmark where this app is not what the README says.
-func check(b *testing.B, tabs int, hub, documented, app result) {
+func check(b *testing.B, tabs int, hub, documented, app, two result) {
 	assert.Zero(b, app.cutOff, "%d tabs: cut off", tabs)
 	assert.Zero(b, app.lost, "%d tabs: clicks lost", tabs)
 	assert.Zero(b, app.wrong, "%d tabs: tabs that show another number", tabs)
@@ -248,6 +285,10 @@ func check(b *testing.B, tabs int, hub, documented, app result) {
 		assert.LessOrEqual(b, app.staleP99, 250*time.Millisecond)
 		assert.LessOrEqual(b, app.settled, 500*time.Millisecond)
 		assert.LessOrEqual(b, app.clickP50, documented.clickP50, "1000 tabs: one click, and that of the documented pattern")
+		assert.Zero(b, two.cutOff+two.lost+two.wrong, "2 servers: cut off, lost, wrong")
+		assert.LessOrEqual(b, two.burst, 4*app.burst, "1000 tabs on 2 servers: a burst, and that on one")
+		assert.LessOrEqual(b, 5*two.burstCommands, two.burstFrames, "Redis commands, and frames")
+		assert.LessOrEqual(b, 5*two.steadyCommands, two.steadyFrames, "Redis commands, and frames")
 	case 5000:
 		assert.LessOrEqual(b, app.burst, hub.burst/20, "5000 tabs: a burst, and a twentieth of the hub's")
 	}
@@ -395,6 +436,66 @@ func measureIdle(b *testing.B) idle {
 		resident: (after[resident] - empty[resident]) / idleTabs,
 		cpu:      time.Duration((after[cpu] - before[cpu]) / idleTabs * float64(time.Second) * float64(time.Minute) / float64(idleFor)),
 	}
+}
+
+// sharing is what sharing through Redis costs.
+type sharing struct {
+	atRest float64 // Redis commands a second of a server in which nothing happens
+
+	clickCommands float64 // when it comes alone
+	clickCPU      time.Duration
+
+	joinCommands float64
+	joinCPU      time.Duration
+	person       float64 // bytes in Redis of somebody who is online
+	personHere   float64 // and in each other server
+}
+
+const (
+	sharedClicks = 2000
+	sharedPeople = 5000
+)
+
+// measureShared lets people click, one after the other, and join, on one of two
+// copies of the built program.
+func measureShared(b *testing.B) (s sharing) {
+	redis, servers := startServers(b, 2)
+	require.NoError(b, redis.ConfigSet(b.Context(), "appendonly", "no").Err()) // as it comes
+	used := func() float64 {
+		servers[1].admin(b, "/debug/pprof/heap?gc=1")
+		return servers[1].metrics(b)["go_memstats_heap_alloc_bytes"]
+	}
+	newVisitor(b, servers[0].url).click() // it knows the scripts from here on
+	const rest = 20 * time.Second
+	before := redis.Usage()
+	<-time.After(rest)
+	after := redis.Usage()
+	s.atRest = float64(after.Commands-before.Commands) / rest.Seconds() / float64(len(servers))
+
+	clicker := newVisitor(b, servers[0].url)
+	before = redis.Usage()
+	for range sharedClicks {
+		clicker.click()
+	}
+	after = redis.Usage()
+	s.clickCommands = float64(after.Commands-before.Commands) / sharedClicks
+	s.clickCPU = (after.CPU - before.CPU) / sharedClicks
+
+	heap := used()
+	before = redis.Usage()
+	c := openCrowd(b, servers[0].url, presencePage, sharedPeople)
+	c.expect(1) // everybody has the same name, and is somebody else
+	for _, tb := range c.tabs {
+		tb.click()
+		<-time.After(time.Millisecond)
+	}
+	newVisitor(b, servers[1].url).open(presencePage).shows(fmt.Sprintf("%d user(s) online", sharedPeople))
+	after = redis.Usage()
+	s.joinCommands = float64(after.Commands-before.Commands) / sharedPeople
+	s.joinCPU = (after.CPU - before.CPU) / sharedPeople
+	s.person = float64(after.Memory-before.Memory) / sharedPeople
+	s.personHere = (used() - heap) / sharedPeople
+	return s
 }
 
 // memory is what the heap and the stacks hold.

@@ -167,6 +167,12 @@ const watched = 50
 // openCrowd opens n tabs on a page. A click is an increment or a join.
 func openCrowd(t testing.TB, server, path string, n int) *crowd {
 	t.Helper()
+	return openCrowdOn(t, []string{server}, path, n)
+}
+
+// openCrowdOn is openCrowd on several servers in turn.
+func openCrowdOn(t testing.TB, servers []string, path string, n int) *crowd {
+	t.Helper()
 	action, fields := "increment", `{}`
 	if path == presencePage {
 		action, fields = "join", `{"username":"guest"}`
@@ -187,7 +193,7 @@ func openCrowd(t testing.TB, server, path string, n int) *crowd {
 	for range 16 {
 		opening.Go(func() {
 			for i := range next {
-				ws, err := dialPage(dialer, server, path)
+				ws, err := dialPage(dialer, servers[i%len(servers)], path)
 				if !assert.NoError(t, err) {
 					continue
 				}

@@ -79,7 +79,10 @@ type Member struct {
 	end     context.CancelFunc
 	ended   chan struct{}
 
+	counting sync.Mutex // held while an increment is on its way
+
 	mu      sync.Mutex
+	next    *batch            // of increments that wait
 	own     map[string]string // entries of this server
 	changed map[string]bool   // those of them that Redis has otherwise, by ID
 
@@ -178,23 +181,57 @@ func (m *Member) Close() { m.redis.Close() }
 // was known.
 func (m *Member) Away() bool { return m != nil && m.away.Load() }
 
-// Increment adds one to the counter and returns its new value. It is never tried a
-// second time. It takes at most a few seconds, and no time while Redis is away.
+// Increment adds one to the counter, and returns a value of it that holds this one.
+// It is never tried a second time. It takes at most a few seconds, and no time while
+// Redis is away.
+//
+// One command is on its way at a time. Increments that come meanwhile become one,
+// which is the next: a crowd that clicks costs Redis little more than one person.
 func (m *Member) Increment() (value int, err error) {
-	if m.away.Load() {
-		return 0, ErrAway
+	m.mu.Lock()
+	b := m.next
+	if b == nil {
+		b = &batch{}
+		b.count = sync.OnceFunc(func() { m.count(b) })
+		m.next = b
 	}
-	n, err := increment.Run(context.Background(), m.redis, []string{counterKey, epochKey}, *m.epoch.Load(), channel).Int64()
+	b.size++
+	m.mu.Unlock()
+	b.count()
+	return int(b.value), b.err
+}
+
+// batch is increments that are made as one.
+type batch struct {
+	size  int64
+	count func() // makes them, or waits until they are made
+	value int64
+	err   error
+}
+
+// count makes the increments of a batch, when the one before has been made.
+func (m *Member) count(b *batch) {
+	m.counting.Lock()
+	defer m.counting.Unlock()
+	m.mu.Lock()
+	m.next = nil
+	m.mu.Unlock()
+	if m.away.Load() {
+		b.err = ErrAway
+		return
+	}
+	n, err := increment.Run(context.Background(), m.redis, []string{counterKey, epochKey}, *m.epoch.Load(), channel, b.size).Int64()
 	if err == nil && n > 0 {
 		m.raise(n)
-		return int(n), nil
+		b.value = n
+		return
 	}
 	m.look()
-	if err == nil || notSent(err) { // without an error: Redis may have lost something
-		return 0, ErrAway
+	b.err = ErrAway
+	if err != nil && !notSent(err) { // without an error, Redis may have lost something
+		b.err = ErrUnknown
+		m.opts.Log.Warn("clicks may have counted or not: redis did not answer", slog.Int64("clicks", b.size), slog.Any("error", err))
 	}
-	m.opts.Log.Warn("a click may have counted or not: redis did not answer", slog.Any("error", err))
-	return 0, ErrUnknown
 }
 
 // Set makes an entry of this server, or changes it. It does not wait.

@@ -31,12 +31,12 @@ const pause = 2 * time.Second
 // errRecovering says that Redis is there, and cannot be trusted yet.
 var errRecovering = errors.New("it has started anew, and is told what servers know")
 
-// An increment and its announcement are one. A server that has not told what it
+// Increments and their announcement are one. A server that has not told what it
 // knows in this epoch gets 0: a number from now might be one that was counted before.
 var increment = redis.NewScript(`
 local counter, epoch = KEYS[1], KEYS[2]
 if redis.call('GET', epoch) ~= ARGV[1] then return 0 end
-local n = redis.call('INCR', counter)
+local n = redis.call('INCRBY', counter, ARGV[3])
 redis.call('PUBLISH', ARGV[2], string.format('{"counter":%.0f}', n))
 return n`)
 

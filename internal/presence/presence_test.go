@@ -16,8 +16,8 @@ import (
 )
 
 var (
-	alice = User{"browser 1", "Alice"}
-	bob   = User{"browser 2", "Bob"}
+	alice = User{"browser1", "Alice"}
+	bob   = User{"browser2", "Bob"}
 )
 
 const everybody = 1000 // a limit that no test reaches
@@ -83,6 +83,37 @@ func TestRecord_ViewListsNoMoreThanTheLimit(t *testing.T) {
 	assert.Equal(t, "user 18", users[19].Name)
 }
 
+// announcements are what other servers were told.
+type announcements []string
+
+func (a *announcements) Set(id, user string) { *a = append(*a, id+" is "+user) }
+func (a *announcements) Remove(id string)    { *a = append(*a, id+" is gone") }
+
+func TestRecord_OfSeveralServersIsOne(t *testing.T) {
+	var told announcements
+	r := New(0)
+	r.Announce(&told)
+	r.Join("here", alice)
+	r.SetElsewhere("there", alice.String())
+	r.SetElsewhere("other", bob.String())
+	assert.Equal(t, []string{"[Alice]", "[Alice]", "Bob"}, tabs(r, "here"), "one Alice in two tabs")
+	r.SetElsewhere("other", User{bob.Session, "Bobby the second"}.String())
+	assert.Equal(t, []string{"[Alice]", "[Alice]", "Bobby the second"}, tabs(r, "here"))
+	r.Leave("here")
+	r.Leave("other")
+	assert.Equal(t, []string{"Alice"}, tabs(r, "here"))
+	r.Leave("there")
+	assert.Zero(t, r.Count())
+	assert.Equal(t, announcements{"here is browser1 Alice", "here is gone"}, told, "only what is decided here")
+}
+
+func TestNewUser_HidesTheCookie(t *testing.T) {
+	a, b := NewUser("the cookie of Alice", "Alice"), NewUser("the cookie of Bob", "Alice")
+	assert.NotEqual(t, a, b)
+	assert.Equal(t, a, NewUser("the cookie of Alice", "Alice"))
+	assert.NotContains(t, a.String(), "cookie")
+}
+
 // From here on tests run in a bubble of synctest, in which sleeping takes no time.
 
 func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
@@ -112,6 +143,22 @@ func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor is it one when another server has the reload.
+func TestRecord_ReloadElsewhereTakesThePlaceOfTheOldConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told announcements
+		r := New(0)
+		r.Announce(&told)
+		r.Join("before", alice)
+		r.Disconnect("before", func() { t.Error("a leave was announced") })
+		r.SetElsewhere("after", alice.String())
+		assert.Equal(t, []string{"Alice"}, tabs(r, ""), "in one tab")
+		assert.Equal(t, "before is gone", told[len(told)-1])
+		time.Sleep(2 * DefaultGrace)
+		assert.Equal(t, []string{"Alice"}, tabs(r, ""))
+	})
 }
 
 func TestRecord_ReloadTakesThePlaceOfTheOldConnection(t *testing.T) {
@@ -153,7 +200,8 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 	total := 0
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
-			w := &world{t: rt, record: New(0)}
+			w := &world{t: rt, record: New(0), elsewhere: New(0)}
+			w.record.Announce(w)
 			rt.Repeat(map[string]func(*rapid.T){
 				"open":   w.open,
 				"join":   w.join,
@@ -174,10 +222,12 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 // this test lives in the bubble's.
 type withoutDeadline struct{ testing.TB }
 
-// world is some browsers with their tabs, and the model of who is online.
+// world is some browsers with their tabs, and the model of who is online. Another
+// server is told.
 type world struct {
 	t         *rapid.T
 	record    *Record
+	elsewhere *Record
 	tabs      []*tab
 	opened    int
 	expected  int // announcements
@@ -191,10 +241,13 @@ type tab struct {
 	closed time.Time
 }
 
+func (w *world) Set(id, user string) { w.elsewhere.SetElsewhere(id, user) }
+func (w *world) Remove(id string)    { w.elsewhere.Leave(id) }
+
 func (tb *tab) joined() bool { return tb.user.Name != "" }
 
 func (w *world) open(*rapid.T) {
-	session := rapid.SampledFrom([]string{"browser 1", "browser 2", "browser 3"}).Draw(w.t, "session")
+	session := rapid.SampledFrom([]string{"browser1", "browser2", "browser3"}).Draw(w.t, "session")
 	w.add(session)
 }
 
@@ -293,10 +346,11 @@ func (w *world) check() {
 			connections++
 		}
 	}
-	w.sees(&tab{id: "not online"}, users)
+	w.sees(w.record, &tab{id: "not online"}, users)
+	w.sees(w.elsewhere, &tab{id: "not online"}, users)
 	for _, tb := range w.tabs {
 		if tb.closed.IsZero() {
-			w.sees(tb, users)
+			w.sees(w.record, tb, users)
 		}
 	}
 	w.record.mu.Lock()
@@ -312,12 +366,12 @@ func (w *world) check() {
 
 // sees checks the view of one tab. Names are compared without their browsers,
 // which nobody sees.
-func (w *world) sees(tb *tab, users map[User]int) {
+func (w *world) sees(record *Record, tb *tab, users map[User]int) {
 	want, got := map[string]int{}, map[string]int{}
 	for user, tabs := range users {
 		want[user.Name] += tabs
 	}
-	count, listed := w.record.View(tb.id, everybody)
+	count, listed := record.View(tb.id, everybody)
 	keys := map[int]bool{}
 	marked := Listed{}
 	for _, u := range listed {

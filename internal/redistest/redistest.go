@@ -91,17 +91,26 @@ func (s *Server) Freeze() (thaw func()) {
 	return func() { assert.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
 }
 
-// Commands is how many commands the server has run, with those inside scripts.
-func (s *Server) Commands() int {
-	s.t.Helper()
-	return s.info("stats", "total_commands_processed")
+// Usage is what the server has used since it started.
+type Usage struct {
+	Commands int           // with those inside scripts
+	CPU      time.Duration // of its process
+	Memory   int           // bytes, now
 }
 
-func (s *Server) info(section, field string) int {
+// Usage asks the server.
+func (s *Server) Usage() Usage {
 	s.t.Helper()
-	info, err := s.InfoMap(context.Background(), section).Result()
+	info, err := s.InfoMap(context.Background(), "stats", "cpu", "memory").Result()
 	require.NoError(s.t, err)
-	n, err := strconv.Atoi(info["Stats"][field])
-	require.NoError(s.t, err, "%v", info)
-	return n
+	number := func(section, field string) float64 {
+		n, err := strconv.ParseFloat(info[section][field], 64)
+		require.NoError(s.t, err, field)
+		return n
+	}
+	return Usage{
+		Commands: int(number("Stats", "total_commands_processed")),
+		CPU:      time.Duration((number("CPU", "used_cpu_sys") + number("CPU", "used_cpu_user")) * float64(time.Second)),
+		Memory:   int(number("Memory", "used_memory")),
+	}
 }
