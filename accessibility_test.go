@@ -8,6 +8,8 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
+
+	"realtime/internal/redistest"
 )
 
 // axe-core finds nothing to complain about on any page, however it looks and
@@ -73,6 +75,19 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	late.navigate(noRoom + counterPage)
 	late.shows("The server is full")
 	check(late, "full")
+
+	redis := redistest.New(t)
+	shared := newServerWith(t, Config{Redis: redis.URL})
+	tabs := []*browserTab{browser.openWindow(shared + counterPage), browser.openWindow(shared + presencePage)}
+	redis.Stop()
+	for _, tb := range tabs {
+		tb.shows("last known")
+	}
+	tabs[0].click("increment")
+	tabs[0].shows("did not count")
+	for _, tb := range tabs {
+		check(tb, "without Redis")
+	}
 
 	browser = newBrowser(t) // the tabs of the first would hide these
 	counter, presence := browser.openWindow(network.url+counterPage), browser.openWindow(network.url+presencePage)

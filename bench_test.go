@@ -397,7 +397,7 @@ type documentedController struct {
 }
 
 func (c *documentedController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
-	c.add(1)
+	c.add()
 	return c.read(s), ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
 }
 

@@ -49,7 +49,7 @@ func multiUserSyncHandler(p pages) (livetemplate.LiveHandler, error) {
 		return nil, err
 	}
 	c.refreshCounter = p.refresh(page, "RefreshCounter", counterCost)
-	p.metrics.counter("realtime_clicks_total", "Clicks that counted.", nil, func() float64 { return float64(c.clicks.Load()) })
+	p.metrics.counter("realtime_clicks_total", "Clicks on this server that counted.", nil, func() float64 { return float64(c.clicks.Load()) })
 	if p.servers != nil {
 		p.servers.OnCounter(func(value int) {
 			if c.raise(value) {
@@ -84,20 +84,22 @@ func (c *MultiUserSyncController) RefreshCounter(s MultiUserSyncState, _ *livete
 // increment counts here or, with more than one server, where they all count.
 func (c *MultiUserSyncController) increment() error {
 	if c.servers == nil {
-		c.add(1)
-	} else if value, err := c.servers.Increment(); err != nil {
-		return err
+		c.add()
 	} else {
+		value, err := c.servers.Increment()
+		if err != nil {
+			return err
+		}
 		c.raise(value)
 	}
 	c.clicks.Add(1)
 	return nil
 }
 
-func (c *MultiUserSyncController) add(n int) {
+func (c *MultiUserSyncController) add() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.counter += n
+	c.counter++
 }
 
 // raise takes over a value that all servers share, unless the one here is newer:

@@ -156,8 +156,10 @@ func TestProgram(t *testing.T) {
 
 	t.Run("-h explains each flag", func(t *testing.T) {
 		cmd := exec.Command(exe, "-h")
+		cmd.Env = append(os.Environ(), "REDIS_URL=redis://:secret@localhost:6379/0")
 		out, err := cmd.Output()
 		require.NoError(t, err)
+		assert.NotContains(t, string(out), "secret")
 		for _, want := range []string{"-addr", "localhost:8080", "-log-level", "-log-format", "text or json"} {
 			assert.Contains(t, string(out), want)
 		}
@@ -256,11 +258,17 @@ type program struct {
 // start runs the program on a free port, unless args name one, from a directory of its own.
 func start(t testing.TB, exe string, args ...string) *program {
 	t.Helper()
+	return startWith(t, "", exe, args...)
+}
+
+// startWith starts the program with a REDIS_URL.
+func startWith(t testing.TB, redisURL, exe string, args ...string) *program {
+	t.Helper()
 	dir := t.TempDir()
 	p := &program{logFile: filepath.Join(dir, "log"), exited: make(chan struct{})}
 	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	p.cmd.Dir = dir
-	p.cmd.Env = append(os.Environ(), "REDIS_URL=")
+	p.cmd.Env = append(os.Environ(), "REDIS_URL="+redisURL)
 	log, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer log.Close()

@@ -30,7 +30,11 @@ func startServers(t testing.TB, n int) (*redistest.Server, []*program) {
 	redis, exe := redistest.New(t), build(t)
 	servers := make([]*program, n)
 	for i := range servers {
-		servers[i] = start(t, exe, "-redis", redis.URL, "-admin-addr", "127.0.0.1:0")
+		if i == 0 {
+			servers[i] = start(t, exe, "-redis", redis.URL, "-admin-addr", "127.0.0.1:0")
+		} else {
+			servers[i] = startWith(t, redis.URL, exe, "-admin-addr", "127.0.0.1:0")
+		}
 	}
 	return redis, servers
 }
@@ -150,10 +154,7 @@ func TestServers_ReloadOnAnotherIsNoLeave(t *testing.T) {
 	again.shows("Logged in as Alice")
 	<-time.After(presence.DefaultGrace)
 	watching.settle()
-	watching.mu.Lock()
-	history := watching.history
-	watching.mu.Unlock()
-	for _, text := range history {
+	for _, text := range watching.hasRead() {
 		assert.Contains(t, text, "1 user(s) online")
 	}
 	watching.never("in 2 tabs")
@@ -238,6 +239,7 @@ func TestServers_RedisAway(t *testing.T) {
 			everybody := append(slices.Clone(people), tabs...)
 			for _, tb := range people {
 				tb.shows("2 user(s) online")
+				tb.startHistory()
 			}
 			stopClicking := clickOn(t, servers)
 
@@ -274,6 +276,11 @@ func TestServers_RedisAway(t *testing.T) {
 				tb.shows("4 user(s) online")
 			}
 			took := time.Since(back)
+			for _, tb := range people[:2] {
+				for _, text := range tb.hasRead() {
+					assert.NotContains(t, text, " 1 user(s) online", "nobody is gone for a moment")
+				}
+			}
 			got := stopClicking()
 			final := counterOf(newVisitor(t, servers[0].url).open(counterPage))
 			t.Logf("all agreed %v after Redis was back; %+v, and the counter says %d", took, got, final)

@@ -487,15 +487,20 @@ func (tb *tab) startHistory() {
 	tb.history = []string{tb.text()}
 }
 
+// hasRead is what the tab has read since startHistory.
+func (tb *tab) hasRead() []string {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return slices.Clone(tb.history)
+}
+
 // noChange checks that what the tab reads has not changed since startHistory,
 // not for a moment, and will not: a grace period that has begun is over.
 func (tb *tab) noChange() {
 	tb.t.Helper()
 	<-time.After(presence.DefaultGrace)
 	tb.settle()
-	tb.mu.Lock()
-	defer tb.mu.Unlock()
-	assert.Len(tb.t, tb.history, 1, "what the tab has read")
+	assert.Len(tb.t, tb.hasRead(), 1, "what the tab has read")
 }
 
 // do sends an action.

@@ -87,8 +87,7 @@ type Member struct {
 	changed map[string]bool   // those of them that Redis has otherwise, by ID
 
 	// Of the goroutine that follows Redis:
-	version int64 // of what Redis has, or may have, of own
-	known   bool  // whether it has it
+	version int64 // of own, as it was last sent to Redis
 	others  map[string]*server
 	news    bool // of others, that nobody was told
 	sub     *redis.PubSub
@@ -114,6 +113,7 @@ func New(opts Options) (*Member, error) {
 	config.DialerRetries = 1
 	config.DialTimeout, config.ReadTimeout, config.WriteTimeout = answerWithin, answerWithin, answerWithin
 	config.PoolTimeout = answerWithin
+	config.ContextTimeoutEnabled = true
 	config.DisableIdentity = true
 	opts.Log = cmp.Or(opts.Log, slog.Default())
 	opts.Lease, opts.Renew = cmp.Or(opts.Lease, DefaultLease), cmp.Or(opts.Renew, DefaultRenew)
@@ -169,6 +169,9 @@ func (m *Member) Leave(ctx context.Context) {
 	case <-m.ended:
 	case <-ctx.Done():
 	}
+	if m.Away() {
+		return
+	}
 	if err := m.giveBack(ctx); err != nil {
 		m.opts.Log.Warn("other servers see until the lease ends what this one owns: it could not be given back", slog.Any("error", err))
 	}
@@ -220,17 +223,30 @@ func (m *Member) count(b *batch) {
 		b.err = ErrAway
 		return
 	}
-	n, err := increment.Run(context.Background(), m.redis, []string{counterKey, epochKey}, *m.epoch.Load(), channel, b.size).Int64()
-	if err == nil && n > 0 {
-		m.raise(n)
-		b.value = n
-		return
+	b.value, b.err = m.add(b.size)
+	if b.err != nil {
+		m.look() // Redis may be away
 	}
-	m.look()
-	b.err = ErrAway
-	if err != nil && !notSent(err) { // without an error, Redis may have lost something
-		b.err = ErrUnknown
-		m.opts.Log.Warn("clicks may have counted or not: redis did not answer", slog.Int64("clicks", b.size), slog.Any("error", err))
+}
+
+// add adds n to the counter in Redis, and announces it.
+func (m *Member) add(n int64) (value int64, err error) {
+	value, err = increment.Run(context.Background(), m.redis, []string{counterKey, epochKey}, *m.epoch.Load(), channel, n).Int64()
+	var refused redis.Error
+	switch {
+	case err == nil && value > 0:
+		m.raise(value)
+		return value, nil
+	case err == nil: // it may have lost something
+		return 0, ErrAway
+	case notSent(err):
+		return 0, ErrAway
+	case errors.As(err, &refused):
+		m.opts.Log.Warn("clicks did not count: redis refused them", slog.Int64("clicks", n), slog.Any("error", err))
+		return 0, ErrAway
+	default:
+		m.opts.Log.Warn("clicks may have counted or not: redis did not answer", slog.Int64("clicks", n), slog.Any("error", err))
+		return 0, ErrUnknown
 	}
 }
 
@@ -355,8 +371,8 @@ func (m *Member) connect(ctx context.Context) error {
 		return err
 	}
 	m.sub = sub
-	m.look()                                                                         // for what has changed while it was away
-	m.events = sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(0)) // it would only write
+	m.events = sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(0)) // it would write, and not read
+	m.look()                                                                         // what changed while it was away
 	return nil
 }
 

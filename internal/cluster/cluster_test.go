@@ -167,9 +167,63 @@ func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
 
 	late.die()
 	a.sees(nil)
+	assert.Equal(t, 2, int(server.SCard(t.Context(), serversKey).Val()), "members that live")
 	a.Leave(t.Context())
 	b.sees(nil)
 	assert.Zero(t, server.Exists(t.Context(), a.key(), late.key()).Val(), "nothing is left behind")
+}
+
+// A member that was stopped for longer than its lease writes all of its entries again.
+func TestEntries_SurviveALostLease(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	rarely := Options{URL: server.URL, Renew: time.Hour}
+	a := newPeerWith(t, rarely)
+	a.Set("1", "Alice")
+	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice"})
+	require.NoError(t, server.Del(t.Context(), a.key()).Err())
+	a.Set("2", "Bob")
+	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice", "2": "Bob"})
+	require.NoError(t, server.Del(t.Context(), a.key()).Err())
+	a.look()
+	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice", "2": "Bob"})
+}
+
+// A message that was missed makes a member read everything.
+func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	a, b := newPeer(t, server.URL), newPeer(t, server.URL)
+	a.Set("1", "Alice")
+	b.sees(map[string]string{"1": "Alice"})
+	b.die()
+	a.Set("2", "Bob")
+	require.Eventually(t, func() bool { return server.HLen(t.Context(), a.key()).Val() == 3 }, soon, time.Millisecond)
+	assert.NoError(t, b.apply(t.Context(), message{Server: a.id, Version: b.others[a.id].version + 2, Set: map[string]string{"3": "Carol"}}))
+	b.tellNews()
+	b.sees(map[string]string{"1": "Alice", "2": "Bob"})
+}
+
+// What is announced while there is no subscription is found when there is one again.
+func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	rarely := Options{URL: server.URL, Renew: time.Hour}
+	a, b := newPeerWith(t, rarely), newPeerWith(t, rarely)
+	for n := 1; n <= 20; n++ {
+		require.NoError(t, server.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
+		b.Set(fmt.Sprint(n), "Bob")
+		_, err := b.Increment()
+		require.NoError(t, err)
+		a.counts(n)
+		assert.EventuallyWithT(t, func(check *assert.CollectT) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			assert.Len(check, a.told, n)
+		}, soon, time.Millisecond)
+	}
+	assert.NotContains(t, a.logged(), "level=WARN")
+	assert.Contains(t, a.logged(), "renewed")
 }
 
 // Leave takes effect at once: it does not wait for the lease to end.
@@ -290,6 +344,22 @@ func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
 	for line, times := range map[string]int{"redis is away": 1, "redis is back": 1, "level=WARN": 1} {
 		assert.Equal(t, times, strings.Count(p.logged(), line), "%s in the log:\n%s", line, p.logged())
 	}
+}
+
+// Redis is there, and cannot count: somebody hears of it.
+func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	p := newPeer(t, server.URL)
+	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	_, err := p.Increment()
+	assert.ErrorIs(t, err, ErrAway)
+	assert.Contains(t, p.logged(), "redis refused them")
+	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	require.Eventually(t, func() bool {
+		n, err := p.Increment()
+		return err == nil && n == 1
+	}, soon, time.Millisecond)
 }
 
 // Redis has forgotten what it counted. A member that notices first may know less
@@ -423,6 +493,20 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A stop does not wait for a Redis that does not answer.
+func TestLeave_IsBounded(t *testing.T) {
+	t.Parallel()
+	server := redistest.New(t)
+	p := newPeer(t, server.URL)
+	thaw := server.Freeze()
+	defer thaw()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	p.Leave(ctx)
+	assert.Less(t, time.Since(begin), answerWithin)
 }
 
 func TestStart_SaysWhyItCannot(t *testing.T) {

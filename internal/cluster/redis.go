@@ -101,7 +101,7 @@ func (m *Member) sync(ctx context.Context) error {
 	for i := 3; i < len(reply); i += 2 {
 		versions[reply[i].(string)] = number(reply[i+1])
 	}
-	if version, ok := versions[m.id]; !ok || version != m.version || !m.known {
+	if version, ok := versions[m.id]; !ok || version != m.version {
 		if err := m.writeAll(ctx); err != nil {
 			return err
 		}
@@ -133,7 +133,6 @@ func (m *Member) write(ctx context.Context) error {
 		return m.sync(ctx) // an increment has failed
 	}
 	m.version++
-	m.known = false // until it answers
 	args := []any{channel, announcement(message{Server: m.id, Version: m.version, Set: set, Removed: removed}),
 		versionField, m.version, len(set)}
 	for id, value := range set {
@@ -149,14 +148,12 @@ func (m *Member) write(ctx context.Context) error {
 	if !done {
 		return m.writeAll(ctx)
 	}
-	m.known = true
 	return nil
 }
 
 // writeAll writes every entry of this server, under a new lease.
 func (m *Member) writeAll(ctx context.Context) error {
 	m.version++
-	m.known = false // until it answers
 	args := []any{versionField, m.version}
 	for id, value := range m.all() {
 		args = append(args, id, value)
@@ -169,7 +166,6 @@ func (m *Member) writeAll(ctx context.Context) error {
 		tx.Publish(ctx, channel, announcement(message{Server: m.id, Version: m.version, Whole: true}))
 		return nil
 	})
-	m.known = err == nil
 	return err
 }
 
@@ -214,11 +210,10 @@ func number(text any) int64 {
 }
 
 // notSent reports errors after which Redis cannot have done anything: there was no
-// connection, or it answered that it will not.
+// connection.
 func notSent(err error) bool {
 	var network *net.OpError
-	var refused redis.Error
-	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &network) && network.Op == "dial" || errors.As(err, &refused)
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &network) && network.Op == "dial"
 }
 
 // timeout reports that Redis did not answer in time.
