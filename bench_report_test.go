@@ -107,6 +107,10 @@ func (s sharing) report(b *testing.B) {
 	b.ReportMetric(float64(s.joinCPU.Nanoseconds())/1000, "redis-cpu-us/join")
 	b.ReportMetric(s.person, "redis-B/person")
 	b.ReportMetric(s.personHere, "server-B/person")
+	for _, size := range s.bySize {
+		b.ReportMetric(float64(size.atRest.Microseconds()), fmt.Sprintf("redis-cpu-us/s/%d-servers", size.servers))
+		b.ReportMetric(float64(size.perClick.Microseconds()), fmt.Sprintf("redis-cpu-us/click/%d-servers", size.servers))
+	}
 }
 
 func (s sharing) table(results []result) string {
@@ -137,6 +141,15 @@ the built program.
 | a join | %.1f commands, %d µs of CPU in Redis |
 | a person online | %.0f bytes in Redis, %.0f in each server they are not on |
 `, sharedClicks, sharedPeople, s.atRest, s.clickCommands, s.clickCPU.Microseconds(), s.joinCommands, s.joinCPU.Microseconds(), s.person, s.personHere)
+	fmt.Fprint(&out, `
+CPU of Redis, by how many servers share it:
+
+| servers | at rest, in a second | a click that comes alone |
+|--:|--:|--:|
+`)
+	for _, size := range s.bySize {
+		fmt.Fprintf(&out, "| %d | %d µs | %d µs |\n", size.servers, size.atRest.Microseconds(), size.perClick.Microseconds())
+	}
 	return out.String()
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"realtime/internal/cluster"
 	"realtime/internal/redistest"
 )
 
@@ -449,6 +450,15 @@ type sharing struct {
 	joinCPU      time.Duration
 	person       float64 // bytes in Redis of somebody who is online
 	personHere   float64 // and in each other server
+
+	bySize []sizeCost
+}
+
+// sizeCost is what Redis spends when so many servers share it.
+type sizeCost struct {
+	servers  int
+	atRest   time.Duration // of CPU in a second
+	perClick time.Duration // of CPU, for one that comes alone
 }
 
 const (
@@ -495,7 +505,42 @@ func measureShared(b *testing.B) (s sharing) {
 	s.joinCPU = (after.CPU - before.CPU) / sharedPeople
 	s.person = float64(after.Memory-before.Memory) / sharedPeople
 	s.personHere = (used() - heap) / sharedPeople
+	for _, servers := range []int{2, 10, 100} {
+		s.bySize = append(s.bySize, measureSize(b, servers))
+	}
 	return s
+}
+
+// measureSize lets so many members of a cluster rest, then click. All are in this process.
+func measureSize(b *testing.B, servers int) sizeCost {
+	redis := redistest.New(b)
+	require.NoError(b, redis.ConfigSet(b.Context(), "appendonly", "no").Err())
+	var first *cluster.Member
+	for range servers {
+		m, err := cluster.New(cluster.Options{URL: redis.URL})
+		require.NoError(b, err)
+		m.OnCounter(func(int) {})
+		m.OnEntries(func(_, _ string) {}, func(string) {}, func() {})
+		require.NoError(b, m.Start(b.Context()))
+		b.Cleanup(func() {
+			m.Leave(context.Background())
+			m.Close()
+		})
+		first = m
+	}
+	const rest, alone = 10 * time.Second, 500
+	before := redis.Usage()
+	<-time.After(rest)
+	after := redis.Usage()
+	cost := sizeCost{servers: servers, atRest: (after.CPU - before.CPU) / time.Duration(rest/time.Second)}
+
+	for range alone {
+		_, err := first.Increment()
+		require.NoError(b, err)
+	}
+	before, after = after, redis.Usage()
+	cost.perClick = (after.CPU - before.CPU) / alone
+	return cost
 }
 
 // memory is what the heap and the stacks hold.

@@ -314,9 +314,6 @@ func (m *Member) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && m.events != nil && !timeout(err) {
-			err = m.connect(ctx) // perhaps only a connection was lost
-		}
 		if err != nil {
 			m.disconnect()
 			due.Reset(wait(err))

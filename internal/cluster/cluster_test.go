@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type peer struct {
 	counter int
 	entries map[string]string // of others
 	told    map[string]string // the same, as of the last time that all was told
+	removed int               // how often one was
 }
 
 func newPeer(t *testing.T, url string) *peer {
@@ -60,6 +62,7 @@ func newPeerWith(t *testing.T, opts Options) *peer {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.entries, id)
+		p.removed++
 	}, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -154,6 +157,10 @@ func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
 	a.Set("2", "Bob")
 	b.sees(map[string]string{"1": "Alice", "2": "Bob"})
 	a.sees(nil)
+	<-time.After(2 * a.opts.Lease)
+	b.mu.Lock()
+	assert.Zero(t, b.removed, "nobody is gone for a moment while leases are renewed")
+	b.mu.Unlock()
 	a.Set("1", "Alicia")
 	a.Remove("2")
 	a.Remove("never there")
@@ -181,6 +188,7 @@ func TestEntries_SurviveALostLease(t *testing.T) {
 	a := newPeerWith(t, rarely)
 	a.Set("1", "Alice")
 	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice"})
+	assert.Positive(t, server.PTTL(t.Context(), a.key()).Val(), "the lease")
 	require.NoError(t, server.Del(t.Context(), a.key()).Err())
 	a.Set("2", "Bob")
 	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice", "2": "Bob"})
@@ -301,6 +309,9 @@ func TestSet_IsBatched(t *testing.T) {
 	before := server.Usage().Commands
 	b.sees(want)
 	assert.Less(t, server.Usage().Commands-before, 100, "commands for 3,000 entries")
+	a.Member.mu.Lock()
+	defer a.Member.mu.Unlock()
+	assert.Empty(t, a.changed, "what is left to write")
 }
 
 // A reply that is lost on its way must not make one click two.
@@ -311,10 +322,9 @@ func TestIncrement_IsNotTriedTwice(t *testing.T) {
 	p := newPeer(t, "redis://"+line.addr+"/0")
 	_, err := p.Increment() // Redis knows the script from here on
 	require.NoError(t, err)
-	line.losesReplies(true)
+	line.loseReplies()
 	_, err = p.Increment()
 	assert.ErrorIs(t, err, ErrUnknown)
-	line.losesReplies(false)
 	p.counts(2)
 	p.isAway(false)
 	n, err := p.Increment()
@@ -368,13 +378,18 @@ func TestIncrement_WaitsUntilAllHaveSaidWhatTheyKnow(t *testing.T) {
 	t.Parallel()
 	server := redistest.New(t)
 	rarely := Options{URL: server.URL, Renew: time.Hour} // and at once, when another says so
-	ahead, behind := newPeerWith(t, rarely), newPeerWith(t, rarely)
+	behind := newPeerWith(t, rarely)
+	line := newLine(t, server.Addr)
+	rarely.URL = "redis://" + line.addr + "/0"
+	ahead := newPeerWith(t, rarely)
 	for range 5 {
 		_, err := ahead.Increment()
 		require.NoError(t, err)
 	}
 	behind.counts(5)
 	behind.highest.Store(3) // as if the last two announcements had not reached it
+	line.refuse(true)       // and the one ahead is back a moment later
+	time.AfterFunc(pause/4, func() { line.refuse(false) })
 
 	require.NoError(t, server.FlushAll(t.Context()).Err())
 	counted := 5
@@ -398,7 +413,9 @@ func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
 	a, b := newPeer(t, "redis://"+line.addr+"/0"), newPeer(t, server.URL)
 	before := subscribers(t, server)
 	require.Len(t, before, 2)
-	line.stall() // every connection there is; new ones work
+	<-time.After(10 * a.opts.Renew)
+	require.Equal(t, before, subscribers(t, server), "those that live are kept")
+	line.stallSubscriptions()
 	b.Set("1", "Bob")
 	a.sees(map[string]string{"1": "Bob"})
 	assert.EventuallyWithT(t, func(check *assert.CollectT) {
@@ -548,9 +565,11 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 type line struct {
 	addr string
 
-	mu     sync.Mutex
-	stalls []func()
-	deaf   atomic.Bool // what Redis says gets lost
+	mu      sync.Mutex
+	stalls  []func()
+	ends    []func()
+	deafen  []func()
+	refuses atomic.Bool
 }
 
 func newLine(t *testing.T, to string) *line {
@@ -570,9 +589,16 @@ func newLine(t *testing.T, to string) *line {
 				near.Close()
 				continue
 			}
-			var stalled atomic.Bool
+			if l.refuses.Load() {
+				near.Close()
+				far.Close()
+				continue
+			}
+			var subscribed, stalled, deaf atomic.Bool
 			l.mu.Lock()
-			l.stalls = append(l.stalls, func() { stalled.Store(true) })
+			l.stalls = append(l.stalls, func() { stalled.Store(subscribed.Load()) })
+			l.ends = append(l.ends, func() { near.Close() })
+			l.deafen = append(l.deafen, func() { deaf.Store(true) })
 			l.mu.Unlock()
 			relay := func(to, from net.Conn, lost func() bool) {
 				defer to.Close()
@@ -583,22 +609,43 @@ func newLine(t *testing.T, to string) *line {
 					if err != nil {
 						return
 					}
+					if bytes.Contains(buf[:n], []byte("subscribe")) {
+						subscribed.Store(true)
+					}
 					if !lost() {
 						to.Write(buf[:n])
 					}
 				}
 			}
 			go relay(far, near, stalled.Load)
-			go relay(near, far, func() bool { return stalled.Load() || l.deaf.Load() })
+			go relay(near, far, func() bool { return stalled.Load() || deaf.Load() })
 		}
 	}()
 	return l
 }
 
-func (l *line) losesReplies(lost bool) { l.deaf.Store(lost) }
+// refuse ends every connection there is, and takes no new one, until it is undone.
+func (l *line) refuse(refuse bool) {
+	l.refuses.Store(refuse)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, end := range l.ends {
+		end()
+	}
+	l.ends = nil
+}
 
-// stall makes every connection there is carry nothing any more, without a word.
-func (l *line) stall() {
+// loseReplies makes every connection there is carry nothing back any more.
+func (l *line) loseReplies() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, deafen := range l.deafen {
+		deafen()
+	}
+}
+
+// stallSubscriptions makes those there are carry nothing any more, without a word.
+func (l *line) stallSubscriptions() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, stall := range l.stalls {

@@ -216,12 +216,6 @@ func notSent(err error) bool {
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &network) && network.Op == "dial"
 }
 
-// timeout reports that Redis did not answer in time.
-func timeout(err error) bool {
-	var network net.Error
-	return errors.As(err, &network) && network.Timeout()
-}
-
 // The client logs on its own, whatever happens to a connection, several lines for
 // each loss. What an operator should know is said above.
 func init() { redis.SetLogger(silence{}) }
