@@ -103,7 +103,7 @@ func TestServers_CountEveryClickOnce(t *testing.T) {
 
 func TestServers_ShareWhoIsOnline(t *testing.T) {
 	t.Parallel()
-	_, servers := startServers(t, 2)
+	redis, servers := startServers(t, 2)
 	a, b := servers[0], servers[1]
 	alice, bob := newVisitor(t, a.url), newVisitor(t, b.url)
 	onA, onB := alice.open(presencePage), bob.open(presencePage)
@@ -114,7 +114,9 @@ func TestServers_ShareWhoIsOnline(t *testing.T) {
 		tb.shows("Alice")
 		tb.shows("Bob")
 	}
-	assert.NotContains(t, onB.html(), alice.session(), "nobody sees the cookie of another")
+	for _, key := range redis.Keys(t.Context(), "{realtime}:server:*").Val() {
+		assert.NotContains(t, fmt.Sprint(redis.HGetAll(t.Context(), key).Val()), alice.session(), "Redis knows the cookie")
+	}
 	late := newVisitor(t, a.url).get(presencePage)
 	assert.Contains(t, late, "2 user(s) online")
 	assert.Contains(t, late, "Bob")
