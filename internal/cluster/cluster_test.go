@@ -188,11 +188,16 @@ func TestEntries_SurviveALostLease(t *testing.T) {
 	a := newPeerWith(t, rarely)
 	a.Set("1", "Alice")
 	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice"})
-	assert.Positive(t, server.PTTL(t.Context(), a.key()).Val(), "the lease")
 	require.NoError(t, server.Del(t.Context(), a.key()).Err())
 	a.Set("2", "Bob")
 	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice", "2": "Bob"})
+	assert.Positive(t, server.PTTL(t.Context(), a.key()).Val(), "the lease")
 	require.NoError(t, server.Del(t.Context(), a.key()).Err())
+	a.look()
+	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice", "2": "Bob"})
+
+	require.NoError(t, server.HSet(t.Context(), a.key(), versionField, 1).Err()) // an older state, from a backup
+	require.NoError(t, server.HDel(t.Context(), a.key(), "2").Err())
 	a.look()
 	newPeerWith(t, rarely).sees(map[string]string{"1": "Alice", "2": "Bob"})
 }
