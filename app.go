@@ -171,9 +171,10 @@ const (
 )
 
 // Shutdown refuses new connections, and says so at /readyz; gives the lease back
-// that the people here are online under elsewhere; sends the refreshes that wait; and sends every open connection a close frame (1001, going away),
-// spread over the drain. Pages are served meanwhile. It takes at most 3.5 seconds
-// with the default drain, and less if ctx ends before: then it returns ctx's error.
+// under which the people here are online elsewhere; sends the refreshes that wait;
+// and sends every open connection a close frame (1001, going away), spread over the
+// drain. Pages are served meanwhile. It takes at most 4 seconds with the default
+// drain, and less if ctx ends before: then it returns ctx's error.
 func (a *App) Shutdown(ctx context.Context) error {
 	empty := a.pages.sockets.stop()
 	if servers := a.pages.servers; servers != nil {

@@ -2,15 +2,12 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/livetemplate/livetemplate"
 	"golang.org/x/text/unicode/norm"
-
-	"realtime/internal/cluster"
 )
 
 // formText is the text that was typed into a field, or "" without the field.
@@ -42,13 +39,11 @@ const (
 	notLive     = "Joining needs a live connection: without one, nobody could tell when you leave."
 )
 
-// notCounted is what a person reads whose click failed.
-func notCounted(err error) string {
-	if errors.Is(err, cluster.ErrUnknown) {
-		return "The shared counter did not answer: this click may have counted or not."
-	}
-	return "The shared counter cannot be reached: this click did not count."
-}
+// What a person reads whose click failed.
+const (
+	unreachable = "The counter that all servers share could not be reached: your last click did not count."
+	unknown     = "The counter that all servers share did not answer: your last click may have counted or not."
+)
 
 // cleanName is the typed name as it is shown to others, or the problem with it:
 // NFC, with single spaces, 1 to 40 characters, something to see, and nothing

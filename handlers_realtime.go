@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,17 +69,32 @@ func (c *MultiUserSyncController) Mount(s MultiUserSyncState, ctx *livetemplate.
 	return c.read(s), err
 }
 
-// Increment adds one for everyone.
+// Increment adds one for everyone, unless what they share cannot be reached.
 func (c *MultiUserSyncController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
 	if err := c.increment(); err != nil {
-		return s, livetemplate.FieldError{Field: "increment", Message: notCounted(err)}
+		return notCounted(s, ctx, err)
 	}
+	s.Problem = ""
 	return c.read(s), c.refreshCounter.Publish(ctx)
 }
 
 // RefreshCounter runs in every other tab after an Increment.
 func (c *MultiUserSyncController) RefreshCounter(s MultiUserSyncState, _ *livetemplate.Context) (MultiUserSyncState, error) {
 	return c.read(s), nil
+}
+
+// notCounted tells the person. It stays in the state, because an update from a peer
+// clears an error that an action returned; where no socket opens, there is no state
+// that stays.
+func notCounted(s MultiUserSyncState, ctx *livetemplate.Context, err error) (MultiUserSyncState, error) {
+	s.Problem = unreachable
+	if errors.Is(err, cluster.ErrUnknown) {
+		s.Problem = unknown
+	}
+	if ctx.IsHTTP() {
+		return s, livetemplate.FieldError{Field: "increment", Message: s.Problem}
+	}
+	return s, nil
 }
 
 // increment counts here or, with more than one server, where they all count.

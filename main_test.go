@@ -160,7 +160,7 @@ func TestProgram(t *testing.T) {
 		out, err := cmd.Output()
 		require.NoError(t, err)
 		assert.NotContains(t, string(out), "secret")
-		for _, want := range []string{"-addr", "localhost:8080", "-log-level", "-log-format", "text or json"} {
+		for _, want := range []string{"-addr", "localhost:8080", "-redis", "REDIS_URL", "-log-level", "-log-format", "text or json"} {
 			assert.Contains(t, string(out), want)
 		}
 	})

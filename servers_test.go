@@ -293,8 +293,11 @@ func TestServers_RedisAway(t *testing.T) {
 			assert.GreaterOrEqual(t, final, got.counted, "every click that was acknowledged")
 			assert.LessOrEqual(t, final, got.counted+got.unknown, "and none twice")
 			assert.Positive(t, got.refused)
-			for _, tb := range tabs {
-				tb.shows(fmt.Sprintf("Counter: %d ", final))
+			for i, tb := range tabs {
+				tb.shows(fmt.Sprintf("Counter: %d ", final+i))
+				assert.Contains(t, readable(tb.html()), "did not count", "what became of a click stays")
+				tb.increment()
+				tb.shows(fmt.Sprintf("Counter: %d ", final+i+1))
 				tb.never("did not count")
 			}
 			for _, s := range servers {

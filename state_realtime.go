@@ -9,8 +9,9 @@ const category = "Real-Time & Multi-User"
 type MultiUserSyncState struct {
 	Title    string
 	Category string
-	Counter  int  // the shared value as this tab last read it
-	Away     bool // it is the last known: the servers cannot reach what they share
+	Counter  int    // the shared value as this tab last read it
+	Away     bool   // it is the last known: the servers cannot reach what they share
+	Problem  string // why this tab's last click did not count; no peer clears it
 }
 
 // PresenceState is what one tab of the presence page shows. The fields from
