@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/cluster"
+	"realtime/internal/fanout"
 	"realtime/internal/redistest"
 )
 
@@ -282,14 +283,15 @@ func check(b *testing.B, tabs int, hub, documented, app, two result) {
 	assert.LessOrEqual(b, app.emptyShare, 0.05, "%d tabs: share of the frames that change nothing", tabs)
 	switch tabs {
 	case 1000:
-		assert.LessOrEqual(b, app.burst, hub.burst/8, "1000 tabs: a burst, and an eighth of the hub's")
+		// On a fast machine the interval sets the time, and not the work.
+		assert.LessOrEqual(b, app.burst, max(hub.burst/8, 3*fanout.DefaultInterval), "1000 tabs: a burst, and an eighth of the hub's")
 		assert.LessOrEqual(b, app.staleP99, 250*time.Millisecond)
 		assert.LessOrEqual(b, app.settled, 500*time.Millisecond)
 		assert.LessOrEqual(b, app.clickP50, documented.clickP50, "1000 tabs: one click, and that of the documented pattern")
 		assert.Zero(b, two.cutOff+two.lost+two.wrong, "2 servers: cut off, lost, wrong")
 		assert.LessOrEqual(b, two.burst, 4*app.burst, "1000 tabs on 2 servers: a burst, and that on one")
-		assert.LessOrEqual(b, 5*two.burstCommands, two.burstFrames, "Redis commands, and frames")
-		assert.LessOrEqual(b, 5*two.steadyCommands, two.steadyFrames, "Redis commands, and frames")
+		assert.LessOrEqual(b, 3*two.burstCommands, two.burstFrames, "a burst: Redis commands, and frames")
+		assert.LessOrEqual(b, 10*two.steadyCommands, two.steadyFrames, "a steady stream: Redis commands, and frames")
 	case 5000:
 		assert.LessOrEqual(b, app.burst, hub.burst/20, "5000 tabs: a burst, and a twentieth of the hub's")
 	}
