@@ -94,6 +94,7 @@ type Member struct {
 	events  <-chan any // of sub; nil while Redis is away
 	echoed  bool       // the subscription has brought what the last sync sent through it
 	lost    time.Time  // when it went away
+	gap     time.Time  // when this server, and perhaps others, last had no connection
 }
 
 // server is what is known of another one.
@@ -358,6 +359,7 @@ func (m *Member) tellStatus(err error) {
 // connect subscribes, and then reads: what changes in between is heard of.
 func (m *Member) connect(ctx context.Context) error {
 	m.disconnect()
+	m.gap = time.Now()
 	sub := m.redis.Subscribe(ctx, channel, m.echo())
 	_, err := sub.ReceiveTimeout(ctx, answerWithin)
 	if err == nil {
@@ -399,6 +401,7 @@ func (m *Member) hear(ctx context.Context, event any) error {
 		if event.Channel != channel {
 			return nil
 		}
+		m.gap = time.Now()
 		err := m.sync(ctx)
 		if err == nil {
 			m.opts.Log.Info("a subscription to redis was lost: renewed, and all of it read again")

@@ -24,8 +24,9 @@ const (
 	versionField = "version" // in the hash of a server: how often it has changed
 )
 
-// pause is how long a Redis that may have lost something is only told what
-// servers know: longer than one of them takes to notice.
+// pause is how long a Redis that may have lost something is only told what servers
+// know, and how long a server whose lease has ended meanwhile is waited for: longer
+// than one of them takes to notice that Redis is there.
 const pause = 2 * time.Second
 
 // errRecovering says that Redis is there, and cannot be trusted yet.
@@ -106,8 +107,11 @@ func (m *Member) sync(ctx context.Context) error {
 			return err
 		}
 	}
+	if recovering {
+		m.gap = time.Now()
+	}
 	for id := range m.others {
-		if _, ok := versions[id]; !ok && !recovering {
+		if _, ok := versions[id]; !ok && time.Since(m.gap) > pause { // else its server may be about to come back
 			m.drop(id)
 		}
 	}
