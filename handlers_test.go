@@ -126,6 +126,7 @@ func TestPresence_JoinAndLeaveCountEverywhere(t *testing.T) {
 }
 
 func TestPresence_ClosedTabLeaves(t *testing.T) {
+	t.Parallel()
 	server := newServer(t)
 	alice, bob := newVisitor(t, server).open(presencePage), newVisitor(t, server).open(presencePage)
 	alice.join("Alice")
@@ -202,6 +203,7 @@ func TestPresence_SilentPeerIsGoneWithin10SecondsByDefault(t *testing.T) {
 }
 
 func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
+	t.Parallel()
 	const crowd = 200
 	server := newServer(t)
 	stays := newVisitor(t, server).open(presencePage)

@@ -92,6 +92,7 @@ func floodWithoutReading(t *testing.T, server string) time.Duration {
 
 // Ten thousand frames that no browser sends, whole and half-sent.
 func TestHostile_FramesChangeNothingAndStopNothing(t *testing.T) {
+	t.Parallel()
 	const frames = 10_000
 	app, server := newApp(t, Config{})
 	clicker, watching := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)
