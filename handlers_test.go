@@ -203,7 +203,6 @@ func TestPresence_SilentPeerIsGoneWithin10SecondsByDefault(t *testing.T) {
 }
 
 func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
-	t.Parallel()
 	const crowd = 200
 	server := newServer(t)
 	stays := newVisitor(t, server).open(presencePage)
