@@ -9,7 +9,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 
-	"realtime/internal/redistest"
+	"realtime/internal/testenv"
 )
 
 // axe-core finds nothing to complain about on any page, however it looks and
@@ -18,7 +18,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	t.Parallel()
 	axe, err := os.ReadFile("node_modules/axe-core/axe.min.js")
 	if err != nil {
-		skipOrFail(t, "axe-core is not fetched: run `make assets`")
+		testenv.Missing(t, "axe-core is not fetched: run `make assets`")
 	}
 	server := newServer(t)
 	network := newNetwork(t, server)
@@ -76,7 +76,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	late.shows("The server is full")
 	check(late, "full")
 
-	redis := redistest.New(t)
+	redis := testenv.NewRedis(t)
 	shared := newServerWith(t, Config{Redis: redis.URL})
 	tabs := []*browserTab{browser.openWindow(shared + counterPage), browser.openWindow(shared + presencePage)}
 	redis.Stop()

@@ -141,6 +141,7 @@ func NewApp(cfg Config) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	accepted := takesOnly(sameSite, http.MethodGet, http.MethodHead, http.MethodPost)
 	if servers != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), redisWithin)
 		defer cancel()
@@ -148,7 +149,6 @@ func NewApp(cfg Config) (*App, error) {
 			return nil, err
 		}
 	}
-	accepted := takesOnly(sameSite, http.MethodGet, http.MethodHead, http.MethodPost)
 	return &App{
 		Handler:  received(cfg.Log, cfg.TrustProxy, withPolicy(assets.source(), accepted)),
 		Admin:    metrics.admin(),
@@ -231,8 +231,8 @@ func liveOptions(upgrader livetemplate.WSUpgrader) []livetemplate.Option {
 	}
 }
 
-// allTabs is the self topic of every connection of a page. Changes that come from
-// other servers are published to it.
+// allTabs is the self topic of every connection of a page. Changes that no action
+// made are published to it.
 var allTabs = livetemplate.UserTopic(everybody)
 
 const everybody = "everyone"

@@ -21,6 +21,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/testenv"
 )
 
 func TestPages_AreThere(t *testing.T) {
@@ -277,16 +279,6 @@ func pinnedVersions(t *testing.T) map[string]string {
 func needAssets(t *testing.T) {
 	t.Helper()
 	if _, err := fs.Stat(embedded, "static/vendor"); err != nil {
-		skipOrFail(t, "the browser files are not fetched: run `make assets`")
+		testenv.Missing(t, "the browser files are not fetched: run `make assets`")
 	}
-}
-
-// skipOrFail skips a test that lacks something, and fails it in CI, where
-// nothing may be lacking.
-func skipOrFail(t testing.TB, how string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		require.FailNow(t, "cannot run in CI", how)
-	}
-	t.Skip(how)
 }

@@ -20,7 +20,7 @@ import (
 
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
-	"realtime/internal/redistest"
+	"realtime/internal/testenv"
 )
 
 // The load of BenchmarkFanout.
@@ -40,12 +40,12 @@ var crowds = []int{10, 100, 1000, 5000}
 // of the README, and fails where this app does not keep what that promises.
 func BenchmarkFanout(b *testing.B) {
 	var results []result
+	all := 0
 	for _, tabs := range crowds {
 		byName := map[string]result{}
+		systems := systemsFor(tabs)
+		all += len(systems)
 		for _, s := range systems {
-			if s.only > 0 && s.only != tabs {
-				continue
-			}
 			b.Run(fmt.Sprintf("tabs=%d/%s", tabs, strings.NewReplacer(" ", "_", ",", "").Replace(s.name)), func(b *testing.B) {
 				r := measure(b, s, tabs)
 				r.report(b)
@@ -53,7 +53,7 @@ func BenchmarkFanout(b *testing.B) {
 				results = append(results, r)
 			})
 		}
-		if len(byName) >= 4 { // all of them were asked for
+		if len(byName) == len(systems) { // all of them were asked for
 			check(b, tabs, byName[hubSystem.name], byName[documentedSystem.name], byName[appSystem.name], byName[clusterSystem.name])
 		}
 	}
@@ -67,7 +67,7 @@ func BenchmarkFanout(b *testing.B) {
 		redisCost = measureShared(b)
 		redisCost.report(b)
 	})
-	if len(results) == 4*len(crowds)+1 && atRest.bytes > 0 && redisCost.person > 0 {
+	if len(results) == all && atRest.bytes > 0 && redisCost.person > 0 {
 		require.NoError(b, os.WriteFile("docs/bench.md", []byte(table(results)+atRest.table()+redisCost.table(results)), 0o644))
 		require.NoError(b, os.WriteFile("docs/bench.svg", []byte(plot(results)), 0o644))
 		readme, err := os.ReadFile("README.md")
@@ -98,7 +98,7 @@ func BenchmarkFanout_EverybodyJoins(b *testing.B) {
 // system is a server of the counter page, or several.
 type system struct {
 	name  string
-	serve func(b *testing.B) (urls []string, redis *redistest.Server)
+	serve func(b *testing.B) (urls []string, redis *testenv.Redis)
 	pages bool // only what depends on the page: not the burst, not the steady load
 	only  int  // tabs; 0: any number
 }
@@ -111,16 +111,24 @@ var (
 	clusterSystem    = system{name: "this app, 2 servers", serve: serveTwo, only: 1000}
 )
 
-var systems = []system{hubSystem, documentedSystem, wholePageSystem, appSystem, clusterSystem}
+// systemsFor is the systems that so many tabs are put before.
+func systemsFor(tabs int) (systems []system) {
+	for _, s := range []system{hubSystem, documentedSystem, wholePageSystem, appSystem, clusterSystem} {
+		if s.only == 0 || s.only == tabs {
+			systems = append(systems, s)
+		}
+	}
+	return systems
+}
 
-func alone(serve func(b *testing.B) string) func(b *testing.B) ([]string, *redistest.Server) {
-	return func(b *testing.B) ([]string, *redistest.Server) { return []string{serve(b)}, nil }
+func alone(serve func(b *testing.B) string) func(b *testing.B) ([]string, *testenv.Redis) {
+	return func(b *testing.B) ([]string, *testenv.Redis) { return []string{serve(b)}, nil }
 }
 
 // serveTwo serves this app twice, on one Redis. Both share this machine.
-func serveTwo(b *testing.B) ([]string, *redistest.Server) {
-	redis := redistest.New(b)
-	require.NoError(b, redis.ConfigSet(b.Context(), "appendonly", "no").Err()) // as it comes
+func serveTwo(b *testing.B) ([]string, *testenv.Redis) {
+	redis := testenv.NewRedis(b)
+	redis.OnlyInMemory()
 	return []string{newServerWith(b, Config{Redis: redis.URL}), newServerWith(b, Config{Redis: redis.URL})}, redis
 }
 
@@ -151,11 +159,12 @@ type result struct {
 func measure(b *testing.B, s system, tabs int) result {
 	r := result{system: s, tabs: tabs}
 	urls, redis := s.serve(b)
-	commands := func() int {
+	commands := func(do func()) int {
 		if redis == nil {
+			do()
 			return 0
 		}
-		return redis.Usage().Commands
+		return redis.Spent(do).Commands
 	}
 	empty := memory()
 	c := openCrowdOn(b, urls, counterPage, tabs)
@@ -165,19 +174,19 @@ func measure(b *testing.B, s system, tabs int) result {
 	if s.pages {
 		return r
 	}
-	before, atRest := c.count(int64(clicks)), commands()
-	clicks += r.burstsOf(c, clicks)
+	before := c.count(int64(clicks))
+	r.burstCommands = commands(func() { clicks += r.burstsOf(c, clicks) })
 	loaded := c.count(int64(clicks))
-	r.burstFrames, r.burstCommands = loaded.frames-before.frames, commands()-atRest
+	r.burstFrames = loaded.frames - before.frames
 	if r.add(loaded, c, clicks); loaded.cutOff+loaded.wrong > 0 {
 		c.close() // the steady load is for a whole crowd
 		urls, redis = s.serve(b)
 		c = openCrowdOn(b, urls, counterPage, tabs)
 		clicks, before, loaded = 0, tally{}, tally{}
 	}
-	burst, atRest := loaded, commands()
-	more, loaded := r.steadyLoad(c, clicks, loaded)
-	r.steadyFrames, r.steadyCommands = loaded.frames-burst.frames, commands()-atRest
+	burst, more := loaded, 0
+	r.steadyCommands = commands(func() { more, loaded = r.steadyLoad(c, clicks, loaded) })
+	r.steadyFrames = loaded.frames - burst.frames
 	clicks += more
 	r.add(loaded, c, clicks)
 	r.emptyShare = float64(loaded.empty-before.empty) / float64(max(1, loaded.frames-before.frames))
@@ -472,40 +481,37 @@ const (
 // copies of the built program.
 func measureShared(b *testing.B) (s sharing) {
 	redis, servers := startServers(b, 2)
-	require.NoError(b, redis.ConfigSet(b.Context(), "appendonly", "no").Err()) // as it comes
+	redis.OnlyInMemory()
 	used := func() float64 {
 		servers[1].admin(b, "/debug/pprof/heap?gc=1")
 		return servers[1].metrics(b)["go_memstats_heap_alloc_bytes"]
 	}
-	newVisitor(b, servers[0].url).click() // it knows the scripts from here on
-	const rest = 20 * time.Second
-	before := redis.Usage()
-	<-time.After(rest)
-	after := redis.Usage()
-	s.atRest = float64(after.Commands-before.Commands) / rest.Seconds() / float64(len(servers))
-
 	clicker := newVisitor(b, servers[0].url)
-	before = redis.Usage()
-	for range sharedClicks {
-		clicker.click()
-	}
-	after = redis.Usage()
-	s.clickCommands = float64(after.Commands-before.Commands) / sharedClicks
-	s.clickCPU = (after.CPU - before.CPU) / sharedClicks
+	clicker.click() // Redis knows the scripts from here on
+	const rest = 20 * time.Second
+	atRest := redis.Spent(func() { <-time.After(rest) })
+	s.atRest = float64(atRest.Commands) / rest.Seconds() / float64(len(servers))
+
+	clicking := redis.Spent(func() {
+		for range sharedClicks {
+			clicker.click()
+		}
+	})
+	s.clickCommands = float64(clicking.Commands) / sharedClicks
+	s.clickCPU = clicking.CPU / sharedClicks
 
 	heap := used()
-	before = redis.Usage()
-	c := openCrowd(b, servers[0].url, presencePage, sharedPeople)
-	c.expect(1) // everybody has the same name, and is somebody else
-	for _, tb := range c.tabs {
-		tb.click()
-		<-time.After(time.Millisecond)
-	}
-	newVisitor(b, servers[1].url).open(presencePage).shows(fmt.Sprintf("%d user(s) online", sharedPeople))
-	after = redis.Usage()
-	s.joinCommands = float64(after.Commands-before.Commands) / sharedPeople
-	s.joinCPU = (after.CPU - before.CPU) / sharedPeople
-	s.person = float64(after.Memory-before.Memory) / sharedPeople
+	joining := redis.Spent(func() {
+		c := openCrowd(b, servers[0].url, presencePage, sharedPeople)
+		for _, tb := range c.tabs {
+			tb.click()
+			<-time.After(time.Millisecond)
+		}
+		newVisitor(b, servers[1].url).open(presencePage).shows(fmt.Sprintf("%d user(s) online", sharedPeople))
+	})
+	s.joinCommands = float64(joining.Commands) / sharedPeople
+	s.joinCPU = joining.CPU / sharedPeople
+	s.person = float64(joining.Memory) / sharedPeople
 	s.personHere = (used() - heap) / sharedPeople
 	for _, servers := range []int{2, 10, 100} {
 		s.bySize = append(s.bySize, measureSize(b, servers))
@@ -515,9 +521,9 @@ func measureShared(b *testing.B) (s sharing) {
 
 // measureSize lets so many members of a cluster rest, then click. All are in this process.
 func measureSize(b *testing.B, servers int) sizeCost {
-	redis := redistest.New(b)
-	require.NoError(b, redis.ConfigSet(b.Context(), "appendonly", "no").Err())
-	var first *cluster.Member
+	redis := testenv.NewRedis(b)
+	redis.OnlyInMemory()
+	var last *cluster.Member
 	for range servers {
 		m, err := cluster.New(cluster.Options{URL: redis.URL})
 		require.NoError(b, err)
@@ -528,21 +534,17 @@ func measureSize(b *testing.B, servers int) sizeCost {
 			m.Leave(context.Background())
 			m.Close()
 		})
-		first = m
+		last = m
 	}
 	const rest, alone = 10 * time.Second, 500
-	before := redis.Usage()
-	<-time.After(rest)
-	after := redis.Usage()
-	cost := sizeCost{servers: servers, atRest: (after.CPU - before.CPU) / time.Duration(rest/time.Second)}
-
-	for range alone {
-		_, err := first.Increment()
-		require.NoError(b, err)
-	}
-	before, after = after, redis.Usage()
-	cost.perClick = (after.CPU - before.CPU) / alone
-	return cost
+	resting := redis.Spent(func() { <-time.After(rest) })
+	clicking := redis.Spent(func() {
+		for range alone {
+			_, err := last.Increment()
+			require.NoError(b, err)
+		}
+	})
+	return sizeCost{servers: servers, atRest: resting.CPU / time.Duration(rest/time.Second), perClick: clicking.CPU / alone}
 }
 
 // memory is what the heap and the stacks hold.

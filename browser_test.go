@@ -26,6 +26,8 @@ import (
 	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/testenv"
 )
 
 func TestBrowser_CounterTicksInEveryTabOfEveryBrowser(t *testing.T) {
@@ -634,7 +636,7 @@ func chromium(t *testing.T) string {
 			return path
 		}
 	}
-	skipOrFail(t, "no Chromium: `make test` installs it as root on Debian, or put one on the PATH")
+	testenv.Missing(t, "no Chromium: `make test` installs it as root on Debian, or put one on the PATH")
 	return ""
 }
 
@@ -851,7 +853,7 @@ func (tb *browserTab) waitUntilWithin(timeout time.Duration, script, name string
 		if err == nil && ok {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // before the browser is asked again: only asking tells
 	}
 	require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.text())
 }

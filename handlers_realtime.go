@@ -158,10 +158,9 @@ func presenceHandler(grace time.Duration, p pages) (livetemplate.LiveHandler, er
 	c.presenceChanged = p.refresh(page, "PresenceChanged", presenceCost)
 	p.metrics.gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, c.online.Count)
 	if p.servers != nil {
-		changed := func() { c.presenceChanged.PublishTo(allTabs) }
 		c.online.Announce(p.servers)
-		p.servers.OnEntries(c.online.SetElsewhere, c.online.Leave, changed)
-		p.servers.OnStatus(changed)
+		p.servers.OnEntries(c.online.SetElsewhere, c.online.Leave, c.changed)
+		p.servers.OnStatus(c.changed)
 	}
 	return page, nil
 }
@@ -214,11 +213,11 @@ func (c *PresenceController) PresenceChanged(s PresenceState, _ *livetemplate.Co
 // socket, whether the tab was closed or crashed, and no action can run there any
 // more: this publishes from outside one.
 func (c *PresenceController) leaveWithSocket(ctx *livetemplate.Context, id string) {
-	topic := ctx.SelfTopic()
-	context.AfterFunc(ctx, func() {
-		c.online.Disconnect(id, func() { c.presenceChanged.PublishTo(topic) })
-	})
+	context.AfterFunc(ctx, func() { c.online.Disconnect(id, c.changed) })
 }
+
+// changed publishes what no action has changed.
+func (c *PresenceController) changed() { c.presenceChanged.PublishTo(allTabs) }
 
 // listed is how many names the page shows; it says how many more there are.
 const listed = 20

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"realtime/internal/testenv"
 	"realtime/internal/wsconn"
 )
 
@@ -193,8 +194,8 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 	const friend, other = "https://friend.example", "http://friend.example:8080"
 	for name, trust := range map[string]bool{"nobody's headers count": false, "behind a proxy": true} {
 		t.Run(name, func(t *testing.T) {
-			log := &safeLog{}
-			server := newServerWith(t, Config{Log: log.logger(), AllowOrigins: []string{friend, other}, TrustProxy: trust})
+			log := &testenv.Log{}
+			server := newServerWith(t, Config{Log: log.Logger(), AllowOrigins: []string{friend, other}, TrustProxy: trust})
 			host := strings.TrimPrefix(server, "http://")
 			proxied := http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"public.example"}, "X-Forwarded-For": {"203.0.113.9"}}
 			for _, row := range []struct {
@@ -239,8 +240,8 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 }
 
 func TestForms_FromOtherSitesAreRefused(t *testing.T) {
-	log := &safeLog{}
-	server := newServerWith(t, Config{Log: log.logger(), AllowOrigins: []string{"https://friend.example"}})
+	log := &testenv.Log{}
+	server := newServerWith(t, Config{Log: log.Logger(), AllowOrigins: []string{"https://friend.example"}})
 	tb := newVisitor(t, server).open(counterPage)
 	clicks := 0
 	for _, row := range []struct {
@@ -450,8 +451,8 @@ func TestRequests_OnlyMethodsThatPagesHave(t *testing.T) {
 }
 
 func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
-	log := &safeLog{}
-	app, server := newApp(t, Config{Log: log.logger(), MaxConnections: 5, MaxPerSession: 3})
+	log := &testenv.Log{}
+	app, server := newApp(t, Config{Log: log.Logger(), MaxConnections: 5, MaxPerSession: 3})
 	first, second := newVisitor(t, server), newVisitor(t, server)
 	var tabs []*tab
 	for _, v := range []*visitor{first, second, first, second, first} {

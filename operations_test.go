@@ -28,6 +28,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/fanout"
+	"realtime/internal/testenv"
 	"realtime/internal/wsconn"
 )
 
@@ -269,7 +270,7 @@ func scrape(t *testing.T, app *App) string {
 }
 
 func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
-	out := &safeLog{}
+	out := &testenv.Log{}
 	logger, flush := newLogger(out, slog.LevelDebug, false)
 	framework := slog.Default()
 	slog.SetDefault(logger) // no test that logs runs beside this one

@@ -102,26 +102,6 @@ func newTLSServer(t testing.TB) (url string, client *http.Client) {
 	return server.URL, server.Client()
 }
 
-// safeLog is a log that is written to while a test reads it.
-type safeLog struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *safeLog) Write(line []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(line)
-}
-
-func (l *safeLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func (l *safeLog) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
-
 // network is a way to a server that can break.
 type network struct {
 	t      testing.TB

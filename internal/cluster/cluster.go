@@ -238,9 +238,7 @@ func (m *Member) add(n int64) (value int64, err error) {
 	case err == nil && value > 0:
 		m.raise(value)
 		return value, nil
-	case err == nil: // it may have lost something
-		return 0, ErrAway
-	case notSent(err):
+	case err == nil, notSent(err): // without an error, it may have lost something
 		return 0, ErrAway
 	case errors.As(err, &refused):
 		m.opts.Log.Warn("clicks did not count: redis refused them", slog.Int64("clicks", n), slog.Any("error", err))

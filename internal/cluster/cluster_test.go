@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -19,7 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"realtime/internal/redistest"
+	"realtime/internal/testenv"
 )
 
 const soon = 30 * time.Second
@@ -28,7 +26,7 @@ const soon = 30 * time.Second
 type peer struct {
 	*Member
 	t   *testing.T
-	log *strings.Builder
+	log *testenv.Log
 
 	mu      sync.Mutex
 	counter int
@@ -44,8 +42,8 @@ func newPeer(t *testing.T, url string) *peer {
 
 func newPeerWith(t *testing.T, opts Options) *peer {
 	t.Helper()
-	p := &peer{t: t, log: &strings.Builder{}, entries: map[string]string{}}
-	opts.Log = slog.New(slog.NewTextHandler(lockedWriter{&p.mu, p.log}, nil))
+	p := &peer{t: t, log: &testenv.Log{}, entries: map[string]string{}}
+	opts.Log = p.log.Logger()
 	m, err := New(opts)
 	require.NoError(t, err)
 	p.Member = m
@@ -82,23 +80,6 @@ func (p *peer) die() {
 	<-p.ended
 }
 
-func (p *peer) logged() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.log.String()
-}
-
-type lockedWriter struct {
-	mu *sync.Mutex
-	io.Writer
-}
-
-func (w lockedWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.Writer.Write(b)
-}
-
 // sees waits until the peer has been told of exactly these entries of others.
 func (p *peer) sees(want map[string]string) {
 	p.t.Helper()
@@ -127,22 +108,23 @@ func (p *peer) isAway(want bool) {
 
 func TestIncrement_OfAllMembersIsExact(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	peers := []*peer{newPeer(t, server.URL), newPeer(t, server.URL), newPeer(t, server.URL)}
-	before := server.Usage().Commands
-	var clicking sync.WaitGroup
-	for _, p := range peers {
-		for range 20 {
-			clicking.Go(func() {
-				for range 50 {
-					_, err := p.Increment()
-					assert.NoError(t, err)
-				}
-			})
+	spent := server.Spent(func() {
+		var clicking sync.WaitGroup
+		for _, p := range peers {
+			for range 20 {
+				clicking.Go(func() {
+					for range 50 {
+						_, err := p.Increment()
+						assert.NoError(t, err)
+					}
+				})
+			}
 		}
-	}
-	clicking.Wait()
-	assert.Less(t, server.Usage().Commands-before, 3000, "increments that come together are one")
+		clicking.Wait()
+	})
+	assert.Less(t, spent.Commands, 3000, "increments that come together are one")
 	for _, p := range peers {
 		p.counts(3000)
 	}
@@ -151,7 +133,7 @@ func TestIncrement_OfAllMembersIsExact(t *testing.T) {
 
 func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	a, b := newPeer(t, server.URL), newPeer(t, server.URL)
 	a.Set("1", "Alice")
 	a.Set("2", "Bob")
@@ -183,7 +165,7 @@ func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
 // A member that was stopped for longer than its lease writes all of its entries again.
 func TestEntries_SurviveALostLease(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	rarely := Options{URL: server.URL, Renew: time.Hour}
 	a := newPeerWith(t, rarely)
 	a.Set("1", "Alice")
@@ -205,7 +187,7 @@ func TestEntries_SurviveALostLease(t *testing.T) {
 // A message that was missed makes a member read everything.
 func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	a, b := newPeer(t, server.URL), newPeer(t, server.URL)
 	a.Set("1", "Alice")
 	b.sees(map[string]string{"1": "Alice"})
@@ -220,7 +202,7 @@ func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 // What is announced while there is no subscription is found when there is one again.
 func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	rarely := Options{URL: server.URL, Renew: time.Hour}
 	a, b := newPeerWith(t, rarely), newPeerWith(t, rarely)
 	for n := 1; n <= 20; n++ {
@@ -235,14 +217,14 @@ func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
 			assert.Len(check, a.told, n)
 		}, soon, time.Millisecond)
 	}
-	assert.NotContains(t, a.logged(), "level=WARN")
-	assert.Contains(t, a.logged(), "renewed")
+	assert.NotContains(t, a.log.String(), "level=WARN")
+	assert.Contains(t, a.log.String(), "renewed")
 }
 
 // Leave takes effect at once: it does not wait for the lease to end.
 func TestLeave_GivesTheLeaseBack(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	long := Options{URL: server.URL, Lease: time.Hour, Renew: time.Hour}
 	a, b := newPeerWith(t, long), newPeerWith(t, long)
 	a.Set("1", "Alice")
@@ -257,7 +239,7 @@ func TestLeave_GivesTheLeaseBack(t *testing.T) {
 // A lease is one key, however many entries it holds.
 func TestSync_CostsTheSameWithManyEntries(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	commands := func(entries int) int {
 		p := newPeer(t, server.URL)
 		watching := newPeer(t, server.URL)
@@ -270,12 +252,10 @@ func TestSync_CostsTheSameWithManyEntries(t *testing.T) {
 		watching.sees(want)
 		p.die()
 		watching.die()
-		before := server.Usage().Commands
-		assert.NoError(t, p.sync(t.Context()))
-		n := server.Usage().Commands - before
+		spent := server.Spent(func() { assert.NoError(t, p.sync(t.Context())) })
 		assert.NoError(t, p.giveBack(t.Context()))
 		assert.NoError(t, watching.giveBack(t.Context()))
-		return n
+		return spent.Commands
 	}
 	assert.InDelta(t, commands(1), commands(5000), 3, "commands, with 1 and with 5,000 entries") // a new connection is one or two
 }
@@ -284,7 +264,7 @@ func TestSync_CostsTheSameWithManyEntries(t *testing.T) {
 // has not ended and everything before is there.
 func TestSet_WhileRedisIsAwayIsWrittenLater(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	long := Options{URL: server.URL, Lease: time.Hour}
 	a, b := newPeerWith(t, long), newPeerWith(t, long)
 	a.Set("1", "Alice")
@@ -301,7 +281,7 @@ func TestSet_WhileRedisIsAwayIsWrittenLater(t *testing.T) {
 // Joins that come together are written together.
 func TestSet_IsBatched(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	a, b := newPeerWith(t, Options{URL: server.URL, Renew: time.Hour}), newPeerWith(t, Options{URL: server.URL, Renew: time.Hour})
 	want := map[string]string{}
 	thaw := server.Freeze()
@@ -311,9 +291,8 @@ func TestSet_IsBatched(t *testing.T) {
 		a.Set(id, "guest")
 	}
 	thaw()
-	before := server.Usage().Commands
-	b.sees(want)
-	assert.Less(t, server.Usage().Commands-before, 100, "commands for 3,000 entries")
+	spent := server.Spent(func() { b.sees(want) })
+	assert.Less(t, spent.Commands, 100, "commands for 3,000 entries")
 	a.Member.mu.Lock()
 	defer a.Member.mu.Unlock()
 	assert.Empty(t, a.changed, "what is left to write")
@@ -322,7 +301,7 @@ func TestSet_IsBatched(t *testing.T) {
 // A reply that is lost on its way must not make one click two.
 func TestIncrement_IsNotTriedTwice(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	line := newLine(t, server.Addr)
 	p := newPeer(t, "redis://"+line.addr+"/0")
 	_, err := p.Increment() // Redis knows the script from here on
@@ -339,7 +318,7 @@ func TestIncrement_IsNotTriedTwice(t *testing.T) {
 
 func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	p := newPeer(t, server.URL)
 	_, err := p.Increment()
 	require.NoError(t, err)
@@ -357,19 +336,19 @@ func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
 	assert.NoError(t, err)
 	assert.Equal(t, 2, n)
 	for line, times := range map[string]int{"redis is away": 1, "redis is back": 1, "level=WARN": 1} {
-		assert.Equal(t, times, strings.Count(p.logged(), line), "%s in the log:\n%s", line, p.logged())
+		assert.Equal(t, times, strings.Count(p.log.String(), line), "%s in the log:\n%s", line, p.log.String())
 	}
 }
 
 // Redis is there, and cannot count: somebody hears of it.
 func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	p := newPeer(t, server.URL)
 	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	_, err := p.Increment()
 	assert.ErrorIs(t, err, ErrAway)
-	assert.Contains(t, p.logged(), "redis refused them")
+	assert.Contains(t, p.log.String(), "redis refused them")
 	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "0").Err())
 	require.Eventually(t, func() bool {
 		n, err := p.Increment()
@@ -381,7 +360,7 @@ func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
 // than others: it must not count on from there.
 func TestIncrement_WaitsUntilAllHaveSaidWhatTheyKnow(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	rarely := Options{URL: server.URL, Renew: time.Hour} // and at once, when another says so
 	behind := newPeerWith(t, rarely)
 	line := newLine(t, server.Addr)
@@ -413,7 +392,7 @@ func TestIncrement_WaitsUntilAllHaveSaidWhatTheyKnow(t *testing.T) {
 // A subscription that is dead without a word is noticed by what a member sends itself.
 func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	line := newLine(t, server.Addr)
 	a, b := newPeer(t, "redis://"+line.addr+"/0"), newPeer(t, server.URL)
 	before := subscribers(t, server)
@@ -431,7 +410,7 @@ func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
 }
 
 // subscribers are the connections that have subscribed.
-func subscribers(t *testing.T, server *redistest.Server) (ids []string) {
+func subscribers(t *testing.T, server *testenv.Redis) (ids []string) {
 	t.Helper()
 	list, err := server.Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
 	require.NoError(t, err)
@@ -450,7 +429,7 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, 7))
-			server := redistest.New(t)
+			server := testenv.NewRedis(t)
 			peers := []*peer{newPeer(t, server.URL), newPeer(t, server.URL), newPeer(t, server.URL)}
 			own := []map[string]string{{}, {}, {}}
 			var counted, unknown atomic.Int64
@@ -520,7 +499,7 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 // A stop does not wait for a Redis that does not answer.
 func TestLeave_IsBounded(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	p := newPeer(t, server.URL)
 	thaw := server.Freeze()
 	defer thaw()
@@ -533,7 +512,7 @@ func TestLeave_IsBounded(t *testing.T) {
 
 func TestStart_SaysWhyItCannot(t *testing.T) {
 	t.Parallel()
-	server := redistest.New(t)
+	server := testenv.NewRedis(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() })

@@ -1,5 +1,4 @@
-// Package redistest runs a real Redis server for a test.
-package redistest
+package testenv
 
 import (
 	"context"
@@ -17,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Server is a Redis server on a port of its own, which keeps what it has on disk.
-type Server struct {
+// Redis is a Redis server on a port of its own, which keeps what it has on disk.
+type Redis struct {
 	Addr string
 	URL  string
 	*redis.Client
@@ -28,21 +27,17 @@ type Server struct {
 	cmd *exec.Cmd
 }
 
-// New runs a Redis server until the test ends. Without the program the test is
-// skipped, and fails in CI.
-func New(t testing.TB) *Server {
+// NewRedis runs a Redis server until the test ends. Without the program it is
+// Missing.
+func NewRedis(t testing.TB) *Redis {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
-		const how = "no redis-server: `make test` installs it as root on Debian, or put one on the PATH"
-		if os.Getenv("CI") == "true" {
-			require.FailNow(t, "cannot run in CI", how)
-		}
-		t.Skip(how)
+		Missing(t, "no redis-server: `make test` installs it as root on Debian, or put one on the PATH")
 	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	free.Close()
-	s := &Server{Addr: free.Addr().String(), t: t, dir: t.TempDir()}
+	s := &Redis{Addr: free.Addr().String(), t: t, dir: t.TempDir()}
 	s.URL = "redis://" + s.Addr + "/0"
 	s.Client = redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() {
@@ -54,7 +49,7 @@ func New(t testing.TB) *Server {
 }
 
 // Start starts the server, with the data that it has on disk.
-func (s *Server) Start() {
+func (s *Redis) Start() {
 	s.t.Helper()
 	_, port, _ := net.SplitHostPort(s.Addr)
 	s.cmd = exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", s.dir,
@@ -64,7 +59,7 @@ func (s *Server) Start() {
 }
 
 // Stop stops the server, if it runs.
-func (s *Server) Stop() {
+func (s *Redis) Stop() {
 	if s.cmd == nil {
 		return
 	}
@@ -74,8 +69,15 @@ func (s *Server) Stop() {
 	s.cmd = nil
 }
 
+// OnlyInMemory makes the server write nothing to disk, as it comes. That is for
+// what is measured.
+func (s *Redis) OnlyInMemory() {
+	s.t.Helper()
+	require.NoError(s.t, s.ConfigSet(context.Background(), "appendonly", "no").Err())
+}
+
 // Erase removes the data of a server that is stopped.
-func (s *Server) Erase() {
+func (s *Redis) Erase() {
 	s.t.Helper()
 	entries, err := os.ReadDir(s.dir)
 	require.NoError(s.t, err)
@@ -85,21 +87,31 @@ func (s *Server) Erase() {
 }
 
 // Freeze makes the server answer nothing, without a word, until it is thawed.
-func (s *Server) Freeze() (thaw func()) {
+func (s *Redis) Freeze() (thaw func()) {
 	s.t.Helper()
 	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP))
 	return func() { assert.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
 }
 
-// Usage is what the server has used since it started.
+// Usage is what the server has spent.
 type Usage struct {
 	Commands int           // with those inside scripts
 	CPU      time.Duration // of its process
-	Memory   int           // bytes, now
+	Memory   int           // bytes
 }
 
-// Usage asks the server.
-func (s *Server) Usage() Usage {
+// Spent is what the server spends on what do does, and whatever else happens
+// meanwhile.
+func (s *Redis) Spent(do func()) Usage {
+	s.t.Helper()
+	before := s.usage()
+	do()
+	after := s.usage()
+	return Usage{after.Commands - before.Commands, after.CPU - before.CPU, after.Memory - before.Memory}
+}
+
+// usage is what it has spent since it started.
+func (s *Redis) usage() Usage {
 	s.t.Helper()
 	info, err := s.InfoMap(context.Background(), "stats", "cpu", "memory").Result()
 	require.NoError(s.t, err)
