@@ -11,9 +11,9 @@ run: assets
 	@go build -o bin/realtime .
 	@exec bin/realtime -addr $(ADDR)
 
-# Most of what runs in parallel waits for a browser.
+# Most of what runs in parallel waits for a browser. make check does the vetting.
 test: assets test-tools
-	go test -race -shuffle=on -parallel 4 ./...
+	go test -race -shuffle=on -parallel 6 -vet=off ./...
 
 check: assets
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
@@ -21,21 +21,21 @@ check: assets
 	go tool staticcheck -tags soak ./...
 
 bench: assets test-tools
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m .
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
 
 soak: assets test-tools
-	go test -race -tags soak -run Soak -timeout 15m -v .
+	go test -race -count=1 -tags soak -run Soak -timeout 15m -v ./e2e
 
 fuzz: assets
-	go test -run '^$$' -fuzz FuzzName -fuzztime 1m .
-	go test -run '^$$' -fuzz FuzzFrames -fuzztime 1m .
+	go test -run '^$$' -fuzz FuzzName -fuzztime 1m ./internal/presence
+	go test -run '^$$' -fuzz FuzzFrames -fuzztime 1m ./e2e
 
 assets: $(VENDOR)/.fetched
 
-$(VENDOR)/.fetched: package.json package-lock.json Makefile
-	@npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
-	@rm -rf $(VENDOR) && mkdir -p $(VENDOR)
-	@cp $(addprefix node_modules/,$(NPM_FILES)) $(VENDOR)
+$(VENDOR)/.fetched: static/package.json static/package-lock.json Makefile
+	@cd static && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@rm -f $(VENDOR)/*
+	@cp $(addprefix static/node_modules/,$(NPM_FILES)) $(VENDOR)
 	@touch $@
 
 # What the tests need beside Go: a C compiler for -race, Chromium, and Redis. As root

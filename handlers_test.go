@@ -1,16 +1,22 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"html/template"
+	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -18,10 +24,34 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/presence"
+	"realtime/internal/site"
+	"realtime/internal/visitor"
 	"realtime/internal/wsconn"
 )
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // the framework logs every connection
+	os.Exit(m.Run())
+}
+
+// newServer serves the app in this process, and returns its address.
+func newServer(t testing.TB, cfg config) (url string) {
+	t.Helper()
+	cfg.site.Drain = time.Millisecond // most tests end with open tabs
+	a, err := newApp(cfg)
+	require.NoError(t, err)
+	server := httptest.NewServer(a)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
+		defer cancel()
+		assert.NoError(t, a.shutdown(ctx), "shutdown")
+		server.Close()
+	})
+	return server.URL
+}
 
 func TestState_HoldsOnlyData(t *testing.T) {
 	livetemplate.AssertPureState[MultiUserSyncState](t)
@@ -29,278 +59,272 @@ func TestState_HoldsOnlyData(t *testing.T) {
 }
 
 func TestCounter_EveryTabOfEveryVisitorSeesIncrement(t *testing.T) {
-	server := newServer(t)
-	alice, bob := newVisitor(t, server), newVisitor(t, server)
-	tab1, tab2, other := alice.open(counterPage), alice.open(counterPage), bob.open(counterPage)
+	server := newServer(t, config{})
+	alice, bob := visitor.New(t, server), visitor.New(t, server)
+	tab1, tab2, other := alice.Open(visitor.CounterPage), alice.Open(visitor.CounterPage), bob.Open(visitor.CounterPage)
 
-	tab1.increment()
-	for _, tb := range []*tab{tab1, tab2, other} {
-		tb.shows("Counter: 1")
+	tab1.Increment()
+	for _, tb := range []*visitor.Tab{tab1, tab2, other} {
+		tb.Shows("Counter: 1")
 	}
-	other.increment()
-	for _, tb := range []*tab{tab1, tab2, other} {
-		tb.shows("Counter: 2")
+	other.Increment()
+	for _, tb := range []*visitor.Tab{tab1, tab2, other} {
+		tb.Shows("Counter: 2")
 	}
 }
 
 func TestCounter_LateTabHasCurrentValueInFirstHTML(t *testing.T) {
-	server := newServer(t)
-	tb := newVisitor(t, server).open(counterPage)
-	tb.increment()
-	tb.shows("Counter: 1")
-	assert.Contains(t, newVisitor(t, server).get(counterPage), "Counter: 1")
+	server := newServer(t, config{})
+	tb := visitor.New(t, server).Open(visitor.CounterPage)
+	tb.Increment()
+	tb.Shows("Counter: 1")
+	assert.Contains(t, visitor.New(t, server).Get(visitor.CounterPage), "Counter: 1")
 }
 
 func TestCounter_CrowdCountsEveryClick(t *testing.T) {
 	const visitors, clicks = 50, 20
-	server := newServer(t)
-	crowd := make([]*tab, visitors)
+	server := newServer(t, config{})
+	crowd := make([]*visitor.Tab, visitors)
 	for i := range crowd {
-		crowd[i] = newVisitor(t, server).open(counterPage)
+		crowd[i] = visitor.New(t, server).Open(visitor.CounterPage)
 	}
 	var clicking sync.WaitGroup
 	for _, tb := range crowd {
 		clicking.Go(func() {
 			for range clicks {
-				tb.increment()
+				tb.Increment()
 			}
 		})
 	}
 	clicking.Wait()
 	for _, tb := range crowd {
-		tb.shows("Counter: 1000")
+		tb.Shows("Counter: 1000")
 	}
-	assert.Contains(t, newVisitor(t, server).get(counterPage), "Counter: 1000 ")
+	assert.Contains(t, visitor.New(t, server).Get(visitor.CounterPage), "Counter: 1000 ")
 }
 
 func TestCounter_RefreshThatChangesNothingIsNotSent(t *testing.T) {
-	server := newServer(t)
-	tb, peer := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)
-	tb.increment()
-	tb.increment() // announced at the end of an interval, to this tab too
-	peer.shows("Counter: 2")
+	server := newServer(t, config{})
+	tb, peer := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
+	tb.Increment()
+	tb.Increment() // announced at the end of an interval, to this tab too
+	peer.Shows("Counter: 2")
 	<-time.After(2 * fanout.DefaultInterval)
-	tb.settle()
-	assert.Equal(t, 4, tb.frameCount(), "the page and three answers")
+	tb.Settle()
+	assert.Equal(t, 4, tb.FrameCount(), "the page and three answers")
+}
+
+// newCounter serves a counter whose controller a test can reach.
+func newCounter(t *testing.T) (a *app, c *MultiUserSyncController, server string) {
+	t.Helper()
+	servers, err := cluster.New(cluster.Options{})
+	require.NoError(t, err)
+	s, err := newSite(site.Options{Drain: time.Millisecond}, servers)
+	require.NoError(t, err)
+	a = &app{s, fanout.New(fanout.Options{}), servers}
+	c, err = multiUserSyncHandler(a)
+	require.NoError(t, err)
+	listening := httptest.NewServer(a)
+	t.Cleanup(func() {
+		a.shutdown(context.Background())
+		listening.Close()
+	})
+	return a, c, listening.URL
+}
+
+// A total may arrive after a later one: from another server, or from a click.
+func TestCounter_NeverGoesBack(t *testing.T) {
+	_, c, server := newCounter(t)
+	c.counted(10)
+	c.counted(9)
+	tb, peer := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
+	tb.Shows("Counter: 10")
+	tb.Increment() // this server alone has counted to 1
+	tb.Settle()
+	assert.Contains(t, tb.Text(), "Counter: 10")
+	c.counted(11)
+	peer.Shows("Counter: 11")
+}
+
+// Between a read and a subscription that comes after it, a change could be missed.
+func TestCounter_MountSubscribesBeforeItReads(t *testing.T) {
+	a, c, server := newCounter(t)
+	c.mu.Lock() // Mount can do everything but read
+	ws, err := visitor.New(t, server).Dial(visitor.CounterPage)
+	require.NoError(t, err)
+	defer ws.Close()
+	assert.Eventually(t, func() bool {
+		stacks := make([]byte, 1<<20)
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*MultiUserSyncController).read")
+	}, visitor.Soon, time.Millisecond, "Mount waits to read")
+	c.changed()
+	answer := httptest.NewRecorder()
+	a.Admin.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	c.mu.Unlock()
+	assert.Contains(t, answer.Body.String(), `realtime_refreshes_sent_total{page="multi-user-sync"} 1`)
 }
 
 func TestCounter_PlainPostCountsAndLiveTabsSeeIt(t *testing.T) {
-	server := newServer(t)
-	live, plain := newVisitor(t, server).open(counterPage), newVisitor(t, server)
+	server := newServer(t, config{})
+	tb, plain := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server)
 
-	resp, _ := plain.post(counterPage, url.Values{"increment": {""}})
+	resp, _ := plain.Post(visitor.CounterPage, url.Values{"increment": {""}})
 	assert.Equal(t, http.StatusSeeOther, resp.StatusCode)
 	location, err := resp.Location()
 	require.NoError(t, err)
-	assert.Equal(t, counterPage, location.Path)
-	assert.Contains(t, plain.get(location.Path), "Counter: 1")
-	live.shows("Counter: 1")
+	assert.Equal(t, visitor.CounterPage, location.Path)
+	assert.Contains(t, plain.Get(location.Path), "Counter: 1")
+	tb.Shows("Counter: 1")
 }
 
 func TestPresence_JoinAndLeaveCountEverywhere(t *testing.T) {
-	server := newServer(t)
-	aliceVisitor := newVisitor(t, server)
-	alice, aliceSecond, bob := aliceVisitor.open(presencePage), aliceVisitor.open(presencePage), newVisitor(t, server).open(presencePage)
-	everyone := []*tab{alice, aliceSecond, bob}
+	server := newServer(t, config{})
+	aliceVisitor := visitor.New(t, server)
+	alice, aliceSecond, bob := aliceVisitor.Open(visitor.PresencePage), aliceVisitor.Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	everyone := []*visitor.Tab{alice, aliceSecond, bob}
 
-	alice.join("Alice")
-	alice.shows("Logged in as Alice")
-	bob.join("Bob")
-	bob.shows("Logged in as Bob")
+	alice.Join("Alice")
+	alice.Shows("Logged in as Alice")
+	bob.Join("Bob")
+	bob.Shows("Logged in as Bob")
 	for _, tb := range everyone {
-		tb.shows("2 user(s) online")
+		tb.Shows("2 user(s) online")
 	}
-	assert.Contains(t, newVisitor(t, server).get(presencePage), "2 user(s) online", "the page of a late visitor")
+	assert.Contains(t, visitor.New(t, server).Get(visitor.PresencePage), "2 user(s) online", "the page of a late visitor")
 
-	bob.leave()
+	bob.Leave()
 	for _, tb := range everyone {
-		tb.shows("1 user(s) online")
+		tb.Shows("1 user(s) online")
 	}
-	alice.shows("Logged in as Alice")
-	bob.never("Logged in")
-	aliceSecond.never("Logged in")
-	for _, tb := range []*tab{bob, aliceSecond} {
-		assert.Contains(t, tb.html(), `name="join"`, "the form is for who has not joined")
+	alice.Shows("Logged in as Alice")
+	bob.Never("Logged in")
+	aliceSecond.Never("Logged in")
+	for _, tb := range []*visitor.Tab{bob, aliceSecond} {
+		assert.Contains(t, tb.HTML(), `name="join"`, "the form is for who has not joined")
 	}
-	assert.NotContains(t, alice.html(), `name="join"`, "Alice has joined")
+	assert.NotContains(t, alice.HTML(), `name="join"`, "Alice has joined")
 }
 
 func TestPresence_ClosedTabLeaves(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
-	alice, bob := newVisitor(t, server).open(presencePage), newVisitor(t, server).open(presencePage)
-	alice.join("Alice")
-	bob.join("Bob")
-	alice.shows("2 user(s) online")
+	server := newServer(t, config{})
+	alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	alice.Join("Alice")
+	bob.Join("Bob")
+	alice.Shows("2 user(s) online")
 	closed := time.Now()
-	bob.close()
-	alice.shows("1 user(s) online")
+	bob.Close()
+	alice.Shows("1 user(s) online")
 	assert.Less(t, time.Since(closed), 3*time.Second)
 
-	alice.leave()
-	alice.shows("0 user(s) online")
-	alice.join("Alice again")
-	alice.shows("1 user(s) online")
-	late := newVisitor(t, server).open(presencePage)
-	alice.close()
-	late.shows("0 user(s) online")
+	alice.Leave()
+	alice.Shows("0 user(s) online")
+	alice.Join("Alice again")
+	alice.Shows("1 user(s) online")
+	late := visitor.New(t, server).Open(visitor.PresencePage)
+	alice.Close()
+	late.Shows("0 user(s) online")
 }
 
 func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
-	server := newServerWith(t, Config{Grace: 10 * time.Millisecond})
-	visitor := newVisitor(t, server)
-	one, two, other := visitor.open(presencePage), visitor.open(presencePage), newVisitor(t, server).open(presencePage)
-	one.join("Alice")
-	two.join("Alice")
-	other.shows("1 user(s) online")
-	other.shows("Join Alice in 2 tabs Joining needs")
-	other.join("Alice")
-	one.shows("2 user(s) online Logged in as Alice Leave Alice (you) in 2 tabs Alice Joining needs")
-	other.shows("2 user(s) online Logged in as Alice Leave Alice (you) Alice in 2 tabs Joining needs")
+	server := newServer(t, config{presence: presence.Options{Grace: 10 * time.Millisecond}})
+	alice := visitor.New(t, server)
+	one, two, other := alice.Open(visitor.PresencePage), alice.Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	one.Join("Alice")
+	two.Join("Alice")
+	other.Shows("1 user(s) online")
+	other.Shows("Join Alice in 2 tabs Joining needs")
+	other.Join("Alice")
+	one.Shows("2 user(s) online Logged in as Alice Leave Alice (you) in 2 tabs Alice Joining needs")
+	other.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Alice in 2 tabs Joining needs")
 
-	one.leave()
-	other.shows("2 user(s) online Logged in as Alice Leave Alice (you) Alice Joining needs")
-	two.shows("Logged in as Alice")
-	two.close()
-	other.shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
+	one.Leave()
+	other.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Alice Joining needs")
+	two.Shows("Logged in as Alice")
+	two.Close()
+	other.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
 }
 
 func TestPresence_ReloadIsNoticedByNobody(t *testing.T) {
-	sockets := &socketCount{open: map[string]int{}}
-	server := newServerBehind(t, sockets.count)
-	alice, bob := newVisitor(t, server), newVisitor(t, server).open(presencePage)
-	tb := alice.open(presencePage)
-	tb.join("Alice")
-	bob.shows("1 user(s) online")
-	bob.startHistory()
+	t.Parallel()
+	sockets := &visitor.SocketCount{}
+	server := visitor.NewProxy(t, newServer(t, config{}), sockets.Count)
+	alice, bob := visitor.New(t, server), visitor.New(t, server).Open(visitor.PresencePage)
+	tb := alice.Open(visitor.PresencePage)
+	tb.Join("Alice")
+	bob.Shows("1 user(s) online")
+	bob.StartHistory()
 	for range 10 { // what the browser's script does
-		tb.close()
-		sockets.waitFor(t, map[string]int{presencePage: 1}) // Bob's
-		tb = alice.open(presencePage)
-		tb.join("Alice")
-		tb.shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
+		tb.Close()
+		sockets.WaitFor(t, map[string]int{visitor.PresencePage: 1}) // Bob's
+		tb = alice.Open(visitor.PresencePage)
+		tb.Join("Alice")
+		tb.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
 	}
-	bob.noChange()
+	bob.NoChange(presence.DefaultGrace)
 }
 
 func TestPresence_SilentPeerLeavesAndIdleOnesStay(t *testing.T) {
+	t.Parallel()
 	heartbeat := wsconn.Heartbeat{Ping: 20 * time.Millisecond, Timeout: 500 * time.Millisecond}
-	server := newServerWith(t, Config{Grace: 50 * time.Millisecond, Heartbeat: heartbeat})
-	idle := newVisitor(t, server).open(presencePage)
-	idle.join("idle")
-	idle.shows("1 user(s) online")
+	server := newServer(t, config{presence: presence.Options{Grace: 50 * time.Millisecond}, site: site.Options{Heartbeat: heartbeat}})
+	idle := visitor.New(t, server).Open(visitor.PresencePage)
+	idle.Join("idle")
+	idle.Shows("1 user(s) online")
 
-	silent, err := newVisitor(t, server).dial(presencePage)
+	silent, err := visitor.New(t, server).Dial(visitor.PresencePage)
 	require.NoError(t, err)
 	defer silent.Close()
-	require.NoError(t, act(silent, "join", map[string]any{"username": "silent"}))
-	idle.shows("2 user(s) online") // from here on the silent end reads and writes nothing
-	idle.shows("1 user(s) online Logged in as idle Leave idle (you) Joining needs")
-}
-
-func TestPresence_SilentPeerIsGoneWithin10SecondsByDefault(t *testing.T) {
-	assert.Less(t, wsconn.DefaultTimeout+presence.DefaultGrace, 10*time.Second)
-}
-
-func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
-	const crowd = 200
-	server := newServer(t)
-	stays := newVisitor(t, server).open(presencePage)
-	stays.join("stays")
-	tabs := make([]*tab, crowd)
-	for i := range tabs {
-		tabs[i] = newVisitor(t, server).open(presencePage)
-	}
-	for _, tb := range tabs {
-		tb.join("guest")
-	}
-	stays.shows("201 user(s) online")
-	stays.shows("and 181 more")
-
-	closed := time.Now()
-	var closing sync.WaitGroup
-	for _, tb := range tabs {
-		closing.Go(tb.close)
-	}
-	stays.shows("1 user(s) online Logged in as stays Leave stays (you) Joining needs")
-	assert.Less(t, time.Since(closed), 3*time.Second)
-	closing.Wait()
-}
-
-// Whoever came and went must leave nothing behind: no goroutine, no memory.
-func TestPresence_VisitsLeaveNothingBehind(t *testing.T) {
-	server := newServerWith(t, Config{
-		Grace:     50 * time.Millisecond,
-		Heartbeat: wsconn.Heartbeat{Ping: 50 * time.Millisecond, Timeout: soon}, // the next ping holds a closed connection
-	})
-	inUse := func() (goroutines int, heap uint64) {
-		return runtime.NumGoroutine(), collected().HeapAlloc
-	}
-	comeAndGo(t, server, 1000)
-	var goroutines int
-	var heap uint64
-	require.Eventually(t, func() bool {
-		before := heap
-		goroutines, heap = inUse()
-		return before > 0 && before <= heap // nothing is left to collect
-	}, soon, 200*time.Millisecond)
-
-	comeAndGo(t, server, 10_000)
-	last := newVisitor(t, server).open(presencePage)
-	last.shows(" 0 user(s) online")
-	last.close()
-	assert.Eventually(t, func() bool {
-		g, h := inUse()
-		t.Logf("goroutines: %d, then %d; heap: %d kB, then %d kB", goroutines, g, heap>>10, h>>10)
-		return g <= goroutines && h <= heap+1<<19 // 50 bytes a visit
-	}, soon, 200*time.Millisecond)
+	require.NoError(t, visitor.Act(silent, "join", map[string]any{"username": "silent"}))
+	idle.Shows("2 user(s) online") // from here on the silent end reads and writes nothing
+	idle.Shows("1 user(s) online Logged in as idle Leave idle (you) Joining needs")
 }
 
 func TestPresence_JoinTwiceIsOneUser(t *testing.T) {
-	server := newServer(t)
-	alice := newVisitor(t, server).open(presencePage)
-	alice.join("Alice")
-	alice.join("Alicia")
-	alice.shows("Logged in as Alicia")
-	alice.shows("1 user(s) online")
+	server := newServer(t, config{})
+	alice := visitor.New(t, server).Open(visitor.PresencePage)
+	alice.Join("Alice")
+	alice.Join("Alicia")
+	alice.Shows("Logged in as Alicia")
+	alice.Shows("1 user(s) online")
 }
 
 func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
 	long := strings.Repeat("ü", 41)
 	for name, row := range map[string]struct{ typed, wantProblem string }{
-		"blank":    {"   ", noName},
-		"empty":    {"", noName},
-		"too long": {long, longName},
-		"override": {"Alice\u202eecilA", controlName},
-		"hostile":  {long + `" onfocus="alert(1)" x="<script>`, longName},
+		"blank":    {"   ", presence.NoName},
+		"empty":    {"", presence.NoName},
+		"too long": {long, presence.LongName},
+		"override": {"Alice\u202eecilA", presence.ControlName},
+		"hostile":  {long + `" onfocus="alert(1)" x="<script>`, presence.LongName},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := newServer(t)
-			alice, bob := newVisitor(t, server).open(presencePage), newVisitor(t, server).open(presencePage)
-			alice.join(row.typed)
-			alice.shows(row.wantProblem)
+			server := newServer(t, config{})
+			alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+			alice.Join(row.typed)
+			alice.Shows(row.wantProblem)
 
-			bob.join("Bob")
-			alice.shows("1 user(s) online")
-			alice.shows(row.wantProblem)
-			input := tagOf(t, alice.html(), "<input type=\"text\"")
+			bob.Join("Bob")
+			alice.Shows("1 user(s) online")
+			alice.Shows(row.wantProblem)
+			input := visitor.TagOf(t, alice.HTML(), "<input type=\"text\"")
 			assert.Contains(t, input, `value="`+template.HTMLEscapeString(row.typed)+`"`, "the typed text is still in the field")
 			assert.Contains(t, input, `aria-invalid="true"`)
 			assert.Contains(t, input, `aria-describedby="username-error"`)
-			tagOf(t, alice.html(), `<small id="username-error"`)
+			visitor.TagOf(t, alice.HTML(), `<small id="username-error"`)
 
-			alice.join("Alice")
-			alice.shows("2 user(s) online")
-			alice.leave()
-			alice.shows("1 user(s) online")
-			alice.never(row.wantProblem)
+			alice.Join("Alice")
+			alice.Shows("2 user(s) online")
+			alice.Leave()
+			alice.Shows("1 user(s) online")
+			alice.Never(row.wantProblem)
 		})
 	}
 }
 
 func TestPresence_NameJoinsAsTyped(t *testing.T) {
-	server := newServer(t)
-	tb := newVisitor(t, server).open(presencePage)
+	server := newServer(t, config{})
+	tb := visitor.New(t, server).Open(visitor.PresencePage)
 	for typed, sent := range map[string]any{ // sent as the browser client sends it
 		"true":                         true,
 		"false":                        false,
@@ -318,21 +342,21 @@ func TestPresence_NameJoinsAsTyped(t *testing.T) {
 		"spaced out":                   "  spaced \t\n\u00a0 out ",
 		"{{.OnlineCount}}":             "{{.OnlineCount}}",
 	} {
-		tb.do("join", map[string]any{"username": sent})
-		tb.shows("Logged in as " + typed + " ")
-		assert.NotContains(t, tb.html(), "<img", "a name is text")
-		tb.leave()
+		tb.Do("join", map[string]any{"username": sent})
+		tb.Shows("Logged in as " + typed + " ")
+		assert.NotContains(t, tb.HTML(), "<img", "a name is text")
+		tb.Leave()
 	}
-	tb.do("join", nil)
-	tb.shows(noName)
+	tb.Do("join", nil)
+	tb.Shows(presence.NoName)
 }
 
 func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
-	server := newServer(t)
-	live, plain := newVisitor(t, server).open(presencePage), newVisitor(t, server)
-	_, page := plain.send(http.MethodGet, presencePage, "", "")
+	server := newServer(t, config{})
+	tb, plain := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server)
+	_, page := plain.Send(http.MethodGet, visitor.PresencePage, "", "")
 	noscript, _, _ := strings.Cut(page[strings.Index(page, "<noscript>"):], "</noscript>")
-	assert.Contains(t, readable(noscript), notLive, "without scripts the page says so beforehand")
+	assert.Contains(t, visitor.Readable(noscript), needsSocket, "without scripts the page says so beforehand")
 
 	for name, form := range map[string]url.Values{
 		"a name":        {"username": {"Alice"}, "join": {""}},
@@ -340,56 +364,57 @@ func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
 		"a hostile one": {"username": {`<img src=x>`}, "join": {""}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			resp, page := plain.post(presencePage, form)
+			resp, page := plain.Post(visitor.PresencePage, form)
 			assert.Equal(t, http.StatusOK, resp.StatusCode)
-			alert := tagOf(t, page, `<small id="username-error"`)
-			assert.Contains(t, page, alert+notLive, "the reason is beside the field")
+			alert := visitor.TagOf(t, page, `<small id="username-error"`)
+			assert.Contains(t, page, alert+needsSocket, "the reason is beside the field")
 			assert.Contains(t, page, `value="`+template.HTMLEscapeString(form.Get("username"))+`"`, "the typed name is still there")
-			assert.NotContains(t, readable(page), "Logged in")
+			assert.NotContains(t, visitor.Readable(page), "Logged in")
 		})
 	}
-	assert.Contains(t, plain.get(presencePage), "0 user(s) online")
-	live.never("1 user(s) online")
+	assert.Contains(t, plain.Get(visitor.PresencePage), "0 user(s) online")
+	tb.Never("1 user(s) online")
 }
 
 // A page is HTML first, then a socket, and another one after a break. One change
 // of a peer lands anywhere in between.
 func TestPages_ChangeIsNeverMissed(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		page   string
 		visits int
-		act    func(peer *tab, i int) (want string)
+		act    func(peer *visitor.Tab, i int) (want string)
 	}{
-		{counterPage, 1000, func(peer *tab, i int) string {
-			peer.increment()
+		{visitor.CounterPage, 1000, func(peer *visitor.Tab, i int) string {
+			peer.Increment()
 			return fmt.Sprintf("Counter: %d Increment", i+1)
 		}},
-		{presencePage, 100, func(peer *tab, i int) string {
+		{visitor.PresencePage, 100, func(peer *visitor.Tab, i int) string {
 			if i%2 == 0 {
-				peer.join("Bob")
+				peer.Join("Bob")
 				return "1 user(s) online"
 			}
-			peer.leave()
+			peer.Leave()
 			return "0 user(s) online"
 		}},
 	} {
 		t.Run(row.page, func(t *testing.T) {
 			// Without waiting for the next interval there are many changes in little time.
-			server := newServerWith(t, Config{Fanout: fanout.Options{Interval: time.Millisecond}})
-			var peers []*tab // several, since each may change 50 times a second only
+			server := newServer(t, config{fanout: fanout.Options{Interval: time.Millisecond}})
+			var peers []*visitor.Tab // several, since each may change 50 times a second only
 			for range 10 {
-				peers = append(peers, newVisitor(t, server).open(row.page))
+				peers = append(peers, visitor.New(t, server).Open(row.page))
 			}
 			var done atomic.Bool
 			var crowd sync.WaitGroup
 			defer crowd.Wait()
 			defer done.Store(true)
-			for range 4 { // come and go, and hold up each other's subscriptions
-				v := newVisitor(t, server)
-				v.get(row.page) // for its cookie
+			for range 2 { // come and go, and hold up each other's subscriptions
+				v := visitor.New(t, server)
+				v.Get(row.page) // for its cookie
 				crowd.Go(func() {
 					for !done.Load() {
-						ws, err := v.dial(row.page)
+						ws, err := v.Dial(row.page)
 						if assert.NoError(t, err) {
 							ws.ReadMessage()
 							ws.Close()
@@ -406,21 +431,21 @@ func TestPages_ChangeIsNeverMissed(t *testing.T) {
 				time.AfterFunc(delay, func() { want <- row.act(peers[seed/2%10], seed) })
 
 				began := time.Now()
-				tb := newVisitor(t, server).open(row.page)
+				tb := visitor.New(t, server).Open(row.page)
 				for range connects - 1 {
-					tb.close()
-					tb.connect()
+					tb.Close()
+					tb.Connect()
 				}
 				visit = (visit*9 + time.Since(began)*3/2) / 10 // so that some changes come after it
-				tb.shows(<-want)
-				tb.close()
+				tb.Shows(<-want)
+				tb.Close()
 			}
 		})
 	}
 }
 
 func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {
-	server := newServer(t)
+	server := newServer(t, config{})
 	for name, row := range map[string]struct {
 		frameType int
 		frame     string
@@ -440,46 +465,79 @@ func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {
 		"binary join":              {websocket.BinaryMessage, `{"action":"join","data":{"username":"x"}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, page := range []string{counterPage, presencePage} {
-				sender, peer := newVisitor(t, server).open(page), newVisitor(t, server).open(page)
-				require.NoError(t, sender.ws.WriteMessage(row.frameType, []byte(row.frame)))
+			for _, page := range []string{visitor.CounterPage, visitor.PresencePage} {
+				sender, peer := visitor.New(t, server).Open(page), visitor.New(t, server).Open(page)
+				require.NoError(t, sender.WS.WriteMessage(row.frameType, []byte(row.frame)))
 				if row.frameType == websocket.TextMessage {
-					sender.settle() // still served
+					sender.Settle() // still served
 				} else {
-					<-sender.ended
+					<-sender.Ended
 				}
-				peer.settle()
-				assert.Equal(t, 2, peer.frameCount(), "the peer got its page and its own answer, nothing else")
-				for _, tb := range []*tab{sender, peer} {
-					tb.never("99")
-					tb.close()
+				peer.Settle()
+				assert.Equal(t, 2, peer.FrameCount(), "the peer got its page and its own answer, nothing else")
+				for _, tb := range []*visitor.Tab{sender, peer} {
+					tb.Never("99")
+					tb.Close()
 				}
 			}
-			late := newVisitor(t, server)
-			assert.Contains(t, late.get(counterPage), "Counter: 0 ")
-			assert.Contains(t, late.get(presencePage), "0 user(s) online")
+			late := visitor.New(t, server)
+			assert.Contains(t, late.Get(visitor.CounterPage), "Counter: 0 ")
+			assert.Contains(t, late.Get(visitor.PresencePage), "0 user(s) online")
 		})
 	}
 }
 
-func TestPages_StillWorkAfterHostileMessages(t *testing.T) {
-	server := newServer(t)
-	sender, peer := newVisitor(t, server).open(counterPage), newVisitor(t, server).open(counterPage)
-	for _, frame := range []string{`{"action":`, `{"action":"mount"}`, `{"action":"mount"}`, `{"action":"refreshCounter"}`} {
-		require.NoError(t, sender.ws.WriteMessage(websocket.TextMessage, []byte(frame)))
-	}
-	sender.increment()
-	sender.shows("Counter: 1")
-	peer.shows("Counter: 1")
-	peer.increment()
-	sender.shows("Counter: 2")
+// Otherwise one connection could take part as two users.
+func TestPresence_MountAsAnActionIsNoNewConnection(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, config{})
+	alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	alice.Join("Alice")
+	bob.Shows("1 user(s) online")
+	alice.Do("mount", nil)
+	alice.Join("Alicia")
+	bob.Shows("Alicia")
+	assert.Contains(t, bob.Text(), "1 user(s) online")
+	alice.Close()
+	bob.Shows(" 0 user(s) online")
 }
 
-// tagOf is the first tag in markup that begins with start.
-func tagOf(t *testing.T, markup, start string) string {
-	t.Helper()
-	_, rest, found := strings.Cut(markup, start)
-	require.True(t, found, "no %s in the page", start)
-	tag, _, _ := strings.Cut(rest, ">")
-	return start + tag + ">"
+func TestPages_StillWorkAfterHostileMessages(t *testing.T) {
+	server := newServer(t, config{})
+	sender, peer := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
+	for _, frame := range []string{`{"action":`, `{"action":"mount"}`, `{"action":"mount"}`, `{"action":"refreshCounter"}`} {
+		require.NoError(t, sender.WS.WriteMessage(websocket.TextMessage, []byte(frame)))
+	}
+	sender.Increment()
+	sender.Shows("Counter: 1")
+	peer.Shows("Counter: 1")
+	peer.Increment()
+	sender.Shows("Counter: 2")
+}
+
+func TestFiles_NotFetchedComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
+	static := fstest.MapFS{"package.json": {Data: []byte("{}")}}
+	for _, missing := range []bool{true, false} {
+		log := &visitor.Log{}
+		files, err := browserFiles(static, log.Logger())
+		require.NoError(t, err)
+		assert.Equal(t, missing, files.CDN() != "")
+		assert.Equal(t, missing, strings.Contains(log.String(), "run `make assets` to fetch them"), log.String())
+		static["vendor/livetemplate-client.browser.js"], static["vendor/pico.min.css"] = &fstest.MapFile{}, &fstest.MapFile{}
+	}
+}
+
+func TestBrowserURL(t *testing.T) {
+	got := &net.TCPAddr{IP: net.IPv4zero, Port: 9000}
+	for asked, want := range map[string]string{
+		"localhost:8080":  "http://localhost:9000",
+		":0":              "http://localhost:9000",
+		"0.0.0.0:0":       "http://localhost:9000",
+		"[::]:0":          "http://localhost:9000",
+		"127.0.0.1:9000":  "http://127.0.0.1:9000",
+		"[::1]:9000":      "http://[::1]:9000",
+		"example.test:80": "http://example.test:9000",
+	} {
+		assert.Equal(t, want, browserURL(asked, got), "asked for %s", asked)
+	}
 }

@@ -9,24 +9,35 @@ const category = "Real-Time & Multi-User"
 type MultiUserSyncState struct {
 	Title    string
 	Category string
-	Counter  int    // the shared value as this tab last read it
-	Away     bool   // it is the last known: the servers cannot reach what they share
-	Problem  string // why this tab's last click did not count; no peer clears it
+	Counter  int    // the shared value as this tab has last read it
+	Away     bool   // it is the last known value: the servers cannot reach what they share
+	Problem  string // why the last click of this tab did not count; no peer removes it
 }
 
 // PresenceState is what one tab of the presence page shows. The fields from
-// OnlineCount on are shared, as this tab last read them. The others belong to
-// this connection alone: no peer changes them, and nothing is persisted.
+// OnlineCount on are shared, as this tab has last read them. The others belong to
+// this connection: no peer changes them, and nothing stores them.
 type PresenceState struct {
 	Title       string
 	Category    string
-	ID          string // this connection in the record of who is online; empty before the first Join
-	Username    string // the name it joined under
+	ID          string // this connection in the record of who is online; empty without a socket
+	Username    string // the name it has joined under
 	Joined      bool
 	Draft       string // a name that was refused, as typed
 	NameError   string // why it was refused
 	OnlineCount int    // users, not tabs
 	Online      []presence.Listed
 	More        int  // users who are not in Online
-	Away        bool // all of this is the last known
+	Away        bool // all of this is the last known state
+}
+
+// needsSocket is what Join answers to a plain request.
+const needsSocket = "Joining needs a live connection: without one, nobody could tell when you leave."
+
+// name returns the typed text as a name that this tab can join under, or the problem.
+func (s PresenceState) name(typed string) (name, problem string) {
+	if s.ID == "" {
+		return "", needsSocket
+	}
+	return presence.Name(typed)
 }

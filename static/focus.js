@@ -2,8 +2,9 @@
 // that had it last, even when the person has moved on to a button or a link.
 // This makes it forget a field as soon as the person leaves it.
 //
-// It touches one internal of the client, focusManager.lastFocusedElement, for
-// which there is no public switch; TestBrowser_UpdateNeverMovesFocus guards it.
+// It sets an internal of the client, focusManager.lastFocusedElement, for which
+// there is no public switch. TestBrowser_UpdateNeverMovesFocus guards it, and
+// docs/framework.md lists it.
 (() => {
   const remember = (field) => {
     const focus = window.liveTemplateClient?.focusManager;

@@ -1,5 +1,5 @@
-// Keeps a page live: it has one socket for as long as it is there, opens it
-// again whenever it is lost, and tells how things are by events on the document.
+// Keeps a page live: opens its socket again whenever it is lost, and tells the
+// state of the page by events on the document.
 //
 //   "live"       detail "up"; "down" while the server is away; "off" where the
 //                server answers but no socket opens; "full" where it has no room for
@@ -7,15 +7,16 @@
 //                then sends requests
 //   "unanswered" something the person did may have been lost on its way
 //
-// This script does all the reconnecting: the client gives up after one attempt
-// that fails. Its own heartbeat is off, in the layout. This must load before the
-// client, because it bounds the client's requests.
+// This script does all the reconnecting, because the client gives up after one
+// attempt that fails. The layout switches the client's own heartbeat off. This
+// script must load before the client, because it bounds the client's requests.
+// docs/framework.md lists what it answers.
 (() => {
   if (!document.querySelector("[data-lvt-id]")) return; // nothing on this page is live
 
   // All in milliseconds.
   const firstWait = 250, longestWait = 5000, calmWait = 15000; // the last while live updates are off, or the server is full
-  const stopWait = 500; // while the server is about to go
+  const stopWait = 500; // while the server is stopping
   const heartbeat = 5000, answerWithin = 5000;
   const probeWithin = 3000, requestWithin = 10000;
 
@@ -27,9 +28,9 @@
   let since;              // when the page was last up, or the server said that it is stopping
   let open = false;       // the socket; the page is up with the first update it brings
   let refused = "";       // why the server would refuse a socket: "full", "crowded"
-  let looking = false;    // for the server, and for a way to open a socket
+  let looking = false;    // an attempt to reach the server is under way
   let changing = false;   // the client is about to open a socket, and takes no action
-  let left = false;       // the page was left; it may come back whole
+  let left = false;       // the page was left; the Back button may bring it back
   let pending = 0;        // actions on their way through the socket
   let held = [];          // forms that were submitted while the client took no action
   let retrying, deadline; // timers
@@ -75,16 +76,16 @@
     looking = true;
     let answers = false, stopping = false;
     try {
-      // Ask first: an attempt of the client takes long to fail in a network that swallows everything.
+      // Ask first: where a network drops everything, an attempt of the client takes long to fail.
       const probe = await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(probeWithin) });
       const says = (await probe.text()).trim();
       stopping = says === "stopping";
       answers = probe.ok && !stopping;
       refused = { "full": "full", "session full": "crowded" }[says] ?? "";
-      if (stopping) since = Date.now(); // it is not away yet
+      if (stopping) since = Date.now(); // the server is not away yet
       if (answers && !left && (state === "off" ? await socketOpens() : !(refused && served()))) {
         changing = true;
-        client().disconnect(); // else the page that comes would pass for the answer to what is pending
+        client().disconnect(); // otherwise the page that comes counts as the answer to what is pending
         await client().connect();
       }
     } catch {
@@ -122,7 +123,8 @@
     retry();
   }
 
-  // A socket can be dead without a word. wsconn makes an event of the answer to a ping.
+  // A socket can be dead without having been closed. wsconn turns the answer to a
+  // ping into an event.
   function ping(within) {
     if (client().isReady()) client().send({ action: "__ping__" });
     deadline ??= setTimeout(() => client().disconnect(), within);
@@ -134,7 +136,7 @@
   // machine can answer.
   function check() {
     if (open) {
-      answered(); // an earlier ping may have longer
+      answered(); // a ping that was sent before has a later deadline
       ping(navigator.onLine ? 500 : 250);
     } else if (ours) {
       reconnect();
@@ -160,7 +162,7 @@
     held.push({ form: event.target, button: event.submitter });
   });
 
-  // The client does not say that its first attempt and its request have failed.
+  // The client does not tell when its first attempt and its request have failed.
   const first = setInterval(() => {
     if (!ours && !client()?.isReady()) return;
     clearInterval(first);
@@ -170,8 +172,8 @@
     retry();
   }, firstWait);
 
-  // Without a bound, a request could hang for ever in a network that swallows
-  // everything, or go on much later and open a second socket.
+  // Without a bound, a request could hang for ever where a network drops everything,
+  // or go on much later and open a second socket.
   const request = window.fetch;
   window.fetch = (url, options = {}) => {
     const answer = request(url, { signal: AbortSignal.timeout(requestWithin), ...options });
@@ -186,20 +188,20 @@
   addEventListener("online", check);
   addEventListener("offline", check);
   addEventListener("storage", (event) => {
-    // A tab in the background does not look for the server, but hears of it.
+    // A hidden tab does not look for the server, but hears of it from another tab.
     if (event.key === news && ours && !open) attempt();
   });
   addEventListener("visibilitychange", () => {
-    // An internal of the client, which would else replace the socket of a tab
-    // that was hidden for 3 seconds, sound or not, and lose clicks meanwhile.
-    // TestBrowser_HiddenTabKeepsItsSocket guards it.
+    // Otherwise the client replaces the socket of a tab that was hidden for 3
+    // seconds, sound or not, and loses clicks meanwhile. This sets an internal of
+    // the client; TestBrowser_HiddenTabKeepsItsSocket guards it.
     if (client()) client().hiddenAt = 0;
     if (!document.hidden) check();
   }, true); // before the client's own listener
 
-  // A page that is left may be kept whole for the Back button, and one that is
-  // hidden for long may be frozen. Chromium then takes the socket away from the
-  // page, but leaves it open to the server: the visitor would still be there.
+  // A page that is left may be kept for the Back button, and one that is hidden for
+  // long may be frozen. Chromium then takes the socket from the page, but leaves it
+  // open to the server, where the visitor would stay online.
   function leave() {
     left = true;
     clearTimeout(retrying);

@@ -1,6 +1,6 @@
-// Tells the person, at the foot of the page, what became of something they did:
-// it did not count because it came too fast, which the server says by the name of
-// the action it answers, or nobody knows.
+// Tells the person, at the foot of the page, that something they did was too fast and
+// did not count, or that it may not have counted. The server says the first by the
+// name of the action that it answers.
 (() => {
   const shownFor = 4000; // milliseconds
   const line = document.getElementById("notice");

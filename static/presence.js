@@ -1,12 +1,12 @@
-// What the presence page cannot leave to the server.
+// Lets a tab that has joined join again.
 //
-// A tab that has joined remembers its name and joins again under it, whenever
-// its page or its socket is new: after a reload, a break in the network, a time
-// in the background, a restart of the server. Leave forgets the name. The name
-// is kept for this tab alone, in sessionStorage.
+// The tab remembers its name, and joins under it whenever its page or its socket is
+// new: after a reload, a break in the network, a time in the background, a restart
+// of the server. Leave forgets the name. The name is kept in sessionStorage, for
+// this tab alone.
 //
-// This runs before the page is drawn, so that a tab that will join again does
-// not show the form first.
+// This script runs before the page is drawn, so that a tab that will join again
+// does not show the form first.
 (() => {
   const key = "presence-name";
   let leaving = false; // Leave was pressed and is not answered yet

@@ -1,6 +1,6 @@
 // Says, at the foot of the page, when the page is not live, marks it so that
 // app.css shows its number as not current, and disables buttons that would do
-// nothing. A short drop, and one in the background, is not worth a word.
+// nothing. Breaks shorter than a second, and breaks in a hidden tab, are not shown.
 (() => {
   const quiet = 1000, moment = 3000; // milliseconds
   const line = document.getElementById("connection");
@@ -27,7 +27,7 @@
     }
     if (document.activeElement === document.body) focused?.focus({ preventScroll: true });
     waits = state === "down" ? [...document.querySelectorAll("[data-lvt-id] button:enabled")] : [];
-    focused = waits.find((button) => button === document.activeElement); // the browser takes it away
+    focused = waits.find((button) => button === document.activeElement); // a disabled button loses the focus
     for (const button of waits) {
       button.disabled = true;
       button.title = "Reconnecting…";

@@ -1,13 +1,15 @@
-// Package cluster lets servers share a counter, and entries that each of them
-// owns, through Redis. Every server has a copy of all of it, which its pages read;
-// they never read Redis. A server writes what changes, hears on a channel what
-// others have written, and compares its copy with Redis every time it renews its
-// lease. So a message that is missed costs time, and nothing else.
+// Package cluster lets servers share a counter, and entries that each of them owns,
+// through Redis. Every server keeps a copy of everything, and its pages read the
+// copy: they never read Redis. A server writes its changes, hears of the changes of
+// others on a channel, and compares its copy with Redis whenever it renews its
+// lease. A lost message therefore costs time, and nothing else.
 //
-// The framework has a Redis broadcaster of its own. It does not fit: it carries
-// actions and no state, forgets what is sent while it is not connected, serves one
-// page only, and would refresh every tab of every server for each click. Here one
-// message for each server is enough, and the fan-out of each merges them.
+// A server without Redis is a cluster of one: it counts by itself.
+//
+// The framework has a Redis broadcaster of its own, which does not fit. It carries
+// actions but no state, loses what is sent while it is not connected, serves one
+// page only, and would refresh every tab of every server at each click. Here one
+// message per server is enough, and the fan-out of each server merges refreshes.
 package cluster
 
 import (
@@ -27,23 +29,24 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// DefaultLease is how long the entries of a server stay when it has died, and
-// DefaultRenew how often one that lives renews its lease. Two renewals in a row may
-// fail.
 const (
+	// DefaultLease is how long the entries of a server that has died stay.
 	DefaultLease = 6 * time.Second
+	// DefaultRenew is how often a server renews its lease. Two renewals in a row
+	// may fail.
 	DefaultRenew = 2 * time.Second
 )
 
 const (
-	answerWithin = 2 * time.Second // Redis, and then it is away
-	retry        = time.Second     // at most, from one attempt to reach it to the next
-	maxBatch     = 1000            // entries in one command
+	answerWithin = 2 * time.Second // without an answer for so long, Redis is away
+	retry        = time.Second     // longest time between two attempts to reach it
+	maxBatch     = 1000            // most entries in one command
 )
 
-// Options say which Redis, and how often.
+// Options configure a Member.
 type Options struct {
-	// URL is redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// with TLS.
+	// URL is redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// with TLS. Without
+	// it, the Member is the only one.
 	URL string
 	// Log is for the operator. Default: slog.Default().
 	Log *slog.Logger
@@ -51,20 +54,26 @@ type Options struct {
 	Lease, Renew time.Duration
 }
 
-// Errors of Increment. In both cases the caller must not try again: nobody asked
-// for a second one.
-var (
-	ErrAway    = errors.New("redis is away: nothing was counted")
-	ErrUnknown = errors.New("redis did not answer: it may have counted")
+// The errors of Increment are sentences for the person who clicked. In both cases
+// the caller must not try again: the person has not asked for a second click.
+const (
+	// ErrAway means that Redis cannot be reached and nothing was counted.
+	ErrAway = problem("The counter that all servers share could not be reached: your last click did not count.")
+	// ErrUnknown means that Redis did not answer: it may have counted.
+	ErrUnknown = problem("The counter that all servers share did not answer: your last click may or may not have counted.")
 )
 
-// Member is one of the servers that share a Redis. Set what it is to tell (OnCounter,
-// OnEntries, OnStatus), then Start it. Its other methods are safe for concurrent
-// use. A nil Member is a server that shares nothing.
+type problem string
+
+func (p problem) Error() string { return string(p) }
+
+// Member is one of the servers that share a Redis. Set its callbacks (OnCounter,
+// OnEntries, OnStatus), then call Start. Its other methods are safe for concurrent
+// use.
 type Member struct {
 	id    string // of this process; never used again
 	opts  Options
-	redis *redis.Client
+	redis *redis.Client // nil in a cluster of one
 
 	onCounter func(value int)
 	onSet     func(id, value string)
@@ -73,39 +82,44 @@ type Member struct {
 	onStatus  []func()
 
 	away    atomic.Bool
-	highest atomic.Int64           // value of the counter that this server knows of
-	epoch   atomic.Pointer[string] // of Redis, which has what this server knows
-	wake    chan struct{}          // there is something to write, or to look after
+	counted atomic.Int64           // increments of this server that were counted
+	highest atomic.Int64           // highest value of the counter that this server knows
+	epoch   atomic.Pointer[string] // of a Redis that has been told what this server knows
+	wake    chan struct{}          // there is something to write or to check
 	end     context.CancelFunc
 	ended   chan struct{}
 
-	counting sync.Mutex // held while an increment is on its way
+	counting sync.Mutex // held while an increment is under way
 
 	mu      sync.Mutex
 	next    *batch            // of increments that wait
 	own     map[string]string // entries of this server
-	changed map[string]bool   // those of them that Redis has otherwise, by ID
+	changed map[string]bool   // IDs of own entries that have not been written to Redis
 
-	// Of the goroutine that follows Redis:
+	// The goroutine that follows Redis owns these:
 	version int64 // of own, as it was last sent to Redis
 	others  map[string]*server
-	news    bool // of others, that nobody was told
+	news    bool // entries of others have changed, and onEntries was not called yet
 	sub     *redis.PubSub
 	events  <-chan any // of sub; nil while Redis is away
-	echoed  bool       // the subscription has brought what the last sync sent through it
-	lost    time.Time  // when it went away
+	echoed  bool       // the subscription has delivered what the last sync published to it
+	lost    time.Time  // when Redis went away
 	gap     time.Time  // when this server, and perhaps others, last had no connection
 }
 
-// server is what is known of another one.
+// server is what is known about another server.
 type server struct {
 	version int64
 	ids     map[string]bool // of its entries
 }
 
-// New returns a Member that is not started. An error means that the URL is none;
-// it does not quote it, since there may be a password in it.
+// New returns a Member that is not started. An error means that the URL is not
+// valid. It does not quote the URL, which may contain a password.
 func New(opts Options) (*Member, error) {
+	opts.Log = cmp.Or(opts.Log, slog.Default())
+	if opts.URL == "" {
+		return &Member{opts: opts}, nil
+	}
 	config, err := redis.ParseURL(opts.URL)
 	if err != nil {
 		return nil, errors.New("the address of redis is not valid: want redis://HOST:PORT/0")
@@ -116,7 +130,6 @@ func New(opts Options) (*Member, error) {
 	config.PoolTimeout = answerWithin
 	config.ContextTimeoutEnabled = true
 	config.DisableIdentity = true
-	opts.Log = cmp.Or(opts.Log, slog.Default())
 	opts.Lease, opts.Renew = cmp.Or(opts.Lease, DefaultLease), cmp.Or(opts.Renew, DefaultRenew)
 	return &Member{
 		id:      rand.Text(),
@@ -130,22 +143,29 @@ func New(opts Options) (*Member, error) {
 	}, nil
 }
 
-// OnCounter makes f hear of values of the counter. One may come late, or again:
-// the largest holds.
+// OnCounter sets a function to call with a value of the counter that is greater than
+// every value before, after another server has counted. Increment may return a
+// greater one at the same time.
 func (m *Member) OnCounter(f func(value int)) { m.onCounter = f }
 
-// OnEntries makes set and remove hear of the entries of other servers, and changed
-// when there is no more to tell for now.
+// OnEntries sets functions to call when other servers set or remove entries, and one
+// to call after a series of such calls.
 func (m *Member) OnEntries(set func(id, value string), remove func(id string), changed func()) {
 	m.onSet, m.onRemove, m.onEntries = set, remove, changed
 }
 
-// OnStatus makes f hear when Redis goes away, and when it is back.
+// OnStatus adds a function to call when Redis goes away or comes back.
 func (m *Member) OnStatus(f func()) { m.onStatus = append(m.onStatus, f) }
 
-// Start reads all there is, and follows it from then on. An error means that Redis
-// cannot be used.
+// Shared reports whether there is a Redis to share.
+func (m *Member) Shared() bool { return m.redis != nil }
+
+// Start reads everything from Redis, and follows it from then on. An error means
+// that Redis cannot be used.
 func (m *Member) Start(ctx context.Context) error {
+	if !m.Shared() {
+		return nil
+	}
 	err := m.connect(ctx)
 	for errors.Is(err, errRecovering) && ctx.Err() == nil {
 		<-time.After(wait(err))
@@ -162,9 +182,12 @@ func (m *Member) Start(ctx context.Context) error {
 	return nil
 }
 
-// Leave gives the lease back, unless ctx ends before: other servers drop what this
-// one owns, at once. Increment works on, until Close.
+// Leave gives the lease back, unless ctx ends before: other servers drop the entries
+// of this one at once. Increment goes on working until Close.
 func (m *Member) Leave(ctx context.Context) {
+	if !m.Shared() {
+		return
+	}
 	m.end()
 	select {
 	case <-m.ended:
@@ -174,24 +197,34 @@ func (m *Member) Leave(ctx context.Context) {
 		return
 	}
 	if err := m.giveBack(ctx); err != nil {
-		m.opts.Log.Warn("other servers see until the lease ends what this one owns: it could not be given back", slog.Any("error", err))
+		m.opts.Log.Warn("the lease could not be given back: other servers show the people of this one until it ends", slog.Any("error", err))
 	}
 }
 
-// Close ends every connection to Redis.
-func (m *Member) Close() { m.redis.Close() }
+// Close closes every connection to Redis.
+func (m *Member) Close() {
+	if m.Shared() {
+		m.redis.Close()
+	}
+}
 
-// Away reports whether Redis cannot be reached, and the copies are the last that
-// was known.
-func (m *Member) Away() bool { return m != nil && m.away.Load() }
+// Away reports whether Redis cannot be reached. The copy of this server is then the
+// last that is known.
+func (m *Member) Away() bool { return m.away.Load() }
 
-// Increment adds one to the counter, and returns a value of it that holds this one.
-// It is never tried a second time. It takes at most a few seconds, and no time while
-// Redis is away.
+// Counted returns how many increments of this server were counted.
+func (m *Member) Counted() int { return int(m.counted.Load()) }
+
+// Increment adds one to the counter, and returns a value that includes it. It takes
+// at most a few seconds, and returns at once while Redis is away. It never sends an
+// increment twice. Its errors are ErrAway and ErrUnknown.
 //
-// One command is on its way at a time. Increments that come meanwhile become one,
-// which is the next: a crowd that clicks costs Redis little more than one person.
+// One command is under way at a time. Increments that arrive meanwhile are combined
+// into the next command, so that a crowd costs Redis little more than one person.
 func (m *Member) Increment() (value int, err error) {
+	if !m.Shared() {
+		return int(m.counted.Add(1)), nil
+	}
 	m.mu.Lock()
 	b := m.next
 	if b == nil {
@@ -205,15 +238,15 @@ func (m *Member) Increment() (value int, err error) {
 	return int(b.value), b.err
 }
 
-// batch is increments that are made as one.
+// batch is a number of increments that are sent as one.
 type batch struct {
 	size  int64
-	count func() // makes them, or waits until they are made
+	count func() // sends them, or waits until they have been sent
 	value int64
 	err   error
 }
 
-// count makes the increments of a batch, when the one before has been made.
+// count sends a batch, after the one before it.
 func (m *Member) count(b *batch) {
 	m.counting.Lock()
 	defer m.counting.Unlock()
@@ -227,30 +260,35 @@ func (m *Member) count(b *batch) {
 	b.value, b.err = m.add(b.size)
 	if b.err != nil {
 		m.look() // Redis may be away
+		return
 	}
+	m.counted.Add(b.size)
 }
 
-// add adds n to the counter in Redis, and announces it.
+// add adds n to the counter in Redis, and announces the new value to other servers.
 func (m *Member) add(n int64) (value int64, err error) {
-	value, err = increment.Run(context.Background(), m.redis, []string{counterKey, epochKey}, *m.epoch.Load(), channel, n).Int64()
+	value, err = increment.Run(context.Background(), m.redis, []string{counterKey, epochKey}, *m.epoch.Load(), channel, n, m.id).Int64()
 	var refused redis.Error
 	switch {
 	case err == nil && value > 0:
 		m.raise(value)
 		return value, nil
-	case err == nil, notSent(err): // without an error, it may have lost something
+	case err == nil, notSent(err): // without an error, Redis has lost data and is being told
 		return 0, ErrAway
 	case errors.As(err, &refused):
 		m.opts.Log.Warn("clicks did not count: redis refused them", slog.Int64("clicks", n), slog.Any("error", err))
 		return 0, ErrAway
 	default:
-		m.opts.Log.Warn("clicks may have counted or not: redis did not answer", slog.Int64("clicks", n), slog.Any("error", err))
+		m.opts.Log.Warn("clicks may or may not have counted: redis did not answer", slog.Int64("clicks", n), slog.Any("error", err))
 		return 0, ErrUnknown
 	}
 }
 
-// Set makes an entry of this server, or changes it. It does not wait.
+// Set adds or changes an entry of this server. It does not wait for Redis.
 func (m *Member) Set(id, value string) {
+	if !m.Shared() {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.own[id] = value
@@ -258,8 +296,11 @@ func (m *Member) Set(id, value string) {
 	m.look()
 }
 
-// Remove removes an entry of this server. It does not wait.
+// Remove removes an entry of this server. It does not wait for Redis.
 func (m *Member) Remove(id string) {
+	if !m.Shared() {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.own, id)
@@ -267,7 +308,7 @@ func (m *Member) Remove(id string) {
 	m.look()
 }
 
-// look makes the goroutine that follows Redis look after it.
+// look wakes the goroutine that follows Redis.
 func (m *Member) look() {
 	select {
 	case m.wake <- struct{}{}:
@@ -275,16 +316,20 @@ func (m *Member) look() {
 	}
 }
 
-func (m *Member) raise(n int64) {
+// raise notes a value of the counter, and reports whether it is news.
+func (m *Member) raise(n int64) bool {
 	for {
 		before := m.highest.Load()
-		if n <= before || m.highest.CompareAndSwap(before, n) {
-			return
+		if n <= before {
+			return false
+		}
+		if m.highest.CompareAndSwap(before, n) {
+			return true
 		}
 	}
 }
 
-// follow keeps the copy of this server, and what Redis has of it, up to date.
+// follow keeps this server's copy and what Redis has of this server up to date.
 func (m *Member) follow(ctx context.Context) {
 	defer close(m.ended)
 	defer m.disconnect()
@@ -321,8 +366,8 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
-// wait is how long to wait after an attempt that failed. Servers that lost Redis
-// together do not come back all at once.
+// wait is the time to wait after a failed attempt. It is random, so that servers
+// that have lost Redis together do not come back all at once.
 func wait(err error) time.Duration {
 	if errors.Is(err, errRecovering) {
 		return pause / 10
@@ -337,14 +382,14 @@ func (m *Member) tellNews() {
 	}
 }
 
-// tellStatus tells when Redis has gone away, or is back.
+// tellStatus calls the callbacks when Redis has gone away or is back.
 func (m *Member) tellStatus(err error) {
 	if away := err != nil; away == m.away.Load() {
 		return
 	}
 	if err != nil {
 		m.lost = time.Now()
-		m.opts.Log.Warn("redis is away: pages show the last that is known, and clicks do not count", slog.Any("error", err))
+		m.opts.Log.Warn("redis is away: pages show the last known state, and clicks do not count", slog.Any("error", err))
 	} else {
 		m.opts.Log.Info("redis is back", slog.Duration("after", time.Since(m.lost)))
 	}
@@ -354,7 +399,7 @@ func (m *Member) tellStatus(err error) {
 	}
 }
 
-// connect subscribes, and then reads: what changes in between is heard of.
+// connect subscribes before it reads, so that no change in between is missed.
 func (m *Member) connect(ctx context.Context) error {
 	m.disconnect()
 	m.gap = time.Now()
@@ -368,8 +413,8 @@ func (m *Member) connect(ctx context.Context) error {
 		return err
 	}
 	m.sub = sub
-	m.events = sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(0)) // it would write, and not read
-	m.look()                                                                         // what changed while it was away
+	m.events = sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(0)) // the echo is the health check
+	m.look()                                                                         // write what changed meanwhile
 	return nil
 }
 
@@ -382,17 +427,18 @@ func (m *Member) disconnect() {
 
 // message is what servers tell each other, as JSON.
 type message struct {
-	Counter int64 `json:"counter,omitempty"` // its new value
-	Epoch   bool  `json:"epoch,omitempty"`   // a new one: Redis is to be told what is known
+	Counter int64  `json:"counter,omitempty"` // new value of the counter
+	By      string `json:"by,omitempty"`      // server that has counted
+	Epoch   bool   `json:"epoch,omitempty"`   // Redis has lost data: tell it everything
 
-	Server  string            `json:"server,omitempty"`  // whose entries have changed
-	Version int64             `json:"version,omitempty"` // of its entries; 0: it has left
+	Server  string            `json:"server,omitempty"`  // server whose entries have changed
+	Version int64             `json:"version,omitempty"` // of its entries; 0 if it has left
 	Set     map[string]string `json:"set,omitempty"`
 	Removed []string          `json:"removed,omitempty"`
-	Whole   bool              `json:"whole,omitempty"` // what has changed is not in here
+	Whole   bool              `json:"whole,omitempty"` // the changes are not in this message
 }
 
-// hear takes in an event of the subscription.
+// hear handles an event of the subscription.
 func (m *Member) hear(ctx context.Context, event any) error {
 	switch event := event.(type) {
 	case *redis.Subscription: // anew, after a gap
@@ -402,7 +448,7 @@ func (m *Member) hear(ctx context.Context, event any) error {
 		m.gap = time.Now()
 		err := m.sync(ctx)
 		if err == nil {
-			m.opts.Log.Info("a subscription to redis was lost: renewed, and all of it read again")
+			m.opts.Log.Info("the subscription to redis was lost and renewed; everything was read again")
 		}
 		return err
 	case *redis.Message:
@@ -412,7 +458,7 @@ func (m *Member) hear(ctx context.Context, event any) error {
 		}
 		var msg message
 		if err := json.Unmarshal([]byte(event.Payload), &msg); err != nil {
-			m.opts.Log.Warn("message on the redis channel that no server sent", slog.Any("error", err))
+			m.opts.Log.Warn("message on the redis channel ignored: no server has sent it", slog.Any("error", err))
 			return nil
 		}
 		return m.apply(ctx, msg)
@@ -421,8 +467,8 @@ func (m *Member) hear(ctx context.Context, event any) error {
 }
 
 func (m *Member) apply(ctx context.Context, msg message) error {
-	if msg.Counter > 0 {
-		m.counted(msg.Counter)
+	if msg.Counter > 0 && msg.By != m.id { // Increment has returned its own
+		m.heard(msg.Counter)
 	}
 	if msg.Epoch {
 		return m.sync(ctx)
@@ -434,7 +480,7 @@ func (m *Member) apply(ctx context.Context, msg message) error {
 	switch {
 	case msg.Version == 0:
 		m.drop(msg.Server)
-	case other != nil && msg.Version <= other.version: // read already
+	case other != nil && msg.Version <= other.version: // already known
 	case other == nil || msg.Whole || msg.Version != other.version+1:
 		return m.read(ctx, msg.Server)
 	default:
@@ -451,12 +497,14 @@ func (m *Member) apply(ctx context.Context, msg message) error {
 	return nil
 }
 
-func (m *Member) counted(n int64) {
-	m.raise(n)
-	m.onCounter(int(n))
+// heard handles a value of the counter that this server has not made.
+func (m *Member) heard(n int64) {
+	if m.raise(n) {
+		m.onCounter(int(n))
+	}
 }
 
-// replace makes entries all that another server has.
+// replace replaces all entries of another server.
 func (m *Member) replace(id string, version int64, entries map[string]string) {
 	before := m.others[id]
 	m.others[id], m.news = &server{version, map[string]bool{}}, true
@@ -474,7 +522,7 @@ func (m *Member) replace(id string, version int64, entries map[string]string) {
 	}
 }
 
-// drop forgets another server, and its entries.
+// drop forgets another server and its entries.
 func (m *Member) drop(id string) {
 	other := m.others[id]
 	if other == nil {
@@ -487,7 +535,7 @@ func (m *Member) drop(id string) {
 	}
 }
 
-// changes takes out what Redis does not have yet, up to a batch.
+// changes takes up to a batch of the changes that have not been written to Redis.
 func (m *Member) changes() (set map[string]string, removed []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -507,7 +555,7 @@ func (m *Member) changes() (set map[string]string, removed []string) {
 	return set, removed
 }
 
-// all takes out every entry of this server.
+// all takes every entry of this server.
 func (m *Member) all() map[string]string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"realtime/internal/testenv"
+	"realtime/internal/visitor"
 )
 
 const soon = 30 * time.Second
@@ -26,10 +26,11 @@ const soon = 30 * time.Second
 type peer struct {
 	*Member
 	t   *testing.T
-	log *testenv.Log
+	log *visitor.Log
 
 	mu      sync.Mutex
 	counter int
+	news    int               // how often it heard of another's increments
 	entries map[string]string // of others
 	told    map[string]string // the same, as of the last time that all was told
 	removed int               // how often one was
@@ -42,7 +43,7 @@ func newPeer(t *testing.T, url string) *peer {
 
 func newPeerWith(t *testing.T, opts Options) *peer {
 	t.Helper()
-	p := &peer{t: t, log: &testenv.Log{}, entries: map[string]string{}}
+	p := &peer{t: t, log: &visitor.Log{}, entries: map[string]string{}}
 	opts.Log = p.log.Logger()
 	m, err := New(opts)
 	require.NoError(t, err)
@@ -51,6 +52,7 @@ func newPeerWith(t *testing.T, opts Options) *peer {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.counter = max(p.counter, n)
+		p.news++
 	})
 	m.OnEntries(func(id, value string) {
 		p.mu.Lock()
@@ -72,6 +74,15 @@ func newPeerWith(t *testing.T, opts Options) *peer {
 		p.Close()
 	})
 	return p
+}
+
+// Increment adds one, and keeps what it returns.
+func (p *peer) Increment() (int, error) {
+	n, err := p.Member.Increment()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counter = max(p.counter, n)
+	return n, err
 }
 
 // die ends a member as kill -9 does: its lease runs on.
@@ -108,7 +119,7 @@ func (p *peer) isAway(want bool) {
 
 func TestIncrement_OfAllMembersIsExact(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	peers := []*peer{newPeer(t, server.URL), newPeer(t, server.URL), newPeer(t, server.URL)}
 	spent := server.Spent(func() {
 		var clicking sync.WaitGroup
@@ -131,18 +142,40 @@ func TestIncrement_OfAllMembersIsExact(t *testing.T) {
 	newPeer(t, server.URL).counts(3000)
 }
 
+// Increment returns what a member has counted itself, and nothing tells it again.
+func TestIncrement_IsNewsToOtherMembersOnly(t *testing.T) {
+	t.Parallel()
+	server := visitor.NewRedis(t)
+	rarely := Options{URL: server.URL, Renew: time.Hour} // a renewal reads the counter as well
+	here, there := newPeerWith(t, rarely), newPeerWith(t, rarely)
+	const clicks = 200
+	for range clicks {
+		_, err := here.Increment()
+		require.NoError(t, err)
+	}
+	there.counts(clicks)
+	_, err := there.Increment() // comes after all else on the channel
+	require.NoError(t, err)
+	here.counts(clicks + 1)
+	assert.Equal(t, 1, here.news, "of the other's increment")
+	assert.Equal(t, clicks, there.news)
+}
+
 func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	a, b := newPeer(t, server.URL), newPeer(t, server.URL)
 	a.Set("1", "Alice")
 	a.Set("2", "Bob")
 	b.sees(map[string]string{"1": "Alice", "2": "Bob"})
 	a.sees(nil)
+	written := func() string { return server.HGet(t.Context(), a.key(), versionField).Val() }
+	before := written()
 	<-time.After(2 * a.opts.Lease)
 	b.mu.Lock()
 	assert.Zero(t, b.removed, "nobody is gone for a moment while leases are renewed")
 	b.mu.Unlock()
+	assert.Equal(t, before, written(), "a lease that is renewed does not end, so nothing is written again")
 	a.Set("1", "Alicia")
 	a.Remove("2")
 	a.Remove("never there")
@@ -165,7 +198,7 @@ func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
 // A member that was stopped for longer than its lease writes all of its entries again.
 func TestEntries_SurviveALostLease(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	rarely := Options{URL: server.URL, Renew: time.Hour}
 	a := newPeerWith(t, rarely)
 	a.Set("1", "Alice")
@@ -187,7 +220,7 @@ func TestEntries_SurviveALostLease(t *testing.T) {
 // A message that was missed makes a member read everything.
 func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	a, b := newPeer(t, server.URL), newPeer(t, server.URL)
 	a.Set("1", "Alice")
 	b.sees(map[string]string{"1": "Alice"})
@@ -202,7 +235,7 @@ func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 // What is announced while there is no subscription is found when there is one again.
 func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	rarely := Options{URL: server.URL, Renew: time.Hour}
 	a, b := newPeerWith(t, rarely), newPeerWith(t, rarely)
 	for n := 1; n <= 20; n++ {
@@ -224,7 +257,7 @@ func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
 // Leave takes effect at once: it does not wait for the lease to end.
 func TestLeave_GivesTheLeaseBack(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	long := Options{URL: server.URL, Lease: time.Hour, Renew: time.Hour}
 	a, b := newPeerWith(t, long), newPeerWith(t, long)
 	a.Set("1", "Alice")
@@ -239,7 +272,7 @@ func TestLeave_GivesTheLeaseBack(t *testing.T) {
 // A lease is one key, however many entries it holds.
 func TestSync_CostsTheSameWithManyEntries(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	commands := func(entries int) int {
 		p := newPeer(t, server.URL)
 		watching := newPeer(t, server.URL)
@@ -264,7 +297,7 @@ func TestSync_CostsTheSameWithManyEntries(t *testing.T) {
 // has not ended and everything before is there.
 func TestSet_WhileRedisIsAwayIsWrittenLater(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	long := Options{URL: server.URL, Lease: time.Hour}
 	a, b := newPeerWith(t, long), newPeerWith(t, long)
 	a.Set("1", "Alice")
@@ -281,7 +314,7 @@ func TestSet_WhileRedisIsAwayIsWrittenLater(t *testing.T) {
 // Joins that come together are written together.
 func TestSet_IsBatched(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	a, b := newPeerWith(t, Options{URL: server.URL, Renew: time.Hour}), newPeerWith(t, Options{URL: server.URL, Renew: time.Hour})
 	want := map[string]string{}
 	thaw := server.Freeze()
@@ -301,7 +334,7 @@ func TestSet_IsBatched(t *testing.T) {
 // A reply that is lost on its way must not make one click two.
 func TestIncrement_IsNotTriedTwice(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	line := newLine(t, server.Addr)
 	p := newPeer(t, "redis://"+line.addr+"/0")
 	_, err := p.Increment() // Redis knows the script from here on
@@ -318,7 +351,7 @@ func TestIncrement_IsNotTriedTwice(t *testing.T) {
 
 func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	p := newPeer(t, server.URL)
 	_, err := p.Increment()
 	require.NoError(t, err)
@@ -343,7 +376,7 @@ func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
 // Redis is there, and cannot count: somebody hears of it.
 func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	p := newPeer(t, server.URL)
 	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	_, err := p.Increment()
@@ -360,7 +393,7 @@ func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
 // than others: it must not count on from there.
 func TestIncrement_WaitsUntilAllHaveSaidWhatTheyKnow(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	rarely := Options{URL: server.URL, Renew: time.Hour} // and at once, when another says so
 	behind := newPeerWith(t, rarely)
 	line := newLine(t, server.Addr)
@@ -392,7 +425,7 @@ func TestIncrement_WaitsUntilAllHaveSaidWhatTheyKnow(t *testing.T) {
 // A subscription that is dead without a word is noticed by what a member sends itself.
 func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	line := newLine(t, server.Addr)
 	a, b := newPeer(t, "redis://"+line.addr+"/0"), newPeer(t, server.URL)
 	before := subscribers(t, server)
@@ -410,7 +443,7 @@ func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
 }
 
 // subscribers are the connections that have subscribed.
-func subscribers(t *testing.T, server *testenv.Redis) (ids []string) {
+func subscribers(t *testing.T, server *visitor.Redis) (ids []string) {
 	t.Helper()
 	list, err := server.Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
 	require.NoError(t, err)
@@ -429,7 +462,7 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(seed, 7))
-			server := testenv.NewRedis(t)
+			server := visitor.NewRedis(t)
 			peers := []*peer{newPeer(t, server.URL), newPeer(t, server.URL), newPeer(t, server.URL)}
 			own := []map[string]string{{}, {}, {}}
 			var counted, unknown atomic.Int64
@@ -499,7 +532,7 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 // A stop does not wait for a Redis that does not answer.
 func TestLeave_IsBounded(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	p := newPeer(t, server.URL)
 	thaw := server.Freeze()
 	defer thaw()
@@ -512,7 +545,7 @@ func TestLeave_IsBounded(t *testing.T) {
 
 func TestStart_SaysWhyItCannot(t *testing.T) {
 	t.Parallel()
-	server := testenv.NewRedis(t)
+	server := visitor.NewRedis(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() })

@@ -14,35 +14,37 @@ import (
 // What is in Redis. The braces keep all of it on one node of a Redis cluster.
 const (
 	counterKey = "{realtime}:counter" // a number
-	serversKey = "{realtime}:servers" // a set of the servers that have, or had, a lease
-	serverKey  = "{realtime}:server:" // and its ID: a hash of its entries; it expires with its lease
-	epochKey   = "{realtime}:epoch"   // changes when Redis may have lost something
-	pauseKey   = "{realtime}:pause"   // there while servers write what it may have lost
+	serversKey = "{realtime}:servers" // a set of the servers that have or had a lease
+	serverKey  = "{realtime}:server:" // followed by an ID: a hash of that server's entries, which expires with its lease
+	epochKey   = "{realtime}:epoch"   // changes when Redis may have lost data
+	pauseKey   = "{realtime}:pause"   // exists while servers write what Redis may have lost
 	channel    = "{realtime}:changes"
-	echoPrefix = "{realtime}:echo:" // and the ID of a server: the channel on which it hears itself
+	echoPrefix = "{realtime}:echo:" // followed by an ID: the channel on which that server hears itself
 
 	versionField = "version" // in the hash of a server: how often it has changed
 )
 
-// pause is how long a Redis that may have lost something is only told what servers
-// know, and how long a server whose lease has ended meanwhile is waited for: longer
-// than one of them takes to notice that Redis is there.
+// pause is how long a Redis that may have lost data is only told what servers know,
+// and how long to wait for a server whose lease has ended meanwhile. It is longer
+// than a server takes to notice that Redis is back.
 const pause = 2 * time.Second
 
-// errRecovering says that Redis is there, and cannot be trusted yet.
-var errRecovering = errors.New("it has started anew, and is told what servers know")
+// errRecovering means that Redis is reachable, but may not know everything yet.
+var errRecovering = errors.New("it has restarted, and servers are still telling it what they know")
 
-// Increments and their announcement are one. A server that has not told what it
-// knows in this epoch gets 0: a number from now might be one that was counted before.
+// increment adds to the counter and announces the result in one step. It returns 0
+// to a server that has not told Redis what it knows in this epoch: a number from now
+// on may be one that was given out before.
 var increment = redis.NewScript(`
 local counter, epoch = KEYS[1], KEYS[2]
 if redis.call('GET', epoch) ~= ARGV[1] then return 0 end
 local n = redis.call('INCRBY', counter, ARGV[3])
-redis.call('PUBLISH', ARGV[2], string.format('{"counter":%.0f}', n))
+redis.call('PUBLISH', ARGV[2], string.format('{"counter":%.0f,"by":"%s"}', n, ARGV[4]))
 return n`)
 
-// change writes what has changed of the entries of a server: so many that are set,
-// with their values, then those that are removed. It returns 0 if its lease has ended.
+// change writes changes of a server's entries: the number of entries to set, the
+// entries with their values, then the entries to remove. It returns 0 if the lease of
+// the server has ended.
 var change = redis.NewScript(`
 local own = KEYS[1]
 local sets = tonumber(ARGV[5])
@@ -52,10 +54,10 @@ if #ARGV > 5 + 2 * sets then redis.call('HDEL', own, unpack(ARGV, 6 + 2 * sets))
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return 1`)
 
-// compare renews a lease, raises the counter to what the server knows of, sends
-// something through its subscription, and returns the epoch, whether Redis is
-// recovering, the counter, and each server with the version of its entries. An
-// epoch ends with the process of Redis, or with its data.
+// compare renews a lease, raises the counter to what the server knows, and publishes
+// an echo to the server's own subscription. It returns the epoch, whether Redis is
+// recovering, the counter, and each server with the version of its entries. An epoch
+// ends with the process of Redis or with its data.
 var compare = redis.NewScript(`
 local counter, servers, epoch, pause, own = unpack(KEYS)
 local known, lease, recovery, channel, echo, prefix, version = unpack(ARGV)
@@ -87,7 +89,7 @@ for _, id in ipairs(redis.call('SMEMBERS', servers)) do
 end
 return result`)
 
-// sync renews the lease, and makes this server and Redis agree.
+// sync renews the lease, and makes this server and Redis agree with each other.
 func (m *Member) sync(ctx context.Context) error {
 	m.echoed = false
 	reply, err := compare.Run(ctx, m.redis,
@@ -97,7 +99,7 @@ func (m *Member) sync(ctx context.Context) error {
 		return err
 	}
 	epoch, recovering := reply[0].(string), reply[1].(int64) == 1
-	m.counted(number(reply[2]))
+	m.heard(number(reply[2]))
 	versions := map[string]int64{}
 	for i := 3; i < len(reply); i += 2 {
 		versions[reply[i].(string)] = number(reply[i+1])
@@ -111,7 +113,7 @@ func (m *Member) sync(ctx context.Context) error {
 		m.gap = time.Now()
 	}
 	for id := range m.others {
-		if _, ok := versions[id]; !ok && time.Since(m.gap) > pause { // else its server may be about to come back
+		if _, ok := versions[id]; !ok && time.Since(m.gap) > pause { // otherwise its server may be about to come back
 			m.drop(id)
 		}
 	}
@@ -130,7 +132,7 @@ func (m *Member) sync(ctx context.Context) error {
 	return nil
 }
 
-// write writes and announces what has changed of this server's entries.
+// write writes and announces the changes of this server's entries.
 func (m *Member) write(ctx context.Context) error {
 	set, removed := m.changes()
 	if len(set)+len(removed) == 0 {
@@ -213,15 +215,15 @@ func number(text any) int64 {
 	return n
 }
 
-// notSent reports errors after which Redis cannot have done anything: there was no
-// connection.
+// notSent reports errors after which Redis cannot have done anything, because there
+// was no connection.
 func notSent(err error) bool {
 	var network *net.OpError
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &network) && network.Op == "dial"
 }
 
-// The client logs on its own, whatever happens to a connection, several lines for
-// each loss. What an operator should know is said above.
+// The client logs several lines for every lost connection. A Member logs what an
+// operator should know.
 func init() { redis.SetLogger(silence{}) }
 
 type silence struct{}

@@ -1,198 +1,235 @@
-// Package fanout merges refreshes. A refresh carries no data: every subscriber
-// of a topic reads the shared state again. So between the last change and the
-// last refresh any number of them can be one.
+// Package fanout merges and paces refreshes. A refresh carries no data: every
+// subscriber of a topic reads the shared state again. Any number of refreshes
+// between two changes can therefore be one.
 //
-// The first refresh goes out at once, later ones at most once per interval, and
-// one always follows the last change.
+// The first refresh is published at once. Later ones are published at most once
+// per interval, and one always follows the last change. The interval grows with
+// the crowd: a Fanout measures what a refresh costs while it runs, and keeps
+// refreshes within their share of the processor.
+//
+// A Fanout does not retry, and does not know who subscribes. It relies on peers
+// that read all shared state again at every refresh.
 package fanout
 
 import (
 	"cmp"
 	"context"
 	"log/slog"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// DefaultInterval makes 20 refreshes a second. With the answers to ten clicks of
-// its own, a tab gets 30 frames: as fast as a number can be read.
+// DefaultInterval allows 20 refreshes a second, about as many as a person can read.
 const DefaultInterval = 50 * time.Millisecond
 
-// DefaultBudget leaves half of the machine to everything that is no refresh.
+// DefaultBudget leaves half of the processor to everything but refreshes.
 const DefaultBudget = 0.5
 
-// Options say how often refreshes may go out.
+// Options configure a Fanout. The zero value is ready to use.
 type Options struct {
-	// Interval is the least time between two refreshes of one topic.
-	// 0 means DefaultInterval.
+	// Interval is the shortest time between two refreshes of a topic.
+	// Default: DefaultInterval.
 	Interval time.Duration
 
-	// Budget is the share of all CPU time, above 0 and up to 1, that refreshes may
-	// take. With many connections the interval grows until that is enough.
-	// 0 means DefaultBudget.
+	// Budget is the share of the available CPU time, above 0 and up to 1, that
+	// refreshes may take. With many connections the interval grows to stay within
+	// it. Default: DefaultBudget.
 	Budget float64
 
-	// Connections is how many connections are open now, for all topics together.
-	// nil means that the interval does not grow.
-	Connections func() int
+	// CPUTime returns the CPU time that this process has used. Default: what the
+	// operating system says.
+	CPUTime func() time.Duration
+
+	// Cores returns how many cores this process may use. Default: GOMAXPROCS, or
+	// the quota of its control group if that is less.
+	Cores func() float64
 }
 
-// Fanout paces every refresh of an app.
+// Fanout paces the refreshes of all pages, which share one budget.
 type Fanout struct {
-	opts      Options
-	refreshes []*Refresh
+	opts  Options
+	pages []*Peers
 }
 
 // New returns a Fanout.
 func New(opts Options) *Fanout {
 	opts.Interval = cmp.Or(opts.Interval, DefaultInterval)
 	opts.Budget = cmp.Or(opts.Budget, DefaultBudget)
-	if opts.Connections == nil {
-		opts.Connections = func() int { return 0 }
+	if opts.CPUTime == nil {
+		opts.CPUTime = processTime
+	}
+	if opts.Cores == nil {
+		opts.Cores = func() float64 { return availableCores(runtime.GOMAXPROCS(0), os.ReadFile) }
 	}
 	return &Fanout{opts: opts}
 }
 
-// Publisher publishes an action to the subscribers of a topic. A
-// livetemplate.LiveHandler is one.
-type Publisher interface {
+// Page is what a Fanout needs to know of a page.
+type Page interface {
+	// Publish publishes an action to the subscribers of a topic.
+	Publish(topic, action string, data map[string]any) error
+	// Connections returns the number of connections that are open.
+	Connections() int
+	// OnRefresh sets a function to call whenever a connection has rendered and
+	// written a refresh.
+	OnRefresh(f func())
+}
+
+// Context is the part of a livetemplate.Context that an action publishes with.
+type Context interface {
 	Publish(topic, action string, data map[string]any) error
 }
 
-// Context is the part of a livetemplate.Context that Publish uses.
-type Context interface {
-	Publisher
-	SelfTopic() string
+// Peers returns the peers of a page: all of its connections. It must be called
+// before the page serves.
+func (f *Fanout) Peers(page Page) *Peers {
+	p := &Peers{fanout: f, page: page, again: map[refresh]bool{}}
+	page.OnRefresh(p.refreshed)
+	f.pages = append(f.pages, p)
+	return p
 }
 
-// Refresh returns what publishes one refreshing action of a handler. cost is the
-// CPU time that it takes for one connection, from the dispatch to the socket.
-// Refresh is for the time before the app serves, and not safe for concurrent use.
-func (f *Fanout) Refresh(handler Publisher, action string, cost time.Duration) *Refresh {
-	r := &Refresh{fanout: f, handler: handler, action: action, cost: cost, again: map[string]bool{}}
-	f.refreshes = append(f.refreshes, r)
-	return r
-}
-
-// Stop publishes every refresh that waits, and gives those on their way one
-// more interval, or until ctx ends. Whatever is published later goes out at once.
+// Stop publishes every refresh that waits, and gives those under way one more
+// interval, or until ctx ends. What is published later is sent at once.
 func (f *Fanout) Stop(ctx context.Context) {
-	var onTheirWay time.Duration
-	for _, r := range f.refreshes {
-		if r.stop() {
-			onTheirWay = max(onTheirWay, r.interval())
+	var underWay time.Duration
+	for _, p := range f.pages {
+		if p.stop() {
+			underWay = max(underWay, p.interval())
 		}
 	}
-	if onTheirWay == 0 {
+	if underWay == 0 {
 		return
 	}
 	select {
-	case <-time.After(onTheirWay):
+	case <-time.After(underWay):
 	case <-ctx.Done():
 	}
 }
 
-// Refresh publishes one action, merged. It is safe for concurrent use.
-type Refresh struct {
+// Peers are the connections of a page. It is safe for concurrent use.
+type Peers struct {
 	Asked  atomic.Int64 // changes that asked for a refresh
-	Merged atomic.Int64 // those for which one that was waiting already will do
+	Merged atomic.Int64 // changes that were covered by a refresh already waiting
 
-	fanout  *Fanout
-	handler Publisher
-	action  string
-	cost    time.Duration
+	fanout *Fanout
+	page   Page
+	cost   meter
+	active atomic.Int64 // refreshes whose interval is running
 
 	mu      sync.Mutex
-	again   map[string]bool // topics whose interval is running; whether to publish at its end
+	again   map[refresh]bool // refreshes whose interval is running; whether to publish at its end
 	stopped bool
 }
 
-// Publish makes every other subscriber of ctx's self topic refresh, now or at
-// the end of the interval. It belongs after the change, and outside its lock.
-// An error is that of ctx.Publish.
-func (r *Refresh) Publish(ctx Context) error {
-	topic := ctx.SelfTopic()
-	if r.merge(topic) {
+// refresh is an action that is published to a topic.
+type refresh struct{ topic, action string }
+
+// Publish makes every other subscriber of topic run action, now or at the end of
+// the interval. Call it after the change, and outside the lock that guards the
+// change. It returns the error of ctx.Publish.
+func (p *Peers) Publish(ctx Context, topic, action string) error {
+	if p.merge(refresh{topic, action}) {
 		return nil
 	}
-	return ctx.Publish(topic, r.action, nil)
+	return ctx.Publish(topic, action, nil)
 }
 
-// PublishTo makes every subscriber of topic refresh after a change that no
-// action made. The log says so if topic is not one that can be published to.
-func (r *Refresh) PublishTo(topic string) {
-	if !r.merge(topic) {
-		r.send(topic)
+// PublishTo is Publish for a change that no action has made. It reaches every
+// subscriber, and logs an error.
+func (p *Peers) PublishTo(topic, action string) {
+	if r := (refresh{topic, action}); !p.merge(r) {
+		p.send(r)
 	}
 }
 
 // merge reports whether a refresh at the end of the running interval will do.
 // Otherwise an interval begins, and the caller has to publish.
-func (r *Refresh) merge(topic string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.Asked.Add(1)
-	if r.stopped {
+func (p *Peers) merge(r refresh) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Asked.Add(1)
+	if p.stopped {
 		return false
 	}
-	if again, running := r.again[topic]; running {
+	if again, running := p.again[r]; running {
 		if again {
-			r.Merged.Add(1)
+			p.Merged.Add(1)
 		}
-		r.again[topic] = true
+		p.again[r] = true
 		return true
 	}
-	r.begin(topic)
+	p.begin(r)
 	return false
 }
 
-// interval is the time in which one refresh of every connection stays within the
-// budget, or the least interval, if that is longer.
-func (r *Refresh) interval() time.Duration {
-	opts := r.fanout.opts
-	work := float64(opts.Connections()) * float64(r.cost)
-	return max(opts.Interval, time.Duration(work/opts.Budget/float64(runtime.GOMAXPROCS(0))))
+// begin starts an interval. The caller holds p.mu.
+func (p *Peers) begin(r refresh) {
+	if _, running := p.again[r]; !running {
+		p.active.Add(1)
+	}
+	p.again[r] = false
+	time.AfterFunc(p.interval(), func() { p.end(r) })
+	p.cost.start(p.page.Connections(), p.fanout.opts.CPUTime())
 }
 
-// begin starts an interval. The caller holds r.mu.
-func (r *Refresh) begin(topic string) {
-	r.again[topic] = false
-	time.AfterFunc(r.interval(), func() { r.end(topic) })
-}
-
-// end ends an interval. If there was a change in it, it publishes, and another begins.
-func (r *Refresh) end(topic string) {
-	r.mu.Lock()
-	again := r.again[topic]
+// end ends an interval. If there was a change in it, it publishes, and another
+// interval begins.
+func (p *Peers) end(r refresh) {
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
+		return
+	}
+	p.cost.stop(p.fanout.opts.CPUTime)
+	again := p.again[r]
 	if again {
-		r.begin(topic)
+		p.begin(r)
 	} else {
-		delete(r.again, topic)
+		delete(p.again, r)
+		p.active.Add(-1)
 	}
-	r.mu.Unlock()
+	p.mu.Unlock()
 	if again {
-		r.send(topic)
+		p.send(r)
 	}
 }
 
-// stop ends merging, and reports whether a refresh may still be on its way.
-func (r *Refresh) stop() bool {
-	r.mu.Lock()
-	running := r.again
-	r.again, r.stopped = nil, true
-	r.mu.Unlock()
-	for topic, again := range running {
+// refreshed notes that one more connection has rendered a refresh.
+func (p *Peers) refreshed() { p.cost.count(p.fanout.opts.CPUTime) }
+
+// interval is the time in which a refresh of every page that is being refreshed
+// stays within the budget, but at least the shortest interval.
+func (p *Peers) interval() time.Duration {
+	var work float64 // CPU time, in nanoseconds
+	for _, q := range p.fanout.pages {
+		if q == p || q.active.Load() > 0 {
+			work += float64(q.page.Connections()) * q.cost.perConnection()
+		}
+	}
+	opts := p.fanout.opts
+	return max(opts.Interval, time.Duration(work/opts.Budget/opts.Cores()))
+}
+
+// stop ends merging, and reports whether a refresh may still be under way.
+func (p *Peers) stop() bool {
+	p.mu.Lock()
+	running := p.again
+	p.again, p.stopped = nil, true
+	p.mu.Unlock()
+	for r, again := range running {
 		if again {
-			r.send(topic)
+			p.send(r)
 		}
 	}
 	return len(running) > 0
 }
 
-func (r *Refresh) send(topic string) {
-	if err := r.handler.Publish(topic, r.action, nil); err != nil {
+func (p *Peers) send(r refresh) {
+	if err := p.page.Publish(r.topic, r.action, nil); err != nil {
 		slog.Error("refresh not published", slog.String("action", r.action), slog.Any("error", err))
 	}
 }

@@ -21,12 +21,18 @@ const interval = DefaultInterval
 
 // Tests run in a bubble of synctest, in which sleeping takes no time.
 
-// outbox is a handler that notes when it published, counted from the first.
+// outbox is a page that notes when it published, counted from the first time.
 type outbox struct {
-	mu    sync.Mutex
-	first time.Time
-	sent  []sent
+	connections int
+
+	mu        sync.Mutex
+	first     time.Time
+	sent      []sent
+	refreshed func()
 }
+
+func (o *outbox) Connections() int   { return o.connections }
+func (o *outbox) OnRefresh(f func()) { o.refreshed = f }
 
 type sent struct {
 	by    string
@@ -35,7 +41,7 @@ type sent struct {
 }
 
 func (o *outbox) Publish(topic, action string, _ map[string]any) error {
-	return o.note("handler", topic)
+	return o.note("page", topic)
 }
 
 func (o *outbox) note(by, topic string) error {
@@ -55,48 +61,43 @@ func (o *outbox) all() []sent {
 }
 
 // action is the context of an action that publishes to an outbox.
-type action struct {
-	*outbox
-	topic string
-}
-
-func (a action) SelfTopic() string { return a.topic }
+type action struct{ *outbox }
 
 func (a action) Publish(topic, _ string, _ map[string]any) error { return a.note("action", topic) }
 
-func newRefresh(opts Options) (*Fanout, *Refresh, *outbox) {
+func newPeers(opts Options) (*Fanout, *Peers, *outbox) {
 	f, o := New(opts), &outbox{}
-	return f, f.Refresh(o, "Changed", time.Microsecond), o
+	return f, f.Peers(o), o
 }
 
 func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, r, o := newRefresh(Options{})
+		_, r, o := newPeers(Options{})
 		for range 3 {
-			require.NoError(t, r.Publish(action{o, "all"}))
+			require.NoError(t, r.Publish(action{o}, "all", "Changed"))
 		}
 		assert.Equal(t, []sent{{"action", "all", 0}}, o.all())
 		pass(interval)
-		assert.Equal(t, []sent{{"action", "all", 0}, {"handler", "all", interval}}, o.all())
+		assert.Equal(t, []sent{{"action", "all", 0}, {"page", "all", interval}}, o.all())
 		pass(10 * interval)
 		assert.Len(t, o.all(), 2, "nothing changed")
 
-		require.NoError(t, r.Publish(action{o, "all"}))
+		require.NoError(t, r.Publish(action{o}, "all", "Changed"))
 		assert.Equal(t, sent{"action", "all", 11 * interval}, o.all()[2], "after a rest the first goes out at once again")
-		r.PublishTo("all")
+		r.PublishTo("all", "Changed")
 		pass(interval)
-		assert.Equal(t, sent{"handler", "all", 12 * interval}, o.all()[3])
+		assert.Equal(t, sent{"page", "all", 12 * interval}, o.all()[3])
 		pass(interval)
-		r.PublishTo("all")
-		assert.Equal(t, sent{"handler", "all", 13 * interval}, o.all()[4], "outside an action as well")
+		r.PublishTo("all", "Changed")
+		assert.Equal(t, sent{"page", "all", 13 * interval}, o.all()[4], "outside an action as well")
 	})
 }
 
 func TestRefresh_SteadyStreamIsOnePerInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, r, o := newRefresh(Options{})
+		_, r, o := newPeers(Options{})
 		for range 500 {
-			require.NoError(t, r.Publish(action{o, "all"}))
+			require.NoError(t, r.Publish(action{o}, "all", "Changed"))
 			pass(2 * time.Millisecond)
 		}
 		pass(10 * interval)
@@ -109,38 +110,172 @@ func TestRefresh_SteadyStreamIsOnePerInterval(t *testing.T) {
 
 func TestRefresh_OneTopicDoesNotWaitForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, r, o := newRefresh(Options{})
+		_, r, o := newPeers(Options{})
 		for range 3 {
-			r.PublishTo("one")
-			r.PublishTo("two")
+			r.PublishTo("one", "Changed")
+			r.PublishTo("two", "Changed")
 		}
 		pass(10 * interval)
-		assert.ElementsMatch(t, []sent{{"handler", "one", 0}, {"handler", "two", 0}, {"handler", "one", interval}, {"handler", "two", interval}}, o.all())
+		assert.ElementsMatch(t, []sent{{"page", "one", 0}, {"page", "two", 0}, {"page", "one", interval}, {"page", "two", interval}}, o.all())
 		assert.Empty(t, r.again, "a topic at rest is not kept")
 	})
 }
 
-func TestFanout_IntervalGrowsWithTheCrowd(t *testing.T) {
-	connections := 0
-	f := New(Options{Connections: func() int { return connections }})
-	cheap, dear := f.Refresh(nil, "Changed", 40*time.Microsecond), f.Refresh(nil, "Changed", 400*time.Microsecond)
-	cores := time.Duration(runtime.GOMAXPROCS(0))
-	for _, row := range []struct {
-		connections int
-		want        time.Duration
-	}{
-		{0, DefaultInterval},
-		{1, DefaultInterval},
-		{10, DefaultInterval},
-		{1_000_000, 40 * time.Second / cores * 2}, // 40 s of CPU time, on half of the cores
-	} {
-		connections = row.connections
-		assert.Equal(t, row.want, cheap.interval(), "%d connections", connections)
+// A tab may have several topics, and a page several actions.
+func TestRefresh_OneActionDoesNotWaitForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, r, o := newPeers(Options{})
+		r.PublishTo("all", "Changed")
+		r.PublishTo("all", "Renamed")
+		assert.Len(t, o.all(), 2)
+	})
+}
+
+// machine is a page on a machine whose CPU time the test decides.
+type machine struct {
+	outbox
+	cores float64
+	used  time.Duration
+}
+
+func (m *machine) options() Options {
+	return Options{CPUTime: func() time.Duration { return m.used }, Cores: func() float64 { return m.cores }}
+}
+
+// refresh renders a refresh for every connection, each of which takes so much CPU time.
+func (m *machine) refresh(connections int, cost time.Duration) {
+	for range connections {
+		m.used += cost
+		m.refreshed()
 	}
-	assert.Equal(t, 10*cheap.interval(), dear.interval())
-	all := New(Options{Budget: 1, Connections: f.opts.Connections})
-	assert.Equal(t, cheap.interval()/2, all.Refresh(nil, "Changed", 40*time.Microsecond).interval())
-	assert.Equal(t, time.Second, New(Options{Interval: time.Second}).Refresh(nil, "Changed", 0).interval())
+}
+
+// changes publishes a change and lets the page refresh, again and again.
+func (m *machine) changes(p *Peers, times int, cost time.Duration) {
+	for range times {
+		p.PublishTo("all", "Changed")
+		m.refresh(m.connections, cost)
+		pass(p.interval())
+	}
+}
+
+func TestFanout_IntervalFollowsWhatARefreshCosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{cores: 2}
+		f := New(m.options())
+		p := f.Peers(m)
+		learns := func(connections int, cost, want time.Duration) {
+			t.Helper()
+			m.connections = connections
+			m.changes(p, 60, cost)
+			assert.InEpsilon(t, want, p.interval(), 0.01, "%d connections at %v", connections, cost)
+		}
+		assert.Equal(t, DefaultInterval, p.interval(), "nothing is known yet")
+		learns(1, time.Second, DefaultInterval) // too few to tell
+		learns(100, 40*time.Microsecond, DefaultInterval)
+		learns(10_000, 40*time.Microsecond, 400*time.Millisecond)   // 400 ms of CPU time, on half of two cores
+		learns(10_000, 140*time.Microsecond, 1400*time.Millisecond) // the list of names has grown
+		m.cores = 0.5                                               // a quarter of the machine
+		learns(10_000, 140*time.Microsecond, 4*1400*time.Millisecond)
+		learns(1000, 40*time.Microsecond, 160*time.Millisecond)
+
+		// On the first refresh of a crowd, what is known is what it costs.
+		late := f.Peers(m)
+		late.PublishTo("all", "Changed")
+		m.refresh(m.connections, 400*time.Microsecond)
+		assert.InEpsilon(t, 1600*time.Millisecond+p.intervalAlone(), late.interval(), 0.01, "both pages share the budget")
+	})
+}
+
+// intervalAlone is the part of an interval that the page itself needs.
+func (p *Peers) intervalAlone() time.Duration {
+	if p.active.Load() == 0 {
+		return 0
+	}
+	opts := p.fanout.opts
+	return time.Duration(float64(p.page.Connections()) * p.cost.perConnection() / opts.Budget / opts.Cores())
+}
+
+func TestFanout_BudgetAndIntervalAreOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{cores: 1, outbox: outbox{connections: 1000}}
+		opts := m.options()
+		opts.Budget = 1
+		all := New(opts).Peers(m)
+		m.changes(all, 60, time.Millisecond)
+		assert.InEpsilon(t, time.Second, all.interval(), 0.01)
+		assert.Equal(t, time.Hour, New(Options{Interval: time.Hour}).Peers(m).interval())
+	})
+}
+
+// What the process does beside a refresh counts in part: a single burst does not
+// change much, and what happens after the refresh changes nothing.
+func TestFanout_BurstChangesTheIntervalLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{cores: 1, outbox: outbox{connections: 1000}}
+		p := New(m.options()).Peers(m)
+		m.changes(p, 60, 100*time.Microsecond)
+		before := p.interval()
+		p.PublishTo("all", "Changed")
+		m.used += 100 * time.Millisecond // as much as the refresh itself
+		m.refresh(1000, 100*time.Microsecond)
+		m.used += time.Hour
+		pass(p.interval())
+		assert.InEpsilon(t, before+before/8, p.interval(), 0.02)
+	})
+}
+
+// A refresh that is not over at the end of its interval teaches as well, and so
+// does one that a few connections never render.
+func TestFanout_UnfinishedRefreshTeaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, rendered := range []int{10, 500, 960} {
+			m := &machine{cores: 1, outbox: outbox{connections: 1000}}
+			p := New(m.options()).Peers(m)
+			p.PublishTo("all", "Changed")
+			m.refresh(rendered, time.Millisecond)
+			pass(p.interval())
+			assert.InEpsilon(t, 2*time.Second, p.interval(), 0.01, "after %d of 1,000", rendered)
+		}
+	})
+}
+
+func TestAvailableCores_AreThoseOfTheLeastQuota(t *testing.T) {
+	for name, row := range map[string]struct {
+		groups string
+		files  map[string]string
+		want   float64
+	}{
+		"no limit":                  {"0::/app\n", map[string]string{"/sys/fs/cgroup/app/cpu.max": "max 100000\n"}, 8},
+		"version 2":                 {"0::/app\n", map[string]string{"/sys/fs/cgroup/app/cpu.max": "25000 100000\n"}, 0.25},
+		"version 2, of a parent":    {"0::/a/b\n", map[string]string{"/sys/fs/cgroup/a/b/cpu.max": "max 100000", "/sys/fs/cgroup/a/cpu.max": "150000 100000"}, 1.5},
+		"version 2, in a container": {"0::/host/path\n", map[string]string{"/sys/fs/cgroup/cpu.max": "50000 100000"}, 0.5},
+		"version 1":                 {"3:cpu,cpuacct:/app\n0::/\n", map[string]string{"/sys/fs/cgroup/cpu/app/cpu.cfs_quota_us": "50000\n", "/sys/fs/cgroup/cpu/app/cpu.cfs_period_us": "100000\n"}, 0.5},
+		"version 1, no limit":       {"1:cpu:/\n", map[string]string{"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 8},
+		"more than the cores":       {"0::/\n", map[string]string{"/sys/fs/cgroup/cpu.max": "1600000 100000"}, 8},
+		"another controller":        {"4:cpuset:/app\n", map[string]string{"/sys/fs/cgroup/cpu/app/cpu.cfs_quota_us": "50000", "/sys/fs/cgroup/cpu/app/cpu.cfs_period_us": "100000"}, 8},
+		"nothing that is legible":   {"hello\n\n1:cpu:/\n", map[string]string{"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "much"}, 8},
+	} {
+		read := func(name string) ([]byte, error) {
+			text, found := row.files[name]
+			if name == "/proc/self/cgroup" {
+				text, found = row.groups, true
+			}
+			if !found {
+				return nil, errors.New("no such file")
+			}
+			return []byte(text), nil
+		}
+		assert.Equal(t, row.want, availableCores(8, read), name)
+	}
+	assert.Equal(t, 8.0, availableCores(8, func(string) ([]byte, error) { return nil, errors.New("not on Linux") }))
+}
+
+func TestOptions_DefaultsAskTheMachine(t *testing.T) {
+	f := New(Options{})
+	assert.Positive(t, f.opts.CPUTime())
+	assert.Positive(t, f.opts.Cores())
+	assert.LessOrEqual(t, f.opts.Cores(), float64(runtime.GOMAXPROCS(0)))
 }
 
 func TestStop_SendsWhatWaitsAndHoldsNothingBack(t *testing.T) {
@@ -149,23 +284,23 @@ func TestStop_SendsWhatWaitsAndHoldsNothingBack(t *testing.T) {
 		New(Options{}).Stop(t.Context())
 		assert.Zero(t, time.Since(begin), "there was nothing to wait for")
 
-		f, r, o := newRefresh(Options{})
-		r.PublishTo("all")
-		r.PublishTo("all")
+		f, r, o := newPeers(Options{})
+		r.PublishTo("all", "Changed")
+		r.PublishTo("all", "Changed")
 		pass(interval / 4)
 		f.Stop(t.Context())
-		assert.Equal(t, []sent{{"handler", "all", 0}, {"handler", "all", interval / 4}}, o.all())
+		assert.Equal(t, []sent{{"page", "all", 0}, {"page", "all", interval / 4}}, o.all())
 		assert.Equal(t, interval+interval/4, time.Since(begin), "an interval, for what is on its way")
 
-		r.PublishTo("all")
-		r.PublishTo("all")
+		r.PublishTo("all", "Changed")
+		r.PublishTo("all", "Changed")
 		assert.Len(t, o.all(), 4)
 		pass(10 * interval)
 		assert.Len(t, o.all(), 4)
 		f.Stop(t.Context())
 
-		f, r, _ = newRefresh(Options{})
-		r.PublishTo("all")
+		f, r, _ = newPeers(Options{})
+		r.PublishTo("all", "Changed")
 		begin = time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), interval/2)
 		defer cancel()
@@ -180,9 +315,9 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-type refusing struct{ action }
+type refusing struct{ outbox }
 
-func (refusing) Publish(string, string, map[string]any) error { return errors.New("no such topic") }
+func (*refusing) Publish(string, string, map[string]any) error { return errors.New("no such topic") }
 
 func TestRefresh_RefusedTopicIsAnErrorAndNeverSilent(t *testing.T) {
 	var log bytes.Buffer
@@ -190,10 +325,10 @@ func TestRefresh_RefusedTopicIsAnErrorAndNeverSilent(t *testing.T) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 	defer slog.SetDefault(before)
 	synctest.Test(t, func(t *testing.T) {
-		r := New(Options{}).Refresh(refusing{}, "Changed", 0)
-		assert.Error(t, r.Publish(refusing{}))
+		r := New(Options{}).Peers(&refusing{})
+		assert.Error(t, r.Publish(&refusing{}, "", "Changed"))
 		assert.Empty(t, log.String())
-		r.PublishTo("") // merged: tried at the end of the interval
+		r.PublishTo("", "Changed") // merged: tried at the end of the interval
 		pass(interval)
 		assert.Contains(t, log.String(), "no such topic")
 		assert.Contains(t, log.String(), "Changed")
@@ -224,9 +359,9 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 // thing at a time, one refresh may wait for it, and more are dropped; what an
 // action publishes goes out when the action is over, to all other tabs.
 type schedule struct {
-	random  *rand.Rand
-	fanout  *Fanout
-	refresh *Refresh
+	random *rand.Rand
+	fanout *Fanout
+	peers  *Peers
 
 	mu        sync.Mutex
 	value     int // what is shared
@@ -245,9 +380,12 @@ type tab struct {
 func newSchedule(seed uint64) *schedule {
 	s := &schedule{random: rand.New(rand.NewPCG(seed, 0))}
 	s.fanout = New(Options{})
-	s.refresh = s.fanout.Refresh(s, "Changed", 0)
+	s.peers = s.fanout.Peers(s)
 	return s
 }
+
+func (s *schedule) Connections() int   { return 0 }
+func (s *schedule) OnRefresh(f func()) {}
 
 func (s *schedule) run(ctx context.Context) {
 	var actors sync.WaitGroup
@@ -274,7 +412,7 @@ func (s *schedule) run(ctx context.Context) {
 			time.Sleep(at)
 			s.change()
 			time.Sleep(late)
-			s.refresh.PublishTo("all")
+			s.peers.PublishTo("all", "Changed")
 		})
 	}
 	if s.random.IntN(3) == 0 {
@@ -372,7 +510,7 @@ func (tb *tab) act(beforePublish, beforeReturn time.Duration) {
 	tb.read = tb.schedule.change()
 	time.Sleep(beforePublish)
 	call := &call{schedule: tb.schedule}
-	tb.schedule.refresh.Publish(call)
+	tb.schedule.peers.Publish(call, "all", "Changed")
 	time.Sleep(beforeReturn)
 	if call.published {
 		tb.schedule.dispatchExcept(tb)
@@ -384,8 +522,6 @@ type call struct {
 	schedule  *schedule
 	published bool
 }
-
-func (c *call) SelfTopic() string { return "all" }
 
 func (c *call) Publish(string, string, map[string]any) error {
 	c.published = true

@@ -1,11 +1,13 @@
-// Package presence keeps the record of who is online. People are counted, and
-// connections decide: a user is online while at least one of their connections
-// is. A connection whose socket ends leaves after a grace period, which a reload
-// fits into.
+// Package presence keeps a record of who is online, and says which names people
+// may use. It counts people, not connections: a user is online while at least one
+// of their connections is. A connection whose socket has ended leaves after a
+// grace period, so that a reload goes unnoticed.
 //
-// Where several servers share who is online, each has all of it in its Record and
-// decides about its own connections only: it announces them, and is told about
-// those of the others.
+// Where several servers share who is online, each has a complete Record and
+// decides about its own connections only. It announces those, and is told about
+// the connections of the others.
+//
+// A Record does not publish anything: whoever changes it does.
 package presence
 
 import (
@@ -18,91 +20,100 @@ import (
 	"time"
 )
 
-// DefaultGrace is long enough for a reload, and short enough for a closed tab to
-// be gone when somebody looks.
-const DefaultGrace = 2 * time.Second
+const (
+	// DefaultGrace is long enough for a reload, and short enough that a closed tab
+	// is gone when somebody looks.
+	DefaultGrace = 2 * time.Second
 
-// User is who a connection belongs to: a name within one browser session. Two
-// tabs of one browser with one name are one user; the same name in another
-// browser is another.
+	// DefaultListed is as many names as a page can show.
+	DefaultListed = 20
+)
+
+// User is a name within one browser session. Two tabs of one browser with one name
+// are one user. The same name in another browser is another user.
 type User struct {
-	Session string // without spaces
+	Session string // contains no space
 	Name    string
 }
 
-// NewUser is the user of that name in the browser session with that cookie. Its
-// Session is a hash: whoever sees who is online does not see the cookie.
+// NewUser returns the user with that name in the browser session with that cookie.
+// Its Session is a hash, so that nobody learns the cookie from the record.
 func NewUser(cookie, name string) User {
 	hash := sha256.Sum256([]byte(cookie))
 	return User{Session: base64.RawURLEncoding.EncodeToString(hash[:16]), Name: name}
 }
 
-// String is what other servers are told.
+// String returns the user as it is announced to other servers.
 func (u User) String() string { return u.Session + " " + u.Name }
 
-// Listed is a user as one connection sees them.
+// Listed is a user as seen from one connection.
 type Listed struct {
-	Key  int // tells users of the same name apart; stays as long as the user is online
+	Key  int // distinguishes users with the same name; stays as long as the user is online
 	Name string
-	Tabs int  // how many connections they have, at least 1
-	You  bool // the connection that asked belongs to them
+	Tabs int  // number of connections, at least 1
+	You  bool // the connection belongs to this user
 }
 
-// Record is who is online. Connections are known by an ID that is never used
-// again once its socket has ended. A Record is safe for concurrent use.
+// Options configure a Record. The zero value is ready to use.
+type Options struct {
+	Grace  time.Duration // how long a connection stays online after its socket has ended; default: DefaultGrace
+	Listed int           // how many users View lists; default: DefaultListed
+}
+
+// Record is who is online. It has a lock of its own and is safe for concurrent use.
+//
+// Connections are known by an ID. The ID of a connection whose socket has ended is
+// never used again.
 type Record struct {
-	grace    time.Duration
-	announce Announcer // nil: there is no other server
+	opts     Options
+	announce Announcer // nil if there is no other server
 
 	mu          sync.Mutex
 	connections map[string]connection // by ID
 	users       map[User]*online
 	arrivals    []*online // the same users, in the order they came
-	arrived     int       // how many users ever came: the next key
+	arrived     int       // number of users that ever came: the next key
 }
 
-// Announcer tells other servers which connections of this one are online. It is
-// called under the lock of the Record, so it must not wait, nor call the Record.
+// Announcer tells other servers which connections of this one are online. A Record
+// calls it with its lock held, so it must neither wait nor call the Record.
 type Announcer interface {
 	Set(id, user string)
 	Remove(id string)
 }
 
-// connection is one that is online.
+// connection is a connection that is online.
 type connection struct {
 	*online
 	elsewhere bool // on another server, which decides when it leaves
 }
 
-// online is a user who is.
+// online is a user who is online.
 type online struct {
 	User
 	key   int
-	tabs  int      // connections, with those in their grace period
+	tabs  int      // connections, including those in their grace period
 	ended []string // IDs of the connections in their grace period
 }
 
-// New returns an empty Record. A connection whose socket ends stays online for
-// the grace period; 0 means DefaultGrace.
-func New(grace time.Duration) *Record {
-	return &Record{
-		grace:       cmp.Or(grace, DefaultGrace),
-		connections: map[string]connection{},
-		users:       map[User]*online{},
-	}
+// New returns an empty Record.
+func New(opts Options) *Record {
+	opts.Grace = cmp.Or(opts.Grace, DefaultGrace)
+	opts.Listed = cmp.Or(opts.Listed, DefaultListed)
+	return &Record{opts: opts, connections: map[string]connection{}, users: map[User]*online{}}
 }
 
-// Announce makes a hear of every connection of this server that comes or goes. It
-// belongs before the Record is used.
+// Announce makes the Record announce every connection of this server that comes
+// online or leaves. It must be called before the Record is used.
 func (r *Record) Announce(a Announcer) { r.announce = a }
 
-// Join brings a connection online as one of u's. It takes the place of one of
-// u's connections that is in its grace period, if there is any: that is a
-// reload, and the user has as many tabs as before. A connection that was online
-// as another user leaves that one.
+// Join brings a connection online as one of u's. It replaces a connection of u that
+// is in its grace period, if there is one: that is a reload, and the user has as
+// many tabs as before. A connection that was online as another user leaves that one.
 func (r *Record) Join(id string, u User) { r.join(id, u, false) }
 
-// SetElsewhere is Join for a connection of another server, as it was announced there.
+// SetElsewhere is Join for a connection of another server, with the user as that
+// server has announced it.
 func (r *Record) SetElsewhere(id, user string) {
 	session, name, _ := strings.Cut(user, " ")
 	r.join(id, User{session, name}, true)
@@ -116,7 +127,7 @@ func (r *Record) join(id string, u User, elsewhere bool) {
 		if before.online == user {
 			return
 		}
-		r.remove(id)
+		r.removeLocked(id)
 	}
 	if user == nil {
 		user = &online{User: u, key: r.arrived}
@@ -130,22 +141,22 @@ func (r *Record) join(id string, u User, elsewhere bool) {
 		r.announce.Set(id, u.String())
 	}
 	if len(user.ended) > 0 {
-		r.remove(user.ended[0])
+		r.removeLocked(user.ended[0])
 	}
 }
 
-// Leave takes a connection offline at once. One that is not online stays so. It
-// is for those of other servers as well.
-func (r *Record) Leave(id string) {
+// Leave takes a connection offline at once, and reports whether it was online. The
+// connection may be one of another server.
+func (r *Record) Leave(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.remove(id)
+	return r.removeLocked(id)
 }
 
 // Disconnect starts the grace period of a connection whose socket has ended. If
-// no other has taken its place by the end of it, the connection leaves, and
-// announce is called.
-func (r *Record) Disconnect(id string, announce func()) {
+// nothing has replaced the connection by the end of it, the connection leaves and
+// left is called. An ID that is not online is ignored.
+func (r *Record) Disconnect(id string, left func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	user, ok := r.connections[id]
@@ -153,19 +164,16 @@ func (r *Record) Disconnect(id string, announce func()) {
 		return
 	}
 	user.ended = append(user.ended, id)
-	time.AfterFunc(r.grace, func() {
-		r.mu.Lock()
-		left := r.remove(id)
-		r.mu.Unlock()
-		if left {
-			announce()
+	time.AfterFunc(r.opts.Grace, func() {
+		if r.Leave(id) {
+			left()
 		}
 	})
 }
 
-// remove takes a connection offline, and its user with the last one. It reports
-// whether there was anything to take. The caller holds r.mu.
-func (r *Record) remove(id string) bool {
+// removeLocked takes a connection offline, and its user with the last one. It
+// reports whether the connection was online.
+func (r *Record) removeLocked(id string) bool {
 	user, ok := r.connections[id]
 	if !ok {
 		return false
@@ -186,17 +194,17 @@ func (r *Record) remove(id string) bool {
 	return true
 }
 
-// Count is how many users are online.
+// Count returns the number of users online.
 func (r *Record) Count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.arrivals)
 }
 
-// View is how many users are online, and at most limit of them, which is at
-// least 1: first the one that connection id belongs to, then the others in the
-// order they came. The ID of a connection that is not online belongs to nobody.
-func (r *Record) View(id string, limit int) (count int, users []Listed) {
+// View returns who is online as seen from a connection: the number of users, a list
+// of them, and the number of users who are not listed. The user of the connection
+// comes first, then the others in the order they came.
+func (r *Record) View(id string) (count int, users []Listed, more int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	you := r.connections[id].online
@@ -207,12 +215,12 @@ func (r *Record) View(id string, limit int) (count int, users []Listed) {
 		list(you)
 	}
 	for _, user := range r.arrivals {
-		if len(users) == limit {
+		if len(users) == r.opts.Listed {
 			break
 		}
 		if user != you {
 			list(user)
 		}
 	}
-	return len(r.arrivals), users
+	return len(r.arrivals), users, len(r.arrivals) - len(users)
 }

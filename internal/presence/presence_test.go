@@ -20,11 +20,12 @@ var (
 	bob   = User{"browser2", "Bob"}
 )
 
-const everybody = 1000 // a limit that no test reaches
+// everybody makes a View list more users than any test has.
+var everybody = Options{Listed: 1000}
 
 // tabs is what connection id sees: a name for each tab, its own in brackets.
 func tabs(r *Record, id string) (names []string) {
-	_, users := r.View(id, everybody)
+	_, users, _ := r.View(id)
 	for _, u := range users {
 		name := u.Name
 		if u.You {
@@ -36,7 +37,7 @@ func tabs(r *Record, id string) (names []string) {
 }
 
 func TestRecord_CountsUsersAndTheirTabs(t *testing.T) {
-	r := New(0)
+	r := New(everybody)
 	assert.Empty(t, tabs(r, "a1"))
 
 	r.Join("a1", alice)
@@ -48,7 +49,7 @@ func TestRecord_CountsUsersAndTheirTabs(t *testing.T) {
 
 	r.Join("elsewhere", User{"browser 3", "Alice"})
 	assert.Equal(t, []string{"[Alice]", "Alice", "Alice", "Bob"}, tabs(r, "elsewhere"), "another Alice")
-	count, users := r.View("", everybody)
+	count, users, _ := r.View("")
 	assert.Equal(t, 3, count)
 	assert.NotEqual(t, users[0].Key, users[2].Key, "each has a key of their own")
 
@@ -62,7 +63,7 @@ func TestRecord_CountsUsersAndTheirTabs(t *testing.T) {
 }
 
 func TestRecord_JoinUnderAnotherNameLeavesTheFirst(t *testing.T) {
-	r := New(0)
+	r := New(everybody)
 	r.Join("a", alice)
 	r.Join("a", alice)
 	assert.Equal(t, []string{"[Alice]"}, tabs(r, "a"))
@@ -71,12 +72,13 @@ func TestRecord_JoinUnderAnotherNameLeavesTheFirst(t *testing.T) {
 }
 
 func TestRecord_ViewListsNoMoreThanTheLimit(t *testing.T) {
-	r := New(0)
+	r := New(Options{})
 	for i := range 30 {
 		r.Join(fmt.Sprint(i), User{"browser", fmt.Sprint("user ", i)})
 	}
-	count, users := r.View("25", 20)
+	count, users, more := r.View("25")
 	assert.Equal(t, 30, count)
+	assert.Equal(t, 10, more)
 	require.Len(t, users, 20)
 	assert.Equal(t, Listed{Key: 25, Name: "user 25", Tabs: 1, You: true}, users[0], "you come first")
 	assert.Equal(t, "user 0", users[1].Name)
@@ -91,7 +93,7 @@ func (a *announcements) Remove(id string)    { *a = append(*a, id+" is gone") }
 
 func TestRecord_OfSeveralServersIsOne(t *testing.T) {
 	var told announcements
-	r := New(0)
+	r := New(everybody)
 	r.Announce(&told)
 	r.Join("here", alice)
 	r.SetElsewhere("there", alice.String())
@@ -122,7 +124,7 @@ func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var announced atomic.Int64
 				announce := func() { announced.Add(1) }
-				r := New(grace)
+				r := New(Options{Grace: grace, Listed: everybody.Listed})
 				r.Join("a", alice)
 				r.Disconnect("a", announce)
 				if grace == 0 {
@@ -149,7 +151,7 @@ func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
 func TestRecord_ReloadElsewhereTakesThePlaceOfTheOldConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told announcements
-		r := New(0)
+		r := New(everybody)
 		r.Announce(&told)
 		r.Join("before", alice)
 		r.Disconnect("before", func() { t.Error("a leave was announced") })
@@ -163,7 +165,7 @@ func TestRecord_ReloadElsewhereTakesThePlaceOfTheOldConnection(t *testing.T) {
 
 func TestRecord_ReloadTakesThePlaceOfTheOldConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New(0)
+		r := New(everybody)
 		left := func() { t.Error("a leave was announced") }
 		r.Join("a1", alice)
 		r.Join("other tab", alice)
@@ -181,7 +183,7 @@ func TestRecord_ReloadTakesThePlaceOfTheOldConnection(t *testing.T) {
 
 func TestRecord_LeaveInTheGracePeriodIsAnnouncedByNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New(0)
+		r := New(everybody)
 		r.Join("a", alice)
 		r.Disconnect("a", func() { t.Error("a leave was announced") })
 		r.Leave("a")
@@ -200,7 +202,7 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 	total := 0
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
-			w := &world{t: rt, record: New(0), elsewhere: New(0)}
+			w := &world{t: rt, record: New(everybody), elsewhere: New(everybody)}
 			w.record.Announce(w)
 			rt.Repeat(map[string]func(*rapid.T){
 				"open":   w.open,
@@ -371,7 +373,7 @@ func (w *world) sees(record *Record, tb *tab, users map[User]int) {
 	for user, tabs := range users {
 		want[user.Name] += tabs
 	}
-	count, listed := record.View(tb.id, everybody)
+	count, listed, _ := record.View(tb.id)
 	keys := map[int]bool{}
 	marked := Listed{}
 	for _, u := range listed {

@@ -1,8 +1,11 @@
-// Package wsconn upgrades requests to WebSocket connections that one bad peer
-// cannot turn against the others. Nothing here waits for a peer: what is written
-// is queued, within bounds, and a peer who does not take it is closed. Only text
-// frames of JSON are messages, a peer who vanished is noticed, an ordinary close is
-// not a warning, and a refresh that changes nothing is not sent.
+// Package wsconn upgrades requests to WebSocket connections on which one bad peer
+// cannot harm the others. Writing never waits for a peer: frames are queued, within
+// bounds, and a peer that does not read them is closed. Only text frames that hold
+// a JSON object are messages. A heartbeat finds peers that have vanished, an
+// ordinary close is not logged as a warning, and a refresh that changes nothing is
+// not sent.
+//
+// It does not decide who may connect: that is for a handler in front of it.
 package wsconn
 
 import (
@@ -24,42 +27,41 @@ import (
 	"github.com/livetemplate/livetemplate"
 )
 
-// By default a vanished peer is found within 7 seconds, and two pings in a row
-// may get lost. One who is there and does not read is found within 5.
+// By default a vanished peer is found within 7 seconds, and two pings in a row may
+// get lost. A peer that does not read is found within 5.
 const (
 	DefaultPing    = 3 * time.Second
 	DefaultTimeout = 7 * time.Second
 	DefaultWrite   = 3 * time.Second
 )
 
-// Heartbeat finds peers who vanished without a word, or read no more. A browser
-// answers pings by itself, also for a tab that is hidden.
+// Heartbeat finds peers that have vanished or have stopped reading. A browser
+// answers pings by itself, also for a tab in the background.
 type Heartbeat struct {
-	Ping    time.Duration // between two pings; 0 means DefaultPing
-	Timeout time.Duration // without a pong or a message for so long, a connection is closed; 0 means DefaultTimeout
-	Write   time.Duration // a peer who takes longer to read one frame is closed; 0 means DefaultWrite
+	Ping    time.Duration // time between two pings; default: DefaultPing
+	Timeout time.Duration // longest time without a pong or a message; default: DefaultTimeout
+	Write   time.Duration // longest time for writing a single frame; default: DefaultWrite
 }
 
 // Limits of one connection.
 const (
 	// MaxMessage is the longest message that a peer may send, in bytes. A longer
-	// one closes the connection with code 1009.
+	// one closes the connection with code 1009 (message too big).
 	MaxMessage = 64 << 10
 
-	// MaxQueued is how much may wait for a peer to read it, in bytes. One more
-	// frame closes the connection: its page comes back with a new one, and with
-	// the state of then.
+	// MaxQueued is how much may wait to be written to a peer, in bytes. One more
+	// frame closes the connection. Its page reconnects, and gets the current state.
 	MaxQueued = 256 << 10
 
-	// kernelBuffer is the size of the socket's own send buffer, in bytes. Left to
-	// itself it grows to megabytes, and a peer who stalls is noticed much later.
+	// kernelBuffer is the size of the socket's send buffer, in bytes. By default
+	// it grows to megabytes, and a stalled peer is noticed much later.
 	kernelBuffer = 64 << 10
 
-	// closeWait is how long a peer who was sent a close frame may take to answer it.
+	// closeWait is how long a peer may take to answer a close frame.
 	closeWait = time.Second
 )
 
-// Stats counts what the connections of an Upgrader have refused.
+// Stats counts what connections have refused.
 type Stats struct {
 	SlowCloses atomic.Int64 // connections closed because their peer did not read
 	TooFast    atomic.Int64 // messages above the framework's rate limit
@@ -68,27 +70,35 @@ type Stats struct {
 	NotAction  atomic.Int64 // text that is not the JSON of an action
 }
 
-// Upgrader is a livetemplate.WSUpgrader. Whether a request may be upgraded at
-// all, and where it comes from, is not checked here: that is for a handler in
-// front of it.
+// Options configure an Upgrader. The zero value is ready to use.
+type Options struct {
+	Log       *slog.Logger // default: slog.Default()
+	Heartbeat Heartbeat
+	Stats     *Stats // may be shared by several Upgraders; default: new ones
+}
+
+// Upgrader is a livetemplate.WSUpgrader.
 type Upgrader struct {
-	// Stats is what was refused so far.
-	Stats Stats
+	// Stats counts what was refused so far.
+	Stats *Stats
 
 	inner     websocket.Upgrader
 	heartbeat Heartbeat
 	log       *slog.Logger
+	onRefresh func()
 
 	mu   sync.Mutex
 	open map[*conn]bool
 }
 
-// New returns an Upgrader that logs to log.
-func New(log *slog.Logger, heartbeat Heartbeat) *Upgrader {
+// New returns an Upgrader.
+func New(opts Options) *Upgrader {
+	heartbeat := opts.Heartbeat
 	heartbeat.Ping = cmp.Or(heartbeat.Ping, DefaultPing)
 	heartbeat.Timeout = cmp.Or(heartbeat.Timeout, DefaultTimeout)
 	heartbeat.Write = cmp.Or(heartbeat.Write, DefaultWrite)
 	return &Upgrader{
+		Stats: cmp.Or(opts.Stats, &Stats{}),
 		inner: websocket.Upgrader{
 			// No read buffer of its own: net/http keeps the one it has already.
 			WriteBufferSize: 1024,
@@ -96,12 +106,19 @@ func New(log *slog.Logger, heartbeat Heartbeat) *Upgrader {
 			CheckOrigin:     func(*http.Request) bool { return true },
 		},
 		heartbeat: heartbeat,
-		log:       log,
+		log:       cmp.Or(opts.Log, slog.Default()),
+		onRefresh: func() {},
 		open:      map[*conn]bool{},
 	}
 }
 
-// Upgrade implements livetemplate.WSUpgrader. After an error it has already
+// OnRefresh sets a function to call whenever a refresh has been rendered for a
+// connection, and written if it changes anything. A refresh is a frame that answers
+// no message of its peer. OnRefresh must be called before the first Upgrade, and f
+// must not wait.
+func (u *Upgrader) OnRefresh(f func()) { u.onRefresh = f }
+
+// Upgrade implements livetemplate.WSUpgrader. If it returns an error, it has
 // answered the request.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
 	ws, err := u.inner.Upgrade(w, r, header)
@@ -123,16 +140,16 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	return c, nil
 }
 
-// Open is how many connections are open now.
+// Open returns the number of open connections.
 func (u *Upgrader) Open() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.open)
 }
 
-// CloseAll sends every open connection a close frame (1001, going away), one
-// after the other and evenly spread over a time, so that their pages do not come
-// back all at once. When ctx ends, the rest are sent theirs without delay.
+// CloseAll sends every open connection a close frame with code 1001 (going away).
+// It spreads them evenly over a time, so that the pages do not reconnect all at
+// once. When ctx ends, the remaining frames are sent without delay.
 func (u *Upgrader) CloseAll(ctx context.Context, over time.Duration) {
 	u.mu.Lock()
 	var all []*conn
@@ -154,26 +171,27 @@ type conn struct {
 	*websocket.Conn
 	upgrader *Upgrader
 	ctx      context.Context // of the request that was upgraded, for the log
-	peer     string          // its address, or what a proxy says that is
+	peer     string          // address of the peer
 
-	unanswered chan struct{} // holds a token for each message without an answer, about
+	unanswered chan struct{} // holds about one token for each message without an answer
 
 	mu      sync.Mutex
-	warned  map[string]bool // what the log has said of this peer
+	warned  map[string]bool // warnings that were logged about this peer
 	queue   []frame
-	queued  int  // bytes, with the frame that is being written
-	writing bool // a goroutine writes the queue
+	queued  int  // bytes, including the frame that is being written
+	writing bool // a goroutine is writing the queue
 	goodbye bool // the last frame of the queue is a close frame
-	closing bool // nothing more is queued; close when the queue is written
+	closing bool // nothing more is queued; close once the queue is written
 	written sync.Cond
 }
 
 type frame struct {
 	messageType int
 	data        []byte
+	refresh     bool
 }
 
-// alive puts off the time at which the peer counts as gone.
+// alive postpones the time at which the peer is considered gone.
 func (c *conn) alive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,11 +211,11 @@ func (c *conn) ping() {
 	}
 }
 
-// ReadMessage returns the next message: a text frame with a JSON object. Whatever
-// else a peer sends is refused. The framework would take a binary frame for an
-// action as well, and put broken JSON into the log.
+// ReadMessage returns the next message, a text frame with a JSON object, and
+// refuses everything else. The framework accepts a binary frame as an action, and
+// logs broken JSON.
 //
-// An error is final, and closes the socket.
+// An error is final: the socket is closed.
 func (c *conn) ReadMessage() (int, []byte, error) {
 	for {
 		messageType, data, err := c.Conn.ReadMessage()
@@ -209,14 +227,14 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 		c.awaitAnswers()
 		switch {
 		case c.saidGoodbye():
-			// Read on until the peer has answered, or time is up.
+			// Read on until the peer has answered the close frame, or time is up.
 		case messageType != websocket.TextMessage:
-			c.refuse(&c.upgrader.Stats.NotText, websocket.CloseUnsupportedData, "binary message refused")
+			c.refuse(&c.upgrader.Stats.NotText, websocket.CloseUnsupportedData, "message refused: binary")
 		case !utf8.Valid(data):
-			c.refuse(&c.upgrader.Stats.NotText, websocket.CloseInvalidFramePayloadData, "text that is not UTF-8 refused")
+			c.refuse(&c.upgrader.Stats.NotText, websocket.CloseInvalidFramePayloadData, "message refused: not UTF-8")
 		case !isAction(data):
 			c.upgrader.Stats.NotAction.Add(1)
-			c.warnOnce("message that is no action refused")
+			c.warnOnce("message refused: not an action")
 			c.WriteMessage(websocket.TextMessage, refused)
 		default:
 			return messageType, data, nil
@@ -224,7 +242,7 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 	}
 }
 
-// isAction reports whether data is the JSON that the framework takes for an action.
+// isAction reports whether the framework accepts data as an action.
 func isAction(data []byte) bool {
 	var action struct {
 		Action, Submitter string
@@ -233,49 +251,48 @@ func isAction(data []byte) bool {
 	return json.Unmarshal(data, &action) == nil
 }
 
-// refuse closes the connection for a message that no browser sends.
+// refuse closes the connection because of a message that no browser sends.
 func (c *conn) refuse(count *atomic.Int64, code int, why string) {
 	count.Add(1)
 	c.warnOnce(why)
 	c.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(code, why))
 }
 
-// refuseTooLong notes that the peer has sent too long a message, if that is what
-// err says. It was sent a close frame, and may read that: if the rest of its
-// message were left unread, it would find the connection reset.
+// refuseTooLong handles the error of a message that is too long. The peer was sent
+// a close frame. If the rest of its message were left unread, the connection would
+// be reset before the peer can read that frame.
 func (c *conn) refuseTooLong(err error) {
 	if !errors.Is(err, websocket.ErrReadLimit) {
 		return
 	}
 	c.upgrader.Stats.TooLong.Add(1)
-	c.warnOnce("message that is too long refused")
+	c.warnOnce("message refused: too long")
 	c.SetReadDeadline(time.Now().Add(closeWait))
 	io.Copy(io.Discard, c.NetConn())
 }
 
-// MaxUnanswered is how many messages of a peer may wait for their answers. Then
-// nothing more is taken from that peer until one is written. Without this
-// back-pressure a flood fills the framework's send queue faster than that is
-// written, and the framework cuts off whoever's queue is full: all of 100 tabs
-// that each clicked 1,000 times at once, where now every click is answered.
+// MaxUnanswered is how many messages of a peer may wait for their answers. Nothing
+// more is read from that peer until one is written. Without this back-pressure a
+// flood fills the framework's send queue, and the framework closes connections
+// whose queue is full.
 const MaxUnanswered = 64
 
 const (
 	// noAnswer is how long to wait for an answer. Some messages never get one.
 	noAnswer = time.Second
 
-	// muchQueued is how much may wait for a peer, in bytes, while more is taken
-	// from it. The rest of the queue is for what others do. A peer who floods and
-	// does not read so waits for its end, and costs nothing until then.
+	// muchQueued is how much may wait to be written to a peer, in bytes, while
+	// messages are read from it. The rest of the queue is for refreshes. A peer
+	// that floods and does not read therefore costs nothing until it is closed.
 	muchQueued = MaxQueued / 4
 )
 
-// awaitAnswers counts a message that was read, as soon as there is room for its
-// answer, or the connection has ended.
+// awaitAnswers counts a message that was read, once there is room for its answer or
+// the connection has ended.
 func (c *conn) awaitAnswers() {
 	c.mu.Lock()
 	for c.queued > muchQueued && !c.closing {
-		c.written.Wait() // not for long: a frame is written in time, or the connection ends
+		c.written.Wait() // a frame is written in time, or the connection ends
 	}
 	c.mu.Unlock()
 	select {
@@ -283,7 +300,7 @@ func (c *conn) awaitAnswers() {
 	default:
 		c.awaitRoom()
 	}
-	c.alive() // it was not the peer who was silent
+	c.alive() // the silence was not the peer's
 }
 
 func (c *conn) awaitRoom() {
@@ -297,8 +314,8 @@ func (c *conn) awaitRoom() {
 	}
 }
 
-// forgive stops waiting for the answers of messages that never get one: no answer
-// waits to be written.
+// forgive stops waiting for answers if none waits to be written: those messages
+// never get one.
 func (c *conn) forgive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -310,8 +327,8 @@ func (c *conn) forgive() {
 	}
 }
 
-// answered counts a frame that was written. It may have been a refresh: then the
-// count is too low by one, and a little room in the send queue makes up for it.
+// answered counts a frame that was written. If it was a refresh, the count is too
+// low by one; the framework's send queue has room for that.
 func (c *conn) answered() {
 	select {
 	case <-c.unanswered:
@@ -319,10 +336,10 @@ func (c *conn) answered() {
 	}
 }
 
-// Frames of the framework that its browser client has no good use for, and what
-// takes the place of two of them. Without a tree the client throws an error, and
-// with one it tells the page the action. The answer to a ping it keeps to itself,
-// and the code of an error it tells the page.
+// Frames of the framework, and the frames that replace three of them. The browser
+// client throws an exception at a frame without a tree, but tells the page the
+// action of a frame with one. It tells the page nothing about the answer to a ping,
+// but tells it the code of an error.
 var (
 	nothingChanged = []byte(`{"tree":{},"meta":{"success":true,"errors":null}}`)
 	tooFast        = []byte(`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`)
@@ -333,25 +350,29 @@ var (
 )
 
 const (
-	// SlowDown is the action that the answer to a message above the rate limit names.
+	// SlowDown is the action in the answer to a message above the rate limit.
 	SlowDown = "slow-down"
-	// Refused is the action that the answer to a message without meaning names.
+	// Refused is the action in the answer to a message that is not an action.
 	Refused = "refused"
-	// Pong is the code of the event "lvt:error" that answers a page's ping. It is
-	// no error: it is the one event that leaves the page as it is.
+	// Pong is the code of the event "lvt:error" that answers a ping of the page. It
+	// is not an error: the client has no other event that leaves the page as it is.
 	Pong = "pong"
 )
 
-// WriteMessage queues a frame and returns at once: the framework calls it with a
-// lock held that everybody needs. A refresh that found nothing changed is not
-// sent. A peer with too much in its queue is closed.
+// noAction ends the frames that answer no message: refreshes.
+var noAction = []byte(`"errors":null}}`)
+
+// WriteMessage queues a frame and returns at once, because the framework calls it
+// while it holds a lock that every connection needs. It does not send a refresh
+// that found nothing changed. It closes a peer whose queue is full.
 //
-// That a peer has gone or is leaving is no error here: the connection ends with
-// the next read, and the framework would warn of every frame that was still on
-// its way.
+// It returns no error for a peer that has gone: the connection ends with the next
+// read, and the framework would log a warning for every frame that is still under way.
 func (c *conn) WriteMessage(messageType int, data []byte) error {
+	refresh := bytes.HasSuffix(data, noAction)
 	switch {
 	case bytes.Equal(data, nothingChanged):
+		c.upgrader.onRefresh()
 		c.answered()
 		return nil
 	case bytes.Equal(data, pong):
@@ -359,9 +380,9 @@ func (c *conn) WriteMessage(messageType int, data []byte) error {
 	case bytes.Equal(data, tooFast):
 		data = slowDown
 		c.upgrader.Stats.TooFast.Add(1)
-		c.warnOnce("messages above the rate limit refused")
+		c.warnOnce("messages refused: above the rate limit")
 	}
-	if !c.enqueue(frame{messageType, data}) {
+	if !c.enqueue(frame{messageType, data, refresh}) {
 		c.tooSlow()
 	}
 	return nil
@@ -385,7 +406,7 @@ func (c *conn) enqueue(f frame) (fits bool) {
 	c.queued += len(f.data)
 	if !c.writing {
 		c.writing = true
-		go c.writeQueue() // only while there is something to write: an idle connection needs no stack
+		go c.writeQueue() // only while there is something to write: an idle connection needs no stack for it
 	}
 	return true
 }
@@ -400,6 +421,9 @@ func (c *conn) writeQueue() {
 		c.SetWriteDeadline(time.Now().Add(c.upgrader.heartbeat.Write))
 		err := c.Conn.WriteMessage(f.messageType, f.data)
 		c.answered()
+		if f.refresh {
+			c.upgrader.onRefresh()
+		}
 		if isTimeout(err) {
 			c.tooSlow()
 		} else if err != nil {
@@ -412,7 +436,7 @@ func (c *conn) writeQueue() {
 	}
 }
 
-// next takes a frame from the queue. Without one, the writing ends.
+// next takes a frame from the queue. If there is none, writing ends.
 func (c *conn) next() (f frame, found bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -427,15 +451,15 @@ func (c *conn) next() (f frame, found bool) {
 	return f, true
 }
 
-// tooSlow closes the connection of a peer who does not read.
+// tooSlow closes the connection of a peer that does not read.
 func (c *conn) tooSlow() {
 	if c.cut() {
 		c.upgrader.Stats.SlowCloses.Add(1)
-		c.warnOnce("closed: the peer does not read")
+		c.warnOnce("connection closed: the peer does not read")
 	}
 }
 
-// warnOnce logs what is wrong with a peer, once for each connection.
+// warnOnce logs a warning about a peer, once for each connection.
 func (c *conn) warnOnce(what string) {
 	c.mu.Lock()
 	before := c.warned[what]
@@ -460,9 +484,8 @@ func (c *conn) saidGoodbye() bool {
 	return c.goodbye
 }
 
-// Close closes the socket when what is queued is written. The framework calls it
-// again after every disconnect, and would log the error of that second call as a
-// warning.
+// Close closes the socket once the queue is written. It never returns an error: the
+// framework calls it a second time after every disconnect, and would log one.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -500,9 +523,9 @@ func (u *Upgrader) forget(c *conn) bool {
 	return open
 }
 
-// goingAway turns a close by the peer into the framework's error. A normal
-// close and one without a code become "going away", the one that the framework
-// does not warn about. So does the answer to a close frame of ours.
+// goingAway turns a close by the peer into the framework's error. A normal close, a
+// close without a code, and the answer to a close frame of ours become "going away",
+// about which the framework logs no warning.
 func (c *conn) goingAway(err error) error {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {

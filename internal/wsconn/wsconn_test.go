@@ -35,7 +35,7 @@ func serve(t *testing.T, upgrader *Upgrader, handle func(livetemplate.WSConn)) *
 
 // quiet returns an Upgrader without a log.
 func quiet(heartbeat Heartbeat) *Upgrader {
-	return New(slog.New(slog.DiscardHandler), heartbeat)
+	return New(Options{Log: slog.New(slog.DiscardHandler), Heartbeat: heartbeat})
 }
 
 func dial(t *testing.T, server *httptest.Server) *websocket.Conn {
@@ -85,7 +85,7 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			upgrader := New(slog.New(slog.NewTextHandler(&log, nil)), Heartbeat{})
+			upgrader := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 			got, ended := make(chan string, 10), make(chan error, 1)
 			server := serve(t, upgrader, func(conn livetemplate.WSConn) {
 				for {
@@ -109,14 +109,14 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 					assert.JSONEq(t, `{"tree":{},"meta":{"success":false,"action":"refused"}}`, string(answer))
 				}
 				assert.Equal(t, good, receive(t, got))
-				assert.EqualValues(t, 2, row.refusals(&upgrader.Stats).Load())
+				assert.EqualValues(t, 2, row.refusals(upgrader.Stats).Load())
 			} else {
 				_, _, err := ws.ReadMessage()
 				assert.True(t, websocket.IsCloseError(err, row.wantCode), "the peer got: %v", err)
 				assert.Empty(t, receive(t, got), "what came after it is not read")
 				err = receive(t, ended)
 				assert.False(t, livetemplate.WSIsUnexpectedCloseError(err, livetemplate.WSCloseGoingAway), "the framework warns about %v", err)
-				assert.EqualValues(t, 1, row.refusals(&upgrader.Stats).Load())
+				assert.EqualValues(t, 1, row.refusals(upgrader.Stats).Load())
 			}
 			assert.Equal(t, 1, strings.Count(log.String(), "refused"), "the log:\n%s", log.String())
 			assert.NotContains(t, log.String(), "action=", "what a peer sends is not for the log")
@@ -186,7 +186,7 @@ func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := make(lines, 10)
-			upgrader := New(slog.New(slog.NewTextHandler(log, nil)), Heartbeat{Ping: time.Hour, Write: row.write})
+			upgrader := New(Options{Log: slog.New(slog.NewTextHandler(log, nil)), Heartbeat: Heartbeat{Ping: time.Hour, Write: row.write}})
 			read, most := make(chan error, 1), make(chan int, 1)
 			server := serve(t, upgrader, func(c livetemplate.WSConn) {
 				conn, frame, peak := c.(*conn), make([]byte, 8<<10), 0
@@ -389,7 +389,7 @@ func TestClose_TwiceIsNoError(t *testing.T) {
 func TestWriteMessage_ImprovesOnTheFramework(t *testing.T) {
 	var log bytes.Buffer
 	written := make(chan bool, 1)
-	server := serve(t, New(slog.New(slog.NewTextHandler(&log, nil)), Heartbeat{}), func(conn livetemplate.WSConn) {
+	server := serve(t, New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))}), func(conn livetemplate.WSConn) {
 		for _, frame := range []string{
 			`{"tree":{},"meta":{"success":true,"errors":null}}`,
 			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
@@ -414,6 +414,33 @@ func TestWriteMessage_ImprovesOnTheFramework(t *testing.T) {
 	}
 	receive(t, written)
 	assert.Equal(t, 1, strings.Count(log.String(), "rate limit"), "the log:\n%s", log.String())
+}
+
+func TestOnRefresh_IsCalledForRefreshesOnly(t *testing.T) {
+	refreshes := make(chan bool, 10)
+	upgrader := New(Options{})
+	upgrader.OnRefresh(func() { refreshes <- true })
+	written := make(chan bool, 1)
+	server := serve(t, upgrader, func(conn livetemplate.WSConn) {
+		for _, frame := range []string{
+			`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
+			`{"tree":{},"meta":{"success":true,"errors":null}}`, // is not sent, and was rendered all the same
+			`{"tree":{"0":"1"},"meta":{"success":true,"errors":null,"action":"increment"}}`,
+			`{"pong":true}`,
+		} {
+			assert.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(frame)))
+		}
+		written <- true
+	})
+	ws := dial(t, server)
+	receive(t, written)
+	receive(t, refreshes)
+	receive(t, refreshes)
+	for range 3 {
+		_, _, err := ws.ReadMessage()
+		require.NoError(t, err)
+	}
+	assert.Empty(t, refreshes)
 }
 
 func TestUpgrader_CountsOpenConnections(t *testing.T) {

@@ -1,0 +1,47 @@
+//go:build soak
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
+)
+
+// go test answers from its cache until a source, a template or a script has changed.
+func TestSoak_NoChangeIsAnsweredFromTheCache(t *testing.T) {
+	dir := t.TempDir()
+	for _, part := range []string{"go.mod", "go.sum", "main.go", "handlers_realtime.go", "state_realtime.go", "templates", "static", "internal", "e2e"} {
+		out, err := exec.Command("cp", "-r", filepath.Join(visitor.Root(), part), dir).CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+	run := func() string {
+		cmd := exec.Command("go", "test", "-run", "TestPages_AreThere", "./e2e")
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		return string(out)
+	}
+	run()
+	require.Contains(t, run(), "(cached)")
+	for file, change := range map[string]string{
+		"handlers_realtime.go":             "// changed\n",
+		"internal/site/page.go":            "// changed\n",
+		"templates/realtime/presence.tmpl": "{{/* changed */}}\n",
+		"static/live.js":                   "// changed\n",
+		"static/new.js":                    "// changed\n",
+	} {
+		f, err := os.OpenFile(filepath.Join(dir, file), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		require.NoError(t, err)
+		_, err = f.WriteString(change)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		assert.NotContains(t, run(), "(cached)", file)
+	}
+}

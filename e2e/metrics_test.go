@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
+)
+
+func TestMetrics_SayWhatHappened(t *testing.T) {
+	p := visitor.Start(t, "-max-connections", "4", "-refresh-interval", "1h")
+	server := p.URL
+	alice, bob := visitor.New(t, server), visitor.New(t, server)
+	counter, other, presence := alice.Open(visitor.CounterPage), bob.Open(visitor.CounterPage), bob.Open(visitor.PresencePage)
+	counter.Increment()
+	other.Shows("Counter: 1 ")
+	for range 3 { // which wait for the interval
+		counter.Increment()
+	}
+	counter.Settle()
+	alice.Click()
+	presence.Join("Bob")
+	presence.Shows("1 user(s) online")
+	require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
+	require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
+	counter.Settle()
+	binary, err := bob.Dial(visitor.CounterPage)
+	require.NoError(t, err)
+	defer binary.Close()
+	fifth, _ := visitor.Knock(t, server, visitor.CounterPage, nil)
+	require.Nil(t, fifth)
+	fromElsewhere, _ := visitor.Knock(t, server, visitor.CounterPage, http.Header{"Origin": {"https://evil.example"}})
+	require.Nil(t, fromElsewhere)
+	require.NoError(t, binary.WriteMessage(websocket.BinaryMessage, []byte("x")))
+	require.Eventually(t, func() bool { return p.Connections(visitor.CounterPage) == 3 }, visitor.Soon, time.Millisecond)
+	alice.Post(visitor.CounterPage, url.Values{"x": {strings.Repeat("x", maxForm)}})
+
+	text := p.Admin("/metrics")
+	for sample, want := range map[string]float64{
+		`realtime_connections{page="multi-user-sync"}`:                3,
+		`realtime_connections{page="presence"}`:                       1,
+		`realtime_users_online`:                                       1,
+		`realtime_clicks_total`:                                       5,
+		`realtime_refreshes_asked_total{action="RefreshCounter"}`:     5,
+		`realtime_refreshes_merged_total{action="RefreshCounter"}`:    3,
+		`realtime_refreshes_sent_total{page="multi-user-sync"}`:       1,
+		`realtime_refreshes_asked_total{action="PresenceChanged"}`:    1,
+		`realtime_dispatch_drops_total{page="multi-user-sync"}`:       0,
+		`realtime_slow_closes_total`:                                  0,
+		`realtime_messages_refused_total{reason="no action"}`:         2,
+		`realtime_messages_refused_total{reason="not text"}`:          1,
+		`realtime_messages_refused_total{reason="too long"}`:          0,
+		`realtime_messages_refused_total{reason="too fast"}`:          0,
+		`realtime_connections_refused_total{reason="full"}`:           1,
+		`realtime_connections_refused_total{reason="foreign origin"}`: 1,
+		`realtime_requests_refused_total{reason="too long"}`:          1,
+		`realtime_requests_refused_total{reason="cross-site"}`:        0,
+	} {
+		assert.Contains(t, text, fmt.Sprintf("\n%s %v\n", sample, want))
+	}
+	assert.Contains(t, text, "\ngo_goroutines ")
+	assert.NotContains(t, text, "livetemplate_", "many of those are always 0")
+}
+
+func TestMetrics_PrometheusTakesThem(t *testing.T) {
+	p := visitor.Start(t)
+	text := p.Admin("/metrics")
+	problems, err := promlint.New(strings.NewReader(text)).Lint() // the rules of promtool check metrics
+	require.NoError(t, err)
+	assert.Empty(t, problems)
+	assert.Len(t, visitor.ParseMetrics(t, text)["realtime_connections"].Metric, 2, "both pages in one exposition")
+}
+
+func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
+	p := visitor.Start(t, "-log-level", "debug", "-trust-proxy")
+	server := p.URL
+	v := visitor.New(t, server)
+	tb := v.Open(visitor.PresencePage)
+	tb.Join("Wilhelmina")
+	tb.Shows("Logged in as Wilhelmina")
+	for _, frame := range []string{`{"action":"Wilhelmina"`, `{"action":"upload_complete","upload_name":"Wilhelmina","entry_ids":["x"]}`, `{"Wilhelmina":1}`} {
+		require.NoError(t, tb.WS.WriteMessage(websocket.TextMessage, []byte(frame)))
+	}
+	tb.Settle()
+	v.Post(visitor.PresencePage, url.Values{"username": {"Wilhelmina"}, "join": {""}})
+	resp, _ := v.Post(visitor.PresencePage, url.Values{"username": {strings.Repeat("Wilhelmina", maxForm)}})
+	v.Send(http.MethodPost, visitor.PresencePage, "application/json", `{"action":"Wilhelmina`)
+	tb.Close()
+	require.Eventually(t, func() bool { return p.Connections(visitor.PresencePage) == 0 }, visitor.Soon, time.Millisecond)
+
+	assert.NotContains(t, p.Log(), "Wilhelmina")
+	assert.NotContains(t, p.Log(), v.Session())
+	assert.NotContains(t, p.Said(), "level=INFO")
+	id := resp.Header.Get("X-Request-Id")
+	assert.Regexp(t, `^[A-Z2-7]{26}$`, id)
+	assert.Contains(t, p.Log(), `msg="form refused" reason="too long" remote_addr=`)
+	assert.Contains(t, p.Log(), "request_id="+id)
+	assert.Regexp(t, `msg="message refused: not an action" remote_addr=\S+ request_id=`, p.Log())
+
+	for given, kept := range map[string]bool{"abc-123": true, strings.Repeat("x", 65): false, "a b": false, "": false} {
+		req, err := http.NewRequest(http.MethodGet, server+"/healthz", nil)
+		require.NoError(t, err)
+		req.Header.Set("X-Request-Id", given)
+		resp, err := v.Client.Do(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.Equal(t, kept, resp.Header.Get("X-Request-Id") == given, "a proxy names it %q", given)
+	}
+}

@@ -1,0 +1,299 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/site"
+	"realtime/internal/visitor"
+)
+
+// The built program, as an operator starts and stops it.
+func TestProgram(t *testing.T) {
+	t.Parallel()
+	exe := visitor.Build(t)
+
+	t.Run("runs from any directory and logs nothing about a visit", func(t *testing.T) {
+		p := visitor.StartExe(t, exe)
+		assert.Empty(t, usePages(t, p))
+		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+		assert.NotContains(t, p.Log(), "level=WARN")
+		assert.NotContains(t, p.Log(), "level=ERROR")
+	})
+
+	t.Run("logs nothing about a crowd that comes and goes", func(t *testing.T) {
+		p := visitor.StartExe(t, exe)
+		visitor.ComeAndGo(t, p.URL, 400)
+		visitor.New(t, p.URL).Open(visitor.PresencePage).Shows(" 0 user(s) online")
+		assert.Empty(t, p.Said())
+	})
+
+	t.Run("counts what it leaves out of the log, until it stops", func(t *testing.T) {
+		p := visitor.StartExe(t, exe)
+		for range site.RepeatsLogged + 3 {
+			tb := visitor.New(t, p.URL).Open(visitor.CounterPage)
+			require.NoError(t, tb.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
+			tb.Settle()
+		}
+		assert.Equal(t, site.RepeatsLogged, strings.Count(p.Log(), "not an action"))
+		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+		assert.Contains(t, p.Log(), `msg="message refused: not an action" left_out=3`)
+	})
+
+	t.Run("logs visits at debug level, without the session cookie", func(t *testing.T) {
+		p := visitor.StartExe(t, exe, "-log-level", "debug")
+		log := usePages(t, p)
+		assert.Contains(t, log, `level=DEBUG msg="Client connected"`)
+		assert.Contains(t, log, `level=DEBUG msg="Client disconnected"`)
+		assert.NotContains(t, log, "level=INFO")
+		assert.NotContains(t, p.Log(), "group_id")
+	})
+
+	t.Run("logs JSON, from the level that is asked for", func(t *testing.T) {
+		p := visitor.StartExe(t, exe, "-log-format", "json", "-log-level", "debug")
+		usePages(t, p)
+		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+		lines := strings.Split(strings.TrimSpace(p.Log()), "\n")
+		for _, line := range lines {
+			assert.True(t, json.Valid([]byte(line)), "not JSON: %s", line)
+		}
+		assert.Contains(t, p.Log(), `"level":"DEBUG"`)
+
+		p = visitor.StartExe(t, exe, "-log-level", "error")
+		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+		assert.Empty(t, p.Log())
+	})
+
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run("closes live sockets properly and exits with 0 on "+signal.String(), func(t *testing.T) {
+			p := visitor.StartExe(t, exe)
+			tabs := []*visitor.Tab{visitor.New(t, p.URL).Open(visitor.CounterPage), visitor.New(t, p.URL).Open(visitor.PresencePage)}
+			tabs[1].Join("Alice")
+			tabs[1].Shows("Logged in as Alice")
+
+			assert.Equal(t, 0, p.Stop(signal))
+			for _, tb := range tabs {
+				<-tb.Ended
+				assert.True(t, websocket.IsCloseError(tb.Err(), websocket.CloseGoingAway), "closed with: %v", tb.Err())
+			}
+		})
+	}
+
+	t.Run("a change just before the stop reaches every tab", func(t *testing.T) {
+		p := visitor.StartExe(t, exe)
+		tabs := make([]*visitor.Tab, 50)
+		for i := range tabs {
+			tabs[i] = visitor.New(t, p.URL).Open(visitor.CounterPage)
+		}
+		for range 5 { // all but the first have to wait for the end of an interval
+			tabs[0].Increment()
+		}
+		tabs[0].Shows("Counter: 5")
+		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+		for _, tb := range tabs {
+			<-tb.Ended
+			assert.Contains(t, visitor.Readable(tb.HTML()), "Counter: 5")
+		}
+	})
+
+	t.Run("stops although a peer never answers", func(t *testing.T) {
+		p := visitor.StartExe(t, exe)
+		deaf, err := visitor.New(t, p.URL).Dial(visitor.CounterPage)
+		require.NoError(t, err)
+		defer deaf.Close()
+		idle, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+		require.NoError(t, err)
+		defer idle.Close()
+		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+	})
+
+	t.Run("its flags reach the app", func(t *testing.T) {
+		p := visitor.StartExe(t, exe, "-allow-origin", "https://friend.example", "-allow-origin", "http://other.example:8080",
+			"-trust-proxy", "-max-connections", "3", "-max-per-session", "2", "-admin-addr", "127.0.0.1:0")
+		connect := func(v *visitor.Visitor, origin string) int {
+			_, resp := visitor.Knock(t, p.URL, visitor.CounterPage, http.Header{"Origin": {origin}, "Cookie": {visitor.SessionCookie + "=" + v.Session()}})
+			return resp.StatusCode
+		}
+		alice, bob := visitor.New(t, p.URL), visitor.New(t, p.URL)
+		alice.Get(visitor.CounterPage)
+		bob.Get(visitor.CounterPage)
+		assert.Equal(t, http.StatusForbidden, connect(alice, "https://evil.example"))
+		assert.Equal(t, http.StatusSwitchingProtocols, connect(alice, "https://friend.example"))
+		assert.Equal(t, http.StatusSwitchingProtocols, connect(alice, "http://other.example:8080"))
+		assert.Equal(t, http.StatusServiceUnavailable, connect(alice, p.URL), "the third of one browser")
+		assert.Equal(t, http.StatusSwitchingProtocols, connect(bob, p.URL))
+		assert.Equal(t, http.StatusServiceUnavailable, connect(visitor.New(t, p.URL), p.URL), "the fourth of all")
+		req, err := http.NewRequest(http.MethodGet, p.URL+visitor.CounterPage, nil)
+		require.NoError(t, err)
+		req.Header.Set("X-Forwarded-Proto", "https")
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.NotEmpty(t, resp.Header.Get("Strict-Transport-Security"))
+		assert.EqualValues(t, 3, p.Metrics()["realtime_connections"])
+		assert.Contains(t, p.Admin("/debug/pprof/goroutine?debug=1"), "goroutine profile")
+		assert.Contains(t, p.Log(), `remote_addr=127.0.0.1:`)
+	})
+
+	t.Run("-h explains each flag", func(t *testing.T) {
+		cmd := exec.Command(exe, "-h")
+		cmd.Env = append(os.Environ(), "REDIS_URL=redis://:secret@localhost:6379/0")
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		assert.NotContains(t, string(out), "secret")
+		for _, want := range []string{"-addr", "localhost:8080", "-redis", "REDIS_URL", "-log-level", "-log-format", "text or json", "To tune it:", "-grace", "-ping", "-drain", "default 2s"} {
+			assert.Contains(t, string(out), want)
+		}
+	})
+
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	for name, row := range map[string]struct {
+		args     []string
+		wantCode int
+		want     string
+	}{
+		"unknown flag":             {[]string{"-colour", "red"}, 2, "-colour"},
+		"unknown level":            {[]string{"-log-level", "loud"}, 2, "loud"},
+		"unknown format":           {[]string{"-log-format", "xml"}, 2, "text or json"},
+		"flag, no value":           {[]string{"-addr"}, 2, "-addr"},
+		"stray argument":           {[]string{"8080"}, 2, `"8080"`},
+		"an origin without scheme": {[]string{"-allow-origin", "example.com"}, 2, "-allow-origin"},
+		"an origin with a path":    {[]string{"-allow-origin", "https://example.com/x"}, 2, "-allow-origin"},
+		"no connections":           {[]string{"-max-connections", "0"}, 2, "want a whole number above 0"},
+		"no number":                {[]string{"-max-per-session", "many"}, 2, "want a whole number above 0"},
+		"a time without a unit":    {[]string{"-grace", "2"}, 2, "want a duration above 0, such as 2s"},
+		"a budget above all":       {[]string{"-refresh-budget", "1.5"}, 2, "want a number above 0 and up to 1"},
+		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-admin-addr", busy.Addr().String()}, 1, "address already in use"},
+		"busy port":                {[]string{"-addr", busy.Addr().String()}, 1, "address already in use"},
+		"redis at no address":      {[]string{"-redis", "localhost:6379"}, 1, "want redis://HOST:PORT/0"},
+		"redis that is not there":  {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-redis", "redis://127.0.0.1:1/0"}, 1, "redis at 127.0.0.1:1: "},
+		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},
+	} {
+		t.Run(name+" is one clear line", func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), visitor.Soon)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, exe, row.args...)
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			cmd.Run()
+			assert.Equal(t, row.wantCode, cmd.ProcessState.ExitCode())
+			assert.Equal(t, 1, strings.Count(stderr.String(), "\n"), "want one line, got:\n%s", stderr.String())
+			assert.Contains(t, stderr.String(), row.want)
+			assert.Empty(t, stdout.String())
+		})
+	}
+}
+
+// usePages uses the pages, closes one tab as a browser does and one without a close
+// frame, and returns the log when the program has noticed both.
+func usePages(t *testing.T, p *visitor.Program) string {
+	t.Helper()
+	v := visitor.New(t, p.URL)
+	counter, presence, watching := v.Open(visitor.CounterPage), v.Open(visitor.PresencePage), v.Open(visitor.PresencePage)
+	counter.Increment()
+	counter.Shows("Counter: 1")
+	presence.Join("Alice")
+	watching.Shows("1 user(s) online")
+	assert.Contains(t, v.Get("/"), "Presence Tracking")
+	resp, _ := v.Send("GET", "/static/app.css", "", "")
+	assert.Equal(t, 200, resp.StatusCode)
+
+	goingAway := websocket.FormatCloseMessage(websocket.CloseGoingAway, "")
+	assert.NoError(t, presence.WS.WriteMessage(websocket.CloseMessage, goingAway))
+	counter.Close()
+	watching.Shows("0 user(s) online")
+	assert.NotContains(t, p.Log(), resp.Request.Cookies()[0].Value, "the session cookie is nobody else's business")
+	return p.Said()
+}
+
+func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
+	const tabs = 20
+	exe := visitor.Build(t)
+	p := visitor.StartExe(t, exe)
+	v := visitor.New(t, p.URL)
+	var open []*visitor.Tab
+	for range tabs {
+		open = append(open, visitor.New(t, p.URL).Open(visitor.CounterPage))
+	}
+	p.Signal(syscall.SIGTERM)
+	began := time.Now()
+	closed := make(chan time.Duration, tabs)
+	for _, tb := range open {
+		go func() {
+			<-tb.Ended
+			closed <- time.Since(began)
+		}()
+	}
+	require.Eventually(t, func() bool {
+		resp, body := v.Send(http.MethodGet, "/readyz", "", "")
+		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
+	}, time.Second, time.Millisecond, "not ready any more")
+	assert.Equal(t, "stopping ", v.Get("/healthz"), "but alive")
+	_, resp := visitor.Knock(t, p.URL, visitor.CounterPage, nil)
+	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+
+	var at []time.Duration
+	for range tabs {
+		at = append(at, <-closed)
+	}
+	slices.Sort(at)
+	t.Logf("closed after %v to %v", at[0], at[tabs-1])
+	assert.Greater(t, at[tabs-1]-at[0], drain/2)
+	for _, tb := range open {
+		assert.True(t, websocket.IsCloseError(tb.Err(), websocket.CloseGoingAway), "closed with: %v", tb.Err())
+	}
+	select {
+	case <-p.Exited:
+	case <-time.After(5*time.Second - time.Since(began)):
+		require.Fail(t, "still running after 5 s")
+	}
+	assert.Equal(t, 0, p.ExitCode())
+	assert.Equal(t, 1, strings.Count(p.Said(), "level=INFO"), p.Log())
+}
+
+// The limits of a request hold for what the program serves.
+func TestProgram_CutsSlowRequests(t *testing.T) {
+	t.Parallel()
+	p := visitor.Start(t)
+	for name, row := range map[string]struct {
+		sent   string
+		within time.Duration
+		want   string
+	}{
+		"a slow header":     {"GET / HTTP/1.1\r\nHost: x\r\n", 7 * time.Second, ""},
+		"a slow body":       {"POST " + visitor.CounterPage + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nincr", 13 * time.Second, "408 Request Timeout"},
+		"a huge header":     {"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("x", 32<<10) + "\r\n\r\n", 2 * time.Second, "431 Request Header Fields Too Large"},
+		"a huge body":       {"POST " + visitor.CounterPage + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n" + strings.Repeat("x", 64<<10), 4 * time.Second, "413 Request Entity Too Large"},
+		"without a request": {"", 7 * time.Second, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+			require.NoError(t, err)
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(row.within))
+			go io.WriteString(conn, row.sent)
+			answer, err := io.ReadAll(conn)
+			assert.False(t, errors.Is(err, os.ErrDeadlineExceeded), "still open after %v", row.within)
+			assert.Contains(t, string(answer), row.want)
+		})
+	}
+}

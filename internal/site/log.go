@@ -1,0 +1,136 @@
+package site
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+)
+
+// A message that repeats is logged RepeatsLogged times in RepeatsWithin. The rest
+// are counted, and logged as one.
+const (
+	RepeatsLogged = 5
+	RepeatsWithin = 10 * time.Second
+)
+
+// NewLogger returns a logger that writes to w, as text or as JSON, messages of a
+// level and above. It counts repeated messages, keeps session cookies out of the
+// log, and adds the ID of the request that a message is about. Call flush at the
+// end, to log the counts that were not logged yet.
+func NewLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger, flush func()) {
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: dropSessionCookie}
+	var out slog.Handler = slog.NewTextHandler(w, opts)
+	if asJSON {
+		out = slog.NewJSONHandler(w, opts)
+	}
+	seen := &repeats{counts: map[message]*repeated{}}
+	return slog.New(calm{out, seen}), seen.flush
+}
+
+// dropSessionCookie removes the session cookie, which the framework logs as
+// group_id.
+func dropSessionCookie(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == "group_id" {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// calm keeps a crowd from flooding the log. It counts repeated messages, and lowers
+// to debug level what the framework logs whenever somebody comes or goes, a refresh
+// is covered by one that already waits, or the server stops.
+type calm struct {
+	slog.Handler
+	seen *repeats
+}
+
+func (h calm) Handle(ctx context.Context, r slog.Record) error {
+	switch r.Message {
+	case "Client connected", "Client disconnected",
+		"dispatch channel full, dropping broadcast action",
+		"Starting graceful shutdown", "Closing active connections", "All connections closed gracefully", "Shutdown complete":
+		r.Level = slog.LevelDebug
+		if !h.Enabled(ctx, r.Level) {
+			return nil
+		}
+	case "Upload action error": // its attributes quote what a visitor has sent
+		r = slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+	}
+	if r.Level > slog.LevelDebug && h.seen.tooOften(h.Handler, r) {
+		return nil
+	}
+	if id := visitOf(ctx).id; id != "" {
+		r = r.Clone()
+		r.AddAttrs(slog.String("request_id", id))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h calm) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return calm{h.Handler.WithAttrs(attrs), h.seen}
+}
+
+func (h calm) WithGroup(name string) slog.Handler {
+	return calm{h.Handler.WithGroup(name), h.seen}
+}
+
+// repeats counts how often each message was logged recently.
+type repeats struct {
+	mu     sync.Mutex
+	counts map[message]*repeated
+}
+
+type message struct {
+	level slog.Level
+	text  string
+}
+
+type repeated struct {
+	handler slog.Handler
+	times   int
+}
+
+// tooOften counts a record, and reports whether to leave it out.
+func (s *repeats) tooOften(h slog.Handler, r slog.Record) bool {
+	m := message{r.Level, r.Message}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := s.counts[m]
+	if seen == nil {
+		seen = &repeated{handler: h}
+		s.counts[m] = seen
+		time.AfterFunc(RepeatsWithin, func() { s.report(m, seen) })
+	}
+	seen.times++
+	return seen.times > RepeatsLogged
+}
+
+// report logs how many records of a message were left out, and forgets the message.
+func (s *repeats) report(m message, seen *repeated) {
+	s.mu.Lock()
+	if s.counts[m] != seen { // reported by flush
+		s.mu.Unlock()
+		return
+	}
+	delete(s.counts, m)
+	leftOut := seen.times - RepeatsLogged
+	s.mu.Unlock()
+	if leftOut > 0 {
+		r := slog.NewRecord(time.Now(), m.level, m.text, 0)
+		r.AddAttrs(slog.Int("left_out", leftOut))
+		seen.handler.Handle(context.Background(), r)
+	}
+}
+
+// flush reports every message now.
+func (s *repeats) flush() {
+	s.mu.Lock()
+	counts := maps.Clone(s.counts)
+	s.mu.Unlock()
+	for m, seen := range counts {
+		s.report(m, seen)
+	}
+}

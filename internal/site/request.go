@@ -1,0 +1,86 @@
+package site
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/livetemplate/livetemplate"
+)
+
+// readOnly refuses everything but GET and HEAD.
+func readOnly(next http.Handler) http.Handler {
+	return takesOnly(next, http.MethodGet, http.MethodHead)
+}
+
+// takesOnly refuses all other methods.
+func takesOnly(next http.Handler, methods ...string) http.Handler {
+	allowed := strings.Join(methods, ", ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !slices.Contains(methods, r.Method) {
+			w.Header().Set("Allow", allowed)
+			http.Error(w, "This address takes only "+allowed+".", http.StatusMethodNotAllowed)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// withPolicy tells browsers what pages may do: load from this server and talk to
+// it. cdn is the origin of third-party files, if they are not served from here.
+func withPolicy(cdn string, next http.Handler) http.Handler {
+	policy := strings.Join([]string{
+		"default-src 'none'",
+		strings.TrimSpace("script-src 'self' " + cdn),
+		strings.TrimSpace("style-src 'self' " + cdn),
+		"img-src 'self' data:", // Pico draws its marks with data
+		"connect-src 'self'",
+		"form-action 'self'",
+		"frame-ancestors 'none'",
+		"object-src 'none'",
+		"base-uri 'none'",
+	}, "; ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "same-origin")
+		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
+		h.Set("Cache-Control", "no-store") // browser files have their own
+		if visitOf(r.Context()).secure {
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// sameSiteOnly refuses forms from pages of other sites, except those in trusted,
+// and calls refused with the reason. An error means that a trusted origin is invalid.
+func sameSiteOnly(trusted []string, refused refuse, next http.Handler) (http.Handler, error) {
+	protection := http.NewCrossOriginProtection()
+	for _, origin := range trusted {
+		if err := protection.AddTrustedOrigin(origin); err != nil {
+			return nil, err
+		}
+	}
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		refused(r, crossSite)
+		http.Error(w, "Your form was not accepted: another site sent it.", http.StatusForbidden)
+	}))
+	return protection.Handler(next), nil
+}
+
+// compressed compresses answers where that is worth it. A WebSocket handshake needs
+// the connection itself.
+func compressed(next http.Handler) http.Handler {
+	wrap, _ := gzhttp.NewWrapper(gzhttp.CompressionLevel(7)) // fails only for a level that does not exist
+	zipped := wrap(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if livetemplate.WSIsUpgrade(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		zipped.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,73 @@
+package site
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// visit is what is known about a request before it is handled.
+type visit struct {
+	id     string // identifies the request in the log, and in X-Request-Id for its sender
+	secure bool   // the request came over TLS
+}
+
+type visitKey struct{}
+
+func visitOf(ctx context.Context) visit {
+	v, _ := ctx.Value(visitKey{}).(visit)
+	return v
+}
+
+var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// received finds out who sends a request, and how. Forwarding headers count only
+// if a proxy sets them: anybody could send them.
+func received(log *slog.Logger, trustProxy bool, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v := visit{id: rand.Text(), secure: r.TLS != nil}
+		host, addr := r.Host, r.RemoteAddr
+		if trustProxy {
+			if id := r.Header.Get("X-Request-Id"); requestID.MatchString(id) {
+				v.id = id
+			}
+			if proto := forwarded(r, "X-Forwarded-Proto"); proto != "" {
+				v.secure = proto == "https"
+			}
+			if name := forwarded(r, "X-Forwarded-Host"); name != "" {
+				host = name
+			}
+			if ip := net.ParseIP(forwarded(r, "X-Forwarded-For")); ip != nil {
+				addr = ip.String()
+			}
+		}
+		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
+		r.Host, r.RemoteAddr = host, addr
+		w.Header().Set("X-Request-Id", v.id)
+		began := time.Now()
+		next.ServeHTTP(w, r)
+		log.DebugContext(r.Context(), "request", slog.String("method", r.Method), slog.String("path", r.URL.Path),
+			slog.Duration("took", time.Since(began)), slog.String("remote_addr", addr))
+	})
+}
+
+// forwarded returns the value that the nearest proxy has set. Proxies append to a
+// value that they receive.
+func forwarded(r *http.Request, header string) string {
+	values := strings.Split(strings.Join(r.Header.Values(header), ","), ",")
+	return strings.TrimSpace(values[len(values)-1])
+}
+
+// origin is the origin of the page that a request was sent to.
+func origin(r *http.Request) string {
+	scheme := "http"
+	if visitOf(r.Context()).secure {
+		scheme = "https"
+	}
+	return scheme + "://" + strings.ToLower(r.Host)
+}

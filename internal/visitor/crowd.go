@@ -1,0 +1,351 @@
+package visitor
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Crowd is many visitors with one tab each, on a page or on anything that speaks
+// as it does. They only read its number, and are cheap enough to be thousands.
+type Crowd struct {
+	Tabs []*Onlooker
+
+	t      testing.TB
+	click  []byte // what a click sends
+	answer []byte // what every answer to it holds
+
+	target  atomic.Int64 // the number that everyone is waiting for
+	missing atomic.Int64 // tabs that do not show it yet
+	arrived chan struct{}
+}
+
+// Onlooker is one tab of a crowd.
+type Onlooker struct {
+	crowd *Crowd
+	ws    *websocket.Conn
+	shown atomic.Int64
+	watch bool // note when numbers were shown
+
+	mu      sync.Mutex
+	clicked []time.Time         // clicks that are not answered yet
+	made    map[int64]time.Time // clicks that are, by the number that they made
+	seen    []sight
+	frames  int // without the page itself
+	empty   int // frames without a number
+	refused int
+	err     error // why the socket ended
+}
+
+// sight is the time at which a tab showed a new number, and the first it had missed.
+type sight struct {
+	first int64
+	at    time.Time
+}
+
+// watched is how many tabs of a crowd note what they have seen.
+const watched = 50
+
+// OpenCrowd opens n tabs on a page. A click is an increment or a join.
+func OpenCrowd(t testing.TB, server, path string, n int) *Crowd {
+	t.Helper()
+	return OpenCrowdOn(t, []string{server}, path, n)
+}
+
+// OpenCrowdOn is OpenCrowd on several servers in turn.
+func OpenCrowdOn(t testing.TB, servers []string, path string, n int) *Crowd {
+	t.Helper()
+	action, fields := "increment", `{}`
+	if path == PresencePage {
+		action, fields = "join", `{"username":"guest"}`
+	}
+	c := &Crowd{
+		t: t, Tabs: make([]*Onlooker, n), arrived: make(chan struct{}, 1),
+		click:  fmt.Appendf(nil, `{"action":%q,"data":%s}`, action, fields),
+		answer: fmt.Appendf(nil, `"action":%q`, action),
+	}
+	dialer := websocket.Dialer{
+		HandshakeTimeout: time.Minute,
+		ReadBufferSize:   512,
+		WriteBufferSize:  512,
+		WriteBufferPool:  &sync.Pool{},
+	}
+	var opening sync.WaitGroup
+	next := make(chan int)
+	for range 16 {
+		opening.Go(func() {
+			for i := range next {
+				ws, err := DialPage(dialer, servers[i%len(servers)], path)
+				if !assert.NoError(t, err) {
+					continue
+				}
+				tb := &Onlooker{crowd: c, ws: ws, watch: i%max(1, n/watched) == 0, made: map[int64]time.Time{}}
+				_, _, err = ws.ReadMessage() // the page
+				assert.NoError(t, err)
+				c.Tabs[i] = tb
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	opening.Wait()
+	require.False(t, t.Failed(), "not every tab is open")
+	for _, tb := range c.Tabs {
+		go tb.read()
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// Close closes every tab.
+func (c *Crowd) Close() {
+	for _, tb := range c.Tabs {
+		tb.ws.Close()
+	}
+}
+
+func (tb *Onlooker) read() {
+	var frame []byte
+	for {
+		_, r, err := tb.ws.NextReader()
+		if err == nil {
+			frame, err = readInto(frame[:0], r)
+		}
+		now := time.Now()
+		if err != nil {
+			tb.mu.Lock()
+			tb.err = err
+			tb.mu.Unlock()
+			return
+		}
+		number, found := numberIn(frame)
+		before := tb.shown.Load()
+
+		tb.mu.Lock()
+		tb.frames++
+		switch {
+		case bytes.Contains(frame, tb.crowd.answer):
+			tb.made[number] = tb.clicked[0]
+			tb.clicked = tb.clicked[1:]
+		case bytes.Contains(frame, []byte(`"action":"slow-down`)):
+			tb.refused++
+			tb.clicked = tb.clicked[1:]
+		case !found:
+			tb.empty++
+		}
+		if tb.watch && number > before {
+			tb.seen = append(tb.seen, sight{before + 1, now})
+		}
+		tb.mu.Unlock()
+
+		if number > before {
+			tb.shown.Store(number)
+			if target := tb.crowd.target.Load(); before < target && number >= target && tb.crowd.missing.Add(-1) == 0 {
+				tb.crowd.arrived <- struct{}{}
+			}
+		}
+	}
+}
+
+// readInto is io.ReadAll into a buffer that is there already.
+func readInto(buffer []byte, r io.Reader) ([]byte, error) {
+	for {
+		if len(buffer) == cap(buffer) {
+			buffer = append(buffer, 0)[:len(buffer)]
+		}
+		n, err := r.Read(buffer[len(buffer):cap(buffer)])
+		buffer = buffer[:len(buffer)+n]
+		if err == io.EOF {
+			return buffer, nil
+		}
+		if err != nil {
+			return buffer, err
+		}
+	}
+}
+
+// numberIn is the first number in the slots of a frame.
+func numberIn(frame []byte) (int64, bool) {
+	for {
+		_, rest, found := bytes.Cut(frame, []byte(`:"`))
+		if !found {
+			return 0, false
+		}
+		value, _, _ := bytes.Cut(rest, []byte(`"`))
+		if number, err := strconv.ParseInt(string(value), 10, 64); err == nil {
+			return number, true
+		}
+		frame = rest
+	}
+}
+
+// Click clicks in one tab.
+func (tb *Onlooker) Click() {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.clicked = append(tb.clicked, time.Now())
+	tb.ws.WriteMessage(websocket.TextMessage, tb.crowd.click) // of no use in a tab that was cut off
+}
+
+// Expect makes number what AwaitNumber waits for. Nobody shows it yet.
+func (c *Crowd) Expect(number int64) {
+	c.missing.Store(int64(len(c.Tabs)))
+	c.target.Store(number)
+}
+
+// AwaitNumber waits until every tab shows the expected number, and reports
+// whether they did in time.
+func (c *Crowd) AwaitNumber(within time.Duration) bool {
+	select {
+	case <-c.arrived:
+		return true
+	case <-time.After(within):
+		return false
+	}
+}
+
+// ClickAtOnce clicks so many times, in as many tabs, at once.
+func (c *Crowd) ClickAtOnce(clicks int) {
+	var clicking sync.WaitGroup
+	for i := range min(clicks, len(c.Tabs)) {
+		clicking.Go(func() {
+			for n := i; n < clicks; n += len(c.Tabs) {
+				c.Tabs[i].Click()
+			}
+		})
+	}
+	clicking.Wait()
+}
+
+// ClickSteadily clicks at a rate, in one tab after the other.
+func (c *Crowd) ClickSteadily(perSecond int, duration time.Duration) (clicks int) {
+	begin := time.Now()
+	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+		passed := min(time.Since(begin), duration)
+		for due := int(passed.Seconds() * float64(perSecond)); clicks < due; clicks++ {
+			c.Tabs[clicks%len(c.Tabs)].Click()
+		}
+		if passed == duration {
+			tick.Stop()
+			return clicks
+		}
+	}
+}
+
+// Shown returns the number that the tab shows.
+func (tb *Onlooker) Shown() int64 { return tb.shown.Load() }
+
+// Forget forgets when numbers were shown.
+func (c *Crowd) Forget() {
+	for _, tb := range c.Tabs {
+		tb.mu.Lock()
+		tb.seen = nil
+		tb.mu.Unlock()
+	}
+}
+
+// Clicks returns when the crowd clicked, by the number that each click made.
+func (c *Crowd) Clicks() map[int64]time.Time {
+	made := map[int64]time.Time{}
+	for _, tb := range c.Tabs {
+		tb.mu.Lock()
+		maps.Copy(made, tb.made)
+		tb.mu.Unlock()
+	}
+	return made
+}
+
+// Tally is what happened to a crowd.
+type Tally struct {
+	Clicks, Refused, Unanswered int
+	CutOff                      int // tabs whose socket has ended
+	Wrong                       int // tabs that show another number
+	Frames, MostFrames          int // of all tabs, and of one
+	Empty                       int // frames without a number
+	MostRefreshes               int // frames of one tab that were no answers
+}
+
+// Agrees waits until every tab shows so many clicks: all that were made.
+func (c *Crowd) Agrees(clicks int) Tally {
+	c.t.Helper()
+	require.True(c.t, c.AwaitNumber(Soon), "every tab shows %d: %+v", clicks, c.Count(int64(clicks)))
+	return c.Agreed(clicks)
+}
+
+// Agreed checks that every tab shows so many clicks, and none was lost or cut off.
+func (c *Crowd) Agreed(clicks int) Tally {
+	c.t.Helper()
+	got := c.Count(int64(clicks))
+	assert.Equal(c.t, clicks, got.Clicks)
+	assert.Zero(c.t, got.Refused+got.CutOff+got.Wrong)
+	return got
+}
+
+// Count returns what has happened since the tabs were opened. Wrong are those that do
+// not show the number.
+func (c *Crowd) Count(number int64) Tally {
+	var sum Tally
+	for _, tb := range c.Tabs {
+		tb.mu.Lock()
+		sum.Clicks += len(tb.made) + len(tb.clicked) + tb.refused
+		sum.Refused += tb.refused
+		sum.Unanswered += len(tb.clicked)
+		sum.Frames += tb.frames
+		sum.MostFrames = max(sum.MostFrames, tb.frames)
+		sum.MostRefreshes = max(sum.MostRefreshes, tb.frames-len(tb.made)-tb.refused)
+		sum.Empty += tb.empty
+		if tb.err != nil {
+			sum.CutOff++
+		}
+		if tb.shown.Load() != number {
+			sum.Wrong++
+		}
+		tb.mu.Unlock()
+	}
+	return sum
+}
+
+// Delays returns how long it took until the tabs showed each click of a crowd.
+func (c *Crowd) Delays(clickers *Crowd) (delays []time.Duration) {
+	for number, clicked := range clickers.Clicks() {
+		for _, tb := range c.Tabs {
+			tb.mu.Lock()
+			i, found := slices.BinarySearchFunc(tb.seen, number, func(s sight, n int64) int { return int(s.first - n) })
+			if !found {
+				i-- // it came with the one before
+			}
+			delays = append(delays, tb.seen[i].at.Sub(clicked))
+			tb.mu.Unlock()
+		}
+	}
+	return delays
+}
+
+// Staleness returns, for every time that a tab showed a new number, how old the oldest
+// change was that it had not shown. A change is as old as its click.
+func (c *Crowd) Staleness() (ages []time.Duration) {
+	made := c.Clicks()
+	for _, tb := range c.Tabs {
+		tb.mu.Lock()
+		for _, s := range tb.seen {
+			if sent, known := made[s.first]; known {
+				ages = append(ages, s.at.Sub(sent))
+			}
+		}
+		tb.mu.Unlock()
+	}
+	return ages
+}

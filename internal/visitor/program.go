@@ -1,0 +1,326 @@
+package visitor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Main is for the TestMain of tests that run the program. It runs the tests, and
+// removes what they have built.
+func Main(m *testing.M) int {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	defer func() {
+		for _, b := range []*build{&plain, &raced} {
+			os.RemoveAll(b.dir)
+		}
+	}()
+	return m.Run()
+}
+
+// Root returns the directory of the module.
+func Root() string {
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			break
+		}
+		dir = parent
+	}
+	panic("the tests do not run inside the module")
+}
+
+// readSources opens every file that the program is built from. go test notes what a
+// test opens, but nothing before the first test, and compares it before it uses a
+// result from its cache.
+func readSources() error {
+	return filepath.WalkDir(Root(), func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch {
+		case entry.IsDir() && slices.Contains([]string{".git", "node_modules", "bin", "docs", "testdata"}, entry.Name()):
+			return fs.SkipDir
+		case entry.IsDir():
+			_, err = os.ReadDir(name) // notices new files
+		case !strings.HasSuffix(name, "_test.go"):
+			_, err = os.ReadFile(name)
+		}
+		return err
+	})
+}
+
+// build is the program as it was built. The first test that needs it builds it.
+type build struct {
+	args []string
+	once sync.Once
+	dir  string
+	err  error
+}
+
+var (
+	plain = build{}
+	raced = build{args: []string{"-race"}}
+)
+
+// Build builds the program, with the race detector if the test has it, and returns
+// the path of the executable.
+func Build(t testing.TB) (exe string) {
+	t.Helper()
+	if raceDetector {
+		return raced.exe(t)
+	}
+	return plain.exe(t)
+}
+
+// BuildPlain builds the program without the race detector, for tests that measure
+// time.
+func BuildPlain(t testing.TB) (exe string) {
+	t.Helper()
+	return plain.exe(t)
+}
+
+func (b *build) exe(t testing.TB) string {
+	t.Helper()
+	b.once.Do(func() {
+		if b.err = readSources(); b.err != nil {
+			return
+		}
+		if b.dir, b.err = os.MkdirTemp("", "realtime"); b.err != nil {
+			return
+		}
+		cmd := exec.Command("go", slices.Concat([]string{"build"}, b.args, []string{"-o", b.dir, "."})...)
+		cmd.Dir = Root()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	require.NoError(t, b.err)
+	return filepath.Join(b.dir, "realtime")
+}
+
+// Program is a running copy of the built program.
+type Program struct {
+	URL    string
+	Exited chan struct{} // closed when the program has exited
+
+	t       testing.TB
+	cmd     *exec.Cmd
+	logFile string
+}
+
+// Start runs the program, as Build has built it, until the test ends. Unless args
+// say otherwise, it listens on a free port and has an admin address. It runs in a
+// directory of its own. The test fails if the program reports a data race or panics.
+func Start(t testing.TB, args ...string) *Program {
+	t.Helper()
+	return StartExe(t, Build(t), args...)
+}
+
+// StartExe is Start with an executable.
+func StartExe(t testing.TB, exe string, args ...string) *Program {
+	t.Helper()
+	return StartWithRedisURL(t, "", exe, args...)
+}
+
+// StartWithRedisURL is StartExe with REDIS_URL in the environment.
+func StartWithRedisURL(t testing.TB, redisURL, exe string, args ...string) *Program {
+	t.Helper()
+	dir := t.TempDir()
+	p := &Program{t: t, logFile: filepath.Join(dir, "log"), Exited: make(chan struct{})}
+	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0", "-admin-addr", "127.0.0.1:0"}, args...)...)
+	p.cmd.Dir = dir
+	p.cmd.Env = append(os.Environ(), "REDIS_URL="+redisURL, "GORACE=halt_on_error=0 exitcode=66")
+	log, err := os.Create(p.logFile)
+	require.NoError(t, err)
+	defer log.Close()
+	p.cmd.Stderr = log
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	go func() {
+		p.cmd.Wait()
+		close(p.Exited)
+	}()
+	t.Cleanup(p.end)
+	require.NoError(t, err, "no address; the log:\n%s", p.Log())
+	url, found := strings.CutPrefix(strings.TrimSpace(line), "Open ")
+	require.True(t, found, "the first line is %q", line)
+	p.URL = url
+	return p
+}
+
+// end ends the program with the test, and judges its log.
+func (p *Program) end() {
+	p.cmd.Process.Kill()
+	<-p.Exited
+	assert.NoError(p.t, judge(p.Log()))
+}
+
+// judge returns an error if a log shows that the program was broken.
+func judge(log string) error {
+	for _, sign := range []string{"WARNING: DATA RACE", "panic: ", "panic serving", "fatal error: "} {
+		if i := strings.Index(log, sign); i >= 0 {
+			return errors.New("the log of the program:\n" + log[i:])
+		}
+	}
+	return nil
+}
+
+// Addr returns the host and port that the program listens on.
+func (p *Program) Addr() string { return strings.TrimPrefix(p.URL, "http://") }
+
+// Log returns what the program has logged.
+func (p *Program) Log() string {
+	p.t.Helper()
+	content, err := os.ReadFile(p.logFile)
+	require.NoError(p.t, err)
+	return string(content)
+}
+
+var (
+	adminAddress = regexp.MustCompile(`metrics and profiles.*(http://[^\s"]+)`)
+	startLines   = regexp.MustCompile(`(?m)^.*(metrics and profiles|browser files are not built in).*\n`)
+)
+
+// Said returns what the program has logged, except for what it says at every start.
+func (p *Program) Said() string {
+	p.t.Helper()
+	return startLines.ReplaceAllString(p.Log(), "")
+}
+
+// Admin returns what the admin address of the program answers.
+func (p *Program) Admin(path string) string {
+	p.t.Helper()
+	address := adminAddress.FindStringSubmatch(p.Log())
+	require.NotNil(p.t, address, "an admin address in the log:\n%s", p.Log())
+	resp, err := http.Get(address[1] + path)
+	require.NoError(p.t, err)
+	defer resp.Body.Close()
+	require.Equal(p.t, http.StatusOK, resp.StatusCode)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(p.t, err)
+	return string(body)
+}
+
+// Metrics returns the metrics of the program by name. A metric with labels is the
+// sum of all.
+func (p *Program) Metrics() map[string]float64 {
+	p.t.Helper()
+	sums := map[string]float64{}
+	for name, family := range ParseMetrics(p.t, p.Admin("/metrics")) {
+		for _, m := range family.Metric {
+			sums[name] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return sums
+}
+
+// Metric returns the value of one metric, written as name{label="value"}.
+func (p *Program) Metric(name string) (value float64) {
+	p.t.Helper()
+	_, after, found := strings.Cut("\n"+p.Admin("/metrics"), "\n"+name+" ")
+	require.True(p.t, found, "no metric %s", name)
+	_, err := fmt.Sscan(after, &value)
+	require.NoError(p.t, err)
+	return value
+}
+
+// Connections returns how many connections a page has.
+func (p *Program) Connections(path string) int {
+	p.t.Helper()
+	return int(p.Metric(`realtime_connections{page="` + filepath.Base(path) + `"}`))
+}
+
+// Goroutines returns how many goroutines the program runs.
+func (p *Program) Goroutines() int {
+	p.t.Helper()
+	return int(p.Metric("go_goroutines"))
+}
+
+// Heap returns the bytes in use on the heap, after a collection.
+func (p *Program) Heap() int {
+	p.t.Helper()
+	p.Admin("/debug/pprof/heap?gc=1")
+	p.Admin("/debug/pprof/heap?gc=1") // the second empties pools
+	return int(p.Metric("go_memstats_heap_alloc_bytes"))
+}
+
+// CPUTime returns the CPU time that the program has used. It is known on Linux only.
+func (p *Program) CPUTime() (used time.Duration) {
+	p.t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
+	require.NoError(p.t, err)
+	require.NotEmpty(p.t, threads, "CPU times of the program")
+	for _, thread := range threads {
+		var running int64
+		stat, _ := os.ReadFile(thread) // gone if the thread has ended
+		fmt.Sscan(string(stat), &running)
+		used += time.Duration(running)
+	}
+	return used
+}
+
+// ParseMetrics reads metrics as Prometheus does.
+func ParseMetrics(t testing.TB, text string) map[string]*dto.MetricFamily {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	require.NoError(t, err)
+	return families
+}
+
+// Signal sends the program a signal.
+func (p *Program) Signal(signal os.Signal) {
+	p.t.Helper()
+	require.NoError(p.t, p.cmd.Process.Signal(signal))
+}
+
+// Kill kills the program, and waits for its end.
+func (p *Program) Kill() {
+	p.t.Helper()
+	p.Signal(syscall.SIGKILL)
+	<-p.Exited
+}
+
+// Stop signals the program and returns its exit status. The program has 5 seconds
+// to end, as its documentation promises.
+func (p *Program) Stop(signal os.Signal) int {
+	p.t.Helper()
+	p.Signal(signal)
+	select {
+	case <-p.Exited:
+	case <-time.After(5 * time.Second):
+		require.Fail(p.t, "still running 5 s after "+signal.String())
+	}
+	return p.ExitCode()
+}
+
+// ExitCode returns the exit status of a program that has ended. It is 66 after a
+// data race.
+func (p *Program) ExitCode() int { return p.cmd.ProcessState.ExitCode() }

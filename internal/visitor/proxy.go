@@ -1,0 +1,191 @@
+package visitor
+
+import (
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// NewProxy serves a reverse proxy in front of a server, until the test ends. wrap
+// may answer requests in the place of the server.
+func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Handler) (address string) {
+	t.Helper()
+	target, err := url.Parse(server)
+	require.NoError(t, err)
+	proxy := httptest.NewServer(wrap(&httputil.ReverseProxy{
+		FlushInterval: -1,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host
+		},
+		ErrorLog: log.New(io.Discard, "", 0),
+	}))
+	t.Cleanup(func() {
+		proxy.CloseClientConnections()
+		proxy.Close()
+	})
+	return proxy.URL
+}
+
+// RefuseUpgrade answers as a proxy that knows no WebSockets.
+func RefuseUpgrade(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "no WebSockets here", http.StatusForbidden)
+}
+
+// AnswerUpgrades is a proxy that answers WebSocket handshakes in the app's place.
+func AnswerUpgrades(answer http.HandlerFunc) func(http.Handler) http.Handler {
+	return func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if websocket.IsWebSocketUpgrade(r) {
+				answer(w, r)
+				return
+			}
+			app.ServeHTTP(w, r)
+		})
+	}
+}
+
+// SocketCount counts the open sockets of each page. The zero value is ready to use.
+type SocketCount struct {
+	mu   sync.Mutex
+	open map[string]int
+}
+
+// Count is a proxy that counts.
+func (c *SocketCount) Count(app http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if websocket.IsWebSocketUpgrade(r) {
+			c.add(r.URL.Path, 1)
+			defer c.add(r.URL.Path, -1)
+		}
+		app.ServeHTTP(w, r)
+	})
+}
+
+func (c *SocketCount) add(path string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = map[string]int{}
+	}
+	c.open[path] += n
+	if c.open[path] == 0 {
+		delete(c.open, path)
+	}
+}
+
+// Open returns the number of open sockets.
+func (c *SocketCount) Open() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, open := range c.open {
+		n += open
+	}
+	return n
+}
+
+// WaitFor waits until exactly these sockets are open, by the path of their page.
+func (c *SocketCount) WaitFor(t testing.TB, want map[string]int) {
+	t.Helper()
+	assert.EventuallyWithT(t, func(check *assert.CollectT) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		assert.Len(check, c.open, len(want), "open sockets: %v", c.open)
+		for path, n := range want {
+			assert.Equal(check, n, c.open[path], "open sockets of %s", path)
+		}
+	}, Soon, 10*time.Millisecond)
+}
+
+// KeptWhole is a proxy behind which Chromium keeps a page whole that was left, as
+// other browsers do although the page says that it is not to be stored.
+func KeptWhole(app http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !websocket.IsWebSocketUpgrade(r) {
+			w = storable{w}
+		}
+		app.ServeHTTP(w, r)
+	})
+}
+
+type storable struct{ http.ResponseWriter }
+
+func (w storable) WriteHeader(status int) {
+	w.Header().Del("Cache-Control")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w storable) Write(b []byte) (int, error) {
+	w.Header().Del("Cache-Control")
+	return w.ResponseWriter.Write(b)
+}
+
+// balancer sends every request to the next server that says it is ready, and to
+// another if it refuses, as a load balancer without sticky sessions does. Sockets
+// take turns of their own: every server gets some.
+type balancer struct {
+	servers           []*Program
+	requests, sockets atomic.Int64 // turns
+}
+
+// NewBalancer serves a balancer.
+func NewBalancer(t testing.TB, servers []*Program) (address string) {
+	t.Helper()
+	server := httptest.NewServer(&httputil.ReverseProxy{
+		FlushInterval: -1,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme = "http"
+			r.Out.Host = r.In.Host
+		},
+		Transport: &balancer{servers: servers},
+		ErrorLog:  log.New(io.Discard, "", 0),
+	})
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server.URL
+}
+
+func (b *balancer) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	turns := &b.requests
+	if websocket.IsWebSocketUpgrade(r) {
+		turns = &b.sockets
+	}
+	err = errors.New("no server is ready")
+	turn := int(turns.Add(1))
+	for i := range b.servers {
+		s := b.servers[(turn+i)%len(b.servers)]
+		if !ready(s) {
+			continue
+		}
+		r.URL.Host = strings.TrimPrefix(s.URL, "http://")
+		resp, err = http.DefaultTransport.RoundTrip(r)
+		if err == nil && resp.StatusCode != http.StatusServiceUnavailable || r.Method == http.MethodPost {
+			break // a form is sent once
+		}
+	}
+	return resp, err
+}
+
+func ready(s *Program) bool {
+	resp, err := http.Get(s.URL + "/readyz")
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}

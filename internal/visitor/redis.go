@@ -1,0 +1,128 @@
+package visitor
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Redis is a Redis server on a port of its own, which keeps what it has on disk.
+type Redis struct {
+	Addr string
+	URL  string
+	*redis.Client
+
+	t   testing.TB
+	dir string
+	cmd *exec.Cmd
+}
+
+// NewRedis runs a Redis server until the test ends. Without the program it is
+// Missing.
+func NewRedis(t testing.TB) *Redis {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		Missing(t, "no redis-server: `make test` installs it as root on Debian, or put one on the PATH")
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	free.Close()
+	s := &Redis{Addr: free.Addr().String(), t: t, dir: t.TempDir()}
+	s.URL = "redis://" + s.Addr + "/0"
+	s.Client = redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() {
+		s.Stop()
+		s.Close()
+	})
+	s.Start()
+	return s
+}
+
+// Start starts the server, with the data that it has on disk.
+func (s *Redis) Start() {
+	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.Addr)
+	s.cmd = exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", s.dir,
+		"--save", "", "--appendonly", "yes", "--appendfsync", "always")
+	require.NoError(s.t, s.cmd.Start())
+	require.Eventually(s.t, func() bool { return s.Ping(context.Background()).Err() == nil }, 20*time.Second, 5*time.Millisecond, "redis-server answers")
+}
+
+// Stop stops the server, if it runs.
+func (s *Redis) Stop() {
+	if s.cmd == nil {
+		return
+	}
+	s.cmd.Process.Signal(syscall.SIGCONT) // a frozen one would not end
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.cmd.Wait()
+	s.cmd = nil
+}
+
+// OnlyInMemory makes the server write nothing to disk, as it comes. That is for
+// what is measured.
+func (s *Redis) OnlyInMemory() {
+	s.t.Helper()
+	require.NoError(s.t, s.ConfigSet(context.Background(), "appendonly", "no").Err())
+}
+
+// Erase removes the data of a server that is stopped.
+func (s *Redis) Erase() {
+	s.t.Helper()
+	entries, err := os.ReadDir(s.dir)
+	require.NoError(s.t, err)
+	for _, e := range entries {
+		require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, e.Name())))
+	}
+}
+
+// Freeze makes the server answer nothing, without a word, until it is thawed.
+func (s *Redis) Freeze() (thaw func()) {
+	s.t.Helper()
+	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP))
+	return func() { assert.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
+}
+
+// Usage is what the server has spent.
+type Usage struct {
+	Commands int           // with those inside scripts
+	CPU      time.Duration // of its process
+	Memory   int           // bytes
+}
+
+// Spent is what the server spends on what do does, and whatever else happens
+// meanwhile.
+func (s *Redis) Spent(do func()) Usage {
+	s.t.Helper()
+	before := s.usage()
+	do()
+	after := s.usage()
+	return Usage{after.Commands - before.Commands, after.CPU - before.CPU, after.Memory - before.Memory}
+}
+
+// usage is what it has spent since it started.
+func (s *Redis) usage() Usage {
+	s.t.Helper()
+	info, err := s.InfoMap(context.Background(), "stats", "cpu", "memory").Result()
+	require.NoError(s.t, err)
+	number := func(section, field string) float64 {
+		n, err := strconv.ParseFloat(info[section][field], 64)
+		require.NoError(s.t, err, field)
+		return n
+	}
+	return Usage{
+		Commands: int(number("Stats", "total_commands_processed")),
+		CPU:      time.Duration((number("CPU", "used_cpu_sys") + number("CPU", "used_cpu_user")) * float64(time.Second)),
+		Memory:   int(number("Memory", "used_memory")),
+	}
+}

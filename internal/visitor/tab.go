@@ -1,0 +1,208 @@
+package visitor
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Tab is one open page. It applies the frames it is sent as the browser client does.
+type Tab struct {
+	Visitor *Visitor
+	Path    string
+	WS      *websocket.Conn
+	Ended   chan struct{} // closed when the socket has ended
+
+	t testing.TB
+
+	before, after string // the HTML around the live part of the page
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at every frame
+	tree     any
+	frames   int
+	settled  int
+	answered string   // the action that the server answered last
+	history  []string // what the tab has read since StartHistory, without repeats
+	err      error    // why the socket ended
+}
+
+func (tb *Tab) read() {
+	defer close(tb.Ended)
+	for {
+		_, data, err := tb.WS.ReadMessage()
+		var frame struct {
+			Tree map[string]any `json:"tree"`
+			Meta struct {
+				Action string `json:"action"`
+			} `json:"meta"`
+		}
+		if err == nil {
+			err = json.Unmarshal(data, &frame)
+		}
+		tb.mu.Lock()
+		if err == nil {
+			tb.tree = merge(tb.tree, frame.Tree)
+			tb.frames++
+			if frame.Meta.Action != "" {
+				tb.answered = frame.Meta.Action
+			}
+			tb.remember()
+		}
+		tb.err = err
+		close(tb.changed)
+		tb.changed = make(chan struct{})
+		tb.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// remember adds what the tab reads to its history, if one was started and the text
+// is new. tb.mu is held.
+func (tb *Tab) remember() {
+	if tb.history == nil {
+		return
+	}
+	if text := tb.text(); text != tb.history[len(tb.history)-1] {
+		tb.history = append(tb.history, text)
+	}
+}
+
+// StartHistory keeps what the tab reads now, and whatever it reads after a frame
+// that changes it.
+func (tb *Tab) StartHistory() {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.history = []string{tb.text()}
+}
+
+// HasRead returns what the tab has read since StartHistory.
+func (tb *Tab) HasRead() []string {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return slices.Clone(tb.history)
+}
+
+// NoChange checks that what the tab reads has not changed since StartHistory,
+// not for a moment, and will not: a grace period that has begun is over.
+func (tb *Tab) NoChange(grace time.Duration) {
+	tb.t.Helper()
+	<-time.After(grace)
+	tb.Settle()
+	assert.Len(tb.t, tb.HasRead(), 1, "what the tab has read")
+}
+
+// Do sends an action.
+func (tb *Tab) Do(action string, fields map[string]any) {
+	tb.t.Helper()
+	assert.NoError(tb.t, Act(tb.WS, action, fields))
+}
+
+// Increment presses the button of the counter.
+func (tb *Tab) Increment() { tb.t.Helper(); tb.Do("increment", nil) }
+
+// Join joins under a name.
+func (tb *Tab) Join(name string) { tb.t.Helper(); tb.Do("join", map[string]any{"username": name}) }
+
+// Leave presses the button to leave.
+func (tb *Tab) Leave() { tb.t.Helper(); tb.Do("leave", nil) }
+
+// Close closes the tab as a browser does: without Leave, and without waiting.
+func (tb *Tab) Close() {
+	tb.WS.Close()
+	<-tb.Ended
+}
+
+// Shows waits until the tab reads want.
+func (tb *Tab) Shows(want string) {
+	tb.t.Helper()
+	tb.WaitFor(func() bool { return strings.Contains(tb.text(), want) }, fmt.Sprintf("%q", want))
+}
+
+// ShowsNoMore waits until the tab does not read unwanted any more.
+func (tb *Tab) ShowsNoMore(unwanted string) {
+	tb.t.Helper()
+	tb.WaitFor(func() bool { return !strings.Contains(tb.text(), unwanted) }, fmt.Sprintf("no %q", unwanted))
+}
+
+// text returns what a person reads. tb.mu is held.
+func (tb *Tab) text() string { return Readable(tb.before + render(tb.tree) + tb.after) }
+
+// Never checks that the tab does not read unwanted now.
+func (tb *Tab) Never(unwanted string) {
+	tb.t.Helper()
+	assert.NotContains(tb.t, tb.Text(), unwanted)
+}
+
+// Text returns what a person reads now.
+func (tb *Tab) Text() string { return Readable(tb.HTML()) }
+
+// HTML returns what the page holds now.
+func (tb *Tab) HTML() string {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return tb.before + render(tb.tree) + tb.after
+}
+
+// FrameCount returns how many frames the tab was sent, the page among them.
+func (tb *Tab) FrameCount() int {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return tb.frames
+}
+
+// Settle waits until the server has answered everything that was sent so far. It
+// answers the actions of a tab in order, also unknown ones.
+func (tb *Tab) Settle() {
+	tb.t.Helper()
+	tb.settled++
+	action := fmt.Sprint("settle ", tb.settled)
+	tb.Do(action, nil)
+	tb.WaitFor(func() bool { return tb.answered == action }, "an answer")
+}
+
+// Err returns why the socket has ended, or nil.
+func (tb *Tab) Err() error {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return tb.err
+}
+
+// WaitFor waits until what reports true. It is called with tb.mu held.
+func (tb *Tab) WaitFor(what func() bool, name string) {
+	tb.t.Helper()
+	timeout := time.After(Soon)
+	for {
+		tb.mu.Lock()
+		ok, changed, err := what(), tb.changed, tb.err
+		tb.mu.Unlock()
+		if ok {
+			return
+		}
+		require.NoError(tb.t, err, "the socket ended before the tab got %s", name)
+		select {
+		case <-changed:
+		case <-timeout:
+			require.FailNow(tb.t, "timeout", "want %s, the tab reads:\n%s", name, tb.Text())
+		}
+	}
+}
+
+// Counter returns the number that the tab shows.
+func (tb *Tab) Counter() (n int) {
+	tb.t.Helper()
+	_, text, _ := strings.Cut(tb.Text(), "Counter: ")
+	_, err := fmt.Sscan(text, &n)
+	assert.NoError(tb.t, err)
+	return n
+}

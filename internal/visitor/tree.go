@@ -1,0 +1,125 @@
+package visitor
+
+import (
+	"fmt"
+	"html"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// merge applies an update to a tree: a node that brings its fixed parts ("s")
+// replaces the old one, any other changes only the slots it names. A list is
+// changed by operations.
+func merge(old, update any) any {
+	into, ok := old.(map[string]any)
+	if operations, isList := update.([]any); ok && isList {
+		return edit(into, operations)
+	}
+	from, isNode := update.(map[string]any)
+	if _, whole := from["s"]; !ok || !isNode || whole {
+		return update
+	}
+	for slot, value := range from {
+		into[slot] = merge(into[slot], value)
+	}
+	return into
+}
+
+// edit applies operations to a list: its items ("d") are known by the slot that
+// its description ("m") names. The first items of an empty list bring both it
+// and the fixed parts along.
+func edit(list map[string]any, operations []any) any {
+	items, _ := list["d"].([]any)
+	find := func(key any) int {
+		slot := list["m"].(map[string]any)["idKey"].(string)
+		return slices.IndexFunc(items, func(item any) bool { return item.(map[string]any)[slot] == key })
+	}
+	for _, operation := range operations {
+		op := operation.([]any)
+		switch op[0] {
+		case "a": // append
+			items = append(items, op[1].([]any)...)
+			if len(op) == 4 {
+				list["s"], list["m"] = op[2], op[3]
+			}
+		case "p": // prepend
+			items = slices.Concat(op[1].([]any), items)
+		case "i": // insert after
+			items = slices.Insert(items, find(op[1])+1, op[2])
+		case "r": // remove
+			items = slices.Delete(items, find(op[1]), find(op[1])+1)
+		case "u": // update
+			items[find(op[1])] = merge(items[find(op[1])], op[2])
+		case "o": // order
+			var ordered []any
+			for _, key := range op[1].([]any) {
+				ordered = append(ordered, items[find(key)])
+			}
+			items = ordered
+		default:
+			panic(fmt.Sprintf("unknown operation %v", op))
+		}
+	}
+	list["d"] = items
+	return list
+}
+
+// render is the HTML of a tree: fixed parts and slots in turn, for a list once
+// for each item.
+func render(tree any) string {
+	node, ok := tree.(map[string]any)
+	if !ok {
+		if tree == nil {
+			return ""
+		}
+		return fmt.Sprint(tree)
+	}
+	fixed, _ := node["s"].([]any)
+	items, isList := node["d"].([]any)
+	if !isList {
+		items = []any{node}
+	}
+	var b strings.Builder
+	for _, item := range items {
+		for i, part := range fixed {
+			b.WriteString(part.(string))
+			b.WriteString(render(item.(map[string]any)[strconv.Itoa(i)]))
+		}
+	}
+	return b.String()
+}
+
+// Around returns the HTML of a page before and after its live part.
+func Around(t testing.TB, page string) (before, after string) {
+	t.Helper()
+	fixed := around.FindStringSubmatch(page)
+	require.NotNil(t, fixed, "the live part of the page:\n%s", page)
+	return fixed[1], fixed[2]
+}
+
+var around = regexp.MustCompile(`(?s)^(.*<div data-lvt-id=[^>]*>).*(</div>.*)$`)
+
+// Readable returns the text a person sees of some HTML.
+func Readable(markup string) string {
+	var text strings.Builder
+	for markup != "" {
+		before, tag, _ := strings.Cut(markup, "<")
+		text.WriteString(before)
+		_, markup, _ = strings.Cut(tag, ">")
+	}
+	const space = " \t\r\n"
+	plain := html.UnescapeString(text.String())
+	folded := strings.Join(strings.FieldsFunc(plain, func(r rune) bool { return strings.ContainsRune(space, r) }), " ")
+	if strings.TrimLeft(plain, space) != plain {
+		folded = " " + folded
+	}
+	if strings.TrimRight(plain, space) != plain {
+		folded += " "
+	}
+	return folded
+}

@@ -1,0 +1,256 @@
+// Package visitor holds the words that the tests of this project use. A Visitor is
+// one browser without scripts, with cookies of its own; a Tab is a page that it has
+// open; a Crowd is many visitors at once. A Network is a way to a server that can
+// break, and a proxy stands between visitors and a server. A Program is a running
+// copy of the built program, and Redis a real Redis server.
+//
+// Everything talks over real sockets. Package visitor/browser drives a real Chromium.
+package visitor
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The addresses of the two live pages, and the cookie of a session.
+const (
+	CounterPage   = "/realtime/multi-user-sync"
+	PresencePage  = "/realtime/presence"
+	SessionCookie = "livetemplate-id"
+)
+
+// Soon is how long a change may take to arrive. It ends waits that would never end;
+// no test measures by it.
+const Soon = 30 * time.Second
+
+// Visitor is one browser without scripts: a cookie jar, and the tabs it opens.
+type Visitor struct {
+	Base   string       // address of the server
+	Client *http.Client // holds the cookies; does not follow redirects
+
+	t testing.TB
+}
+
+// New returns a visitor without cookies at a server.
+func New(t testing.TB, server string) *Visitor {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	require.NoError(t, err)
+	return &Visitor{t: t, Base: server, Client: &http.Client{
+		Jar: jar,
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse // a test sees the redirect itself
+		},
+	}}
+}
+
+// Get returns the first HTML of a page, before any script, as a person reads it.
+func (v *Visitor) Get(path string) string {
+	v.t.Helper()
+	resp, body := v.Send(http.MethodGet, path, "", "")
+	require.Equal(v.t, http.StatusOK, resp.StatusCode)
+	return Readable(body)
+}
+
+// Post submits a form as a browser without scripts does.
+func (v *Visitor) Post(path string, form url.Values) (*http.Response, string) {
+	v.t.Helper()
+	return v.Send(http.MethodPost, path, "application/x-www-form-urlencoded", form.Encode())
+}
+
+// Click clicks the counter by a plain form.
+func (v *Visitor) Click() {
+	v.t.Helper()
+	resp, _ := v.Post(CounterPage, url.Values{"increment": {""}})
+	require.Equal(v.t, http.StatusSeeOther, resp.StatusCode)
+}
+
+// Send sends a request as a browser without scripts does.
+func (v *Visitor) Send(method, path, contentType, body string) (*http.Response, string) {
+	v.t.Helper()
+	return v.Request(method, path, "text/html", contentType, body)
+}
+
+// Request is Send for another kind of answer, such as application/json.
+func (v *Visitor) Request(method, path, accept, contentType, body string) (*http.Response, string) {
+	v.t.Helper()
+	req, err := http.NewRequest(method, v.Base+path, strings.NewReader(body))
+	require.NoError(v.t, err)
+	req.Header.Set("Accept", accept)
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := v.Client.Do(req)
+	require.NoError(v.t, err)
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	require.NoError(v.t, err)
+	return resp, string(answer)
+}
+
+// Open opens a page in a new tab: the HTML first, then the socket.
+func (v *Visitor) Open(path string) *Tab {
+	v.t.Helper()
+	_, page := v.Send(http.MethodGet, path, "", "")
+	tb := &Tab{t: v.t, Visitor: v, Path: path}
+	tb.before, tb.after = Around(v.t, page)
+	tb.Connect()
+	v.t.Cleanup(tb.Close)
+	return tb
+}
+
+// Connect opens a socket, the first or another, and waits for the page it brings.
+func (tb *Tab) Connect() {
+	tb.t.Helper()
+	ws, err := tb.Visitor.Dial(tb.Path)
+	require.NoError(tb.t, err)
+	tb.WS, tb.frames, tb.err = ws, 0, nil
+	tb.changed, tb.Ended = make(chan struct{}), make(chan struct{})
+	go tb.read()
+	tb.WaitFor(func() bool { return tb.frames > 0 }, "a first frame")
+}
+
+// OpenWithoutSocket opens a page in a new tab where no socket opens: the browser
+// client then sends requests.
+func (v *Visitor) OpenWithoutSocket(path string) *RequestTab {
+	v.t.Helper()
+	tb := &RequestTab{Visitor: v, path: path}
+	tb.do(http.MethodGet, "")
+	return tb
+}
+
+// RequestTab is an open page that applies answers to its requests as the browser
+// client does.
+type RequestTab struct {
+	*Visitor
+	path string
+	tree any
+}
+
+// Act posts an action, and applies the answer.
+func (tb *RequestTab) Act(action string, fields map[string]any) {
+	tb.t.Helper()
+	message, err := json.Marshal(map[string]any{"action": action, "data": fields})
+	require.NoError(tb.t, err)
+	tb.do(http.MethodPost, string(message))
+}
+
+// HTML returns the live part of the page.
+func (tb *RequestTab) HTML() string { return render(tb.tree) }
+
+// Text returns the live part of the page as a person reads it.
+func (tb *RequestTab) Text() string { return Readable(tb.HTML()) }
+
+func (tb *RequestTab) do(method, message string) {
+	tb.t.Helper()
+	resp, body := tb.Request(method, tb.path, "application/json", "application/json", message)
+	require.Equal(tb.t, http.StatusOK, resp.StatusCode)
+	var answer struct {
+		Tree map[string]any `json:"tree"`
+	}
+	require.NoError(tb.t, json.Unmarshal([]byte(body), &answer))
+	tb.tree = merge(tb.tree, answer.Tree)
+}
+
+// Dial opens the socket of a page. Nothing reads it, or answers a ping.
+func (v *Visitor) Dial(path string) (*websocket.Conn, error) {
+	return DialPage(websocket.Dialer{Jar: v.Client.Jar, HandshakeTimeout: Soon}, v.Base, path)
+}
+
+// Knock asks for the socket of a page as anybody can, with any headers. If ws is
+// nil, the answer says why.
+func Knock(t testing.TB, server, path string, header http.Header) (ws *websocket.Conn, resp *http.Response) {
+	t.Helper()
+	dialer := websocket.Dialer{HandshakeTimeout: Soon}
+	ws, resp, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
+	if !assert.NotNil(t, resp, "no answer: %v", err) {
+		return nil, &http.Response{}
+	}
+	if ws != nil {
+		t.Cleanup(func() { ws.Close() })
+	}
+	return ws, resp
+}
+
+// DialPage opens the socket of a page as a script of that page does.
+func DialPage(dialer websocket.Dialer, server, path string) (*websocket.Conn, error) {
+	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {server}})
+	return ws, err
+}
+
+// Act sends an action, with its fields as the browser client encodes them.
+func Act(ws *websocket.Conn, action string, fields map[string]any) error {
+	return ws.WriteJSON(map[string]any{"action": action, "data": fields})
+}
+
+// ComeAndGo opens the presence page n times, in four tabs of one browser at a
+// time. Each joins, and goes as tabs go: with a close frame, without one, or
+// before it has read the answer.
+func ComeAndGo(t testing.TB, server string, n int) {
+	t.Helper()
+	v := New(t, server)
+	v.Get(PresencePage) // for its cookie
+	var tabs sync.WaitGroup
+	for range 4 {
+		tabs.Go(func() {
+			for i := range n / 4 {
+				ws, err := v.Dial(PresencePage)
+				if !assert.NoError(t, err) {
+					return
+				}
+				assert.NoError(t, Act(ws, "join", map[string]any{"username": "guest"}))
+				way := i % 3
+				if way != 0 {
+					ws.ReadMessage() // the page
+					ws.ReadMessage() // the answer, or somebody else's refresh
+				}
+				if way == 1 {
+					ws.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, ""))
+				}
+				ws.Close()
+			}
+		})
+	}
+	tabs.Wait()
+}
+
+// Session returns the session cookie that the visitor was given.
+func (v *Visitor) Session() string {
+	v.t.Helper()
+	base, err := url.Parse(v.Base)
+	require.NoError(v.t, err)
+	for _, cookie := range v.Client.Jar.Cookies(base) {
+		if cookie.Name == SessionCookie {
+			return cookie.Value
+		}
+	}
+	return ""
+}
+
+// At returns the same visitor at another server.
+func (v *Visitor) At(server string) *Visitor {
+	return &Visitor{t: v.t, Base: server, Client: v.Client}
+}
+
+// With returns the same visitor in a subtest.
+func (v *Visitor) With(t testing.TB) *Visitor { return &Visitor{t: t, Base: v.Base, Client: v.Client} }
+
+// TagOf returns the first tag in markup that begins with start.
+func TagOf(t testing.TB, markup, start string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(markup, start)
+	require.True(t, found, "no %s in the page", start)
+	tag, _, _ := strings.Cut(rest, ">")
+	return start + tag + ">"
+}
