@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"html/template"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -32,10 +31,7 @@ import (
 	"realtime/internal/wsconn"
 )
 
-func TestMain(m *testing.M) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // the framework logs every connection
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(visitor.Main(m)) }
 
 // newServer serves the app in this process, and returns its address.
 func newServer(t testing.TB, cfg config) (url string) {
@@ -43,6 +39,12 @@ func newServer(t testing.TB, cfg config) (url string) {
 	cfg.site.Drain = time.Millisecond // most tests end with open tabs
 	a, err := newApp(cfg)
 	require.NoError(t, err)
+	return serve(t, a)
+}
+
+// serve serves an app until the test ends, and returns its address.
+func serve(t testing.TB, a *app) (url string) {
+	t.Helper()
 	server := httptest.NewServer(a)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
@@ -124,12 +126,7 @@ func newCounter(t *testing.T) (a *app, c *MultiUserSyncController, server string
 	a = &app{s, fanout.New(fanout.Options{}), servers}
 	c, err = multiUserSyncHandler(a)
 	require.NoError(t, err)
-	listening := httptest.NewServer(a)
-	t.Cleanup(func() {
-		a.shutdown(context.Background())
-		listening.Close()
-	})
-	return a, c, listening.URL
+	return a, c, serve(t, a)
 }
 
 // A total may arrive after a later one: from another server, or from a click.

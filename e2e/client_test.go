@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -131,8 +132,8 @@ func TestClient_GivesUpAfterOneAttemptThatFails(t *testing.T) {
 	tb.WaitUntil(`liveTemplateClient.useHTTP`, "an attempt that failed")
 	network.ComeBack()
 	tb.WaitUntil(`fetch("/client.js").then(() => window.answers = true) && window.answers`, "the server")
-	time.Sleep(2500 * time.Millisecond) // two heartbeats
-	mended(t, tb.Eval(browser.Live) != "true", "goes on trying after an attempt has failed", "the reconnecting in static/live.js")
+	// Two heartbeats of the client, in which it would try again.
+	mended(t, !tb.Becomes(2500*time.Millisecond, browser.Live), "goes on trying after an attempt has failed", "the reconnecting in static/live.js")
 }
 
 func TestClient_ReplacesTheSocketOfATabThatWasHidden(t *testing.T) {
@@ -141,13 +142,10 @@ func TestClient_ReplacesTheSocketOfATabThatWasHidden(t *testing.T) {
 	tb := person.Open(newStock(t, unchanged) + "/stock")
 	tb.CountConnects()
 	tb.Hide(person)
-	time.Sleep(3200 * time.Millisecond)
+	time.Sleep(3200 * time.Millisecond) // hidden for more than the client's 3 seconds
 	tb.Show()
 	tb.WaitUntil(`!document.hidden`, "a tab in front")
-	for begin := time.Now(); tb.Eval(`connects`) == "0" && time.Since(begin) < 3*time.Second; {
-		time.Sleep(50 * time.Millisecond)
-	}
-	mended(t, tb.Eval(`connects`) != "0", "keeps a sound socket of a tab that was hidden", "hiddenAt in static/live.js")
+	mended(t, tb.Becomes(3*time.Second, `connects > 0`), "keeps a sound socket of a tab that was hidden", "hiddenAt in static/live.js")
 }
 
 func TestClient_MovesTheFocusBackAtEveryUpdate(t *testing.T) {
@@ -248,8 +246,7 @@ func TestClient_ThrowsAtAnAnswerWithoutATree(t *testing.T) {
 		for (let i = 0; i < 40; i++) document.querySelector("[name=press]").click();
 	})()`)
 	tb.WaitUntil(`(document.body.innerText.match(/Shared: (\d+)/)?.[1] ?? 0) >= 20`, "the clicks that counted")
-	time.Sleep(300 * time.Millisecond)
-	mended(t, tb.Eval(`complaints > 0`) == "true", "understands an answer without a tree", "tooFast in internal/wsconn")
+	mended(t, tb.Becomes(3*time.Second, `complaints > 0`), "understands an answer without a tree", "tooFast in internal/wsconn")
 }
 
 func TestClient_TellsAPageNothingOfAPong(t *testing.T) {
@@ -257,20 +254,18 @@ func TestClient_TellsAPageNothingOfAPong(t *testing.T) {
 	tb, _ := openStock(t)
 	tb.Eval(`void ` + listenForEvents)
 	tb.Eval(`void liveTemplateClient.send({action: "__ping__"})`)
-	time.Sleep(500 * time.Millisecond)
-	mended(t, tb.Eval(`events.length`) == "0", "tells the page of the answer to a ping", "audiblePong in internal/wsconn")
+	mended(t, !tb.Becomes(500*time.Millisecond, `events.length > 0`), "tells the page of the answer to a ping", "audiblePong in internal/wsconn")
 }
 
 func TestClient_TellsAPageNothingOfAFirstAttemptThatFails(t *testing.T) {
 	t.Parallel()
-	first := true
+	var seen atomic.Bool // the page itself
 	server := newStock(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !first {
+			if seen.Swap(true) {
 				http.Error(w, "away", http.StatusServiceUnavailable)
 				return
 			}
-			first = false // the page itself
 			h.ServeHTTP(w, r)
 		})
 	})
@@ -278,9 +273,8 @@ func TestClient_TellsAPageNothingOfAFirstAttemptThatFails(t *testing.T) {
 	tb.ExpectErrors("")
 	tb.InEveryPage(listenForEvents)
 	tb.Navigate(server + "/stock")
-	time.Sleep(1500 * time.Millisecond)
-	events := tb.Eval(`JSON.stringify(events)`)
-	mended(t, !strings.Contains(events, "disconnected") && !strings.Contains(events, "error"), "tells the page ("+events+") that its first attempt has failed",
+	told := tb.Becomes(1500*time.Millisecond, `events.some((name) => /disconnected|error/.test(name))`)
+	mended(t, !told, "tells the page ("+tb.Eval(`JSON.stringify(events)`)+") that its first attempt has failed",
 		"the interval that looks for it in static/live.js")
 }
 
@@ -298,10 +292,9 @@ func TestClient_DisablesFormsWhileItLoads(t *testing.T) {
 	tb := browser.New(t).Load(server + "/stock")
 	tb.ExpectErrors("")
 	tb.WaitUntil(`window.liveTemplateClient`, "the client")
-	time.Sleep(300 * time.Millisecond)
-	disabled := tb.Eval(`document.querySelector("[name=press]").matches(":disabled")`)
+	disabled := tb.Becomes(3*time.Second, `document.querySelector("[name=press]").matches(":disabled")`)
 	close(release)
-	mended(t, disabled == "true", "leaves forms alone while it loads", "WithLoadingDisabled in Site.liveOptions")
+	mended(t, disabled, "leaves forms alone while it loads", "WithLoadingDisabled in Site.liveOptions")
 }
 
 func TestClient_DropsWhatIsPressedWhileNoSocketIsOpen(t *testing.T) {
@@ -312,7 +305,9 @@ func TestClient_DropsWhatIsPressedWhileNoSocketIsOpen(t *testing.T) {
 	tb.Click("press")
 	tb.Eval(`void liveTemplateClient.connect()`)
 	tb.WaitUntil(browser.Live, "a live page")
-	time.Sleep(300 * time.Millisecond)
+	tb.TypeInto("said", "later")
+	tb.Click("say") // answered after what was kept
+	peer.Shows("Said: later")
 	mended(t, strings.Contains(peer.Text(), "Shared: 0"), "keeps what is pressed until its socket is open", "the forms held in static/live.js")
 }
 
@@ -324,6 +319,6 @@ func TestClient_KeepsTheSocketOfAPageThatIsLeft(t *testing.T) {
 	server := newStock(t, sockets.Count)
 	tb := browser.New(t).Open(server + "/stock")
 	tb.Run(chromedp.Navigate("about:blank"))
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond) // nothing tells that a socket stays
 	mended(t, sockets.Open() == 1, "closes the socket of a page that is left", "leave() in static/live.js")
 }

@@ -29,10 +29,7 @@ import (
 	"realtime/internal/visitor"
 )
 
-func TestMain(m *testing.M) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // the framework logs every connection
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(visitor.Main(m)) }
 
 // The toy is a page made of nothing but this package and fanout: a template of
 // three lines, a controller of ten.

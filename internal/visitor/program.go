@@ -26,8 +26,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Main is for the TestMain of tests that run the program. It runs the tests, and
-// removes what they have built.
+// Main is for TestMain. It runs the tests without the log of the framework, which
+// logs every connection, and removes what they have built.
 func Main(m *testing.M) int {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	defer func() {

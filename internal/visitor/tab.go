@@ -135,8 +135,11 @@ func (tb *Tab) ShowsNoMore(unwanted string) {
 	tb.WaitFor(func() bool { return !strings.Contains(tb.text(), unwanted) }, fmt.Sprintf("no %q", unwanted))
 }
 
+// html returns what the page holds. tb.mu is held.
+func (tb *Tab) html() string { return tb.before + render(tb.tree) + tb.after }
+
 // text returns what a person reads. tb.mu is held.
-func (tb *Tab) text() string { return Readable(tb.before + render(tb.tree) + tb.after) }
+func (tb *Tab) text() string { return Readable(tb.html()) }
 
 // Never checks that the tab does not read unwanted now.
 func (tb *Tab) Never(unwanted string) {
@@ -151,7 +154,7 @@ func (tb *Tab) Text() string { return Readable(tb.HTML()) }
 func (tb *Tab) HTML() string {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	return tb.before + render(tb.tree) + tb.after
+	return tb.html()
 }
 
 // FrameCount returns how many frames the tab was sent, the page among them.

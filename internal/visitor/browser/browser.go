@@ -341,6 +341,14 @@ func (tb *Tab) WaitUntil(script, name string) {
 // WaitUntilWithin is WaitUntil with another limit.
 func (tb *Tab) WaitUntilWithin(timeout time.Duration, script, name string) {
 	tb.t.Helper()
+	if !tb.Becomes(timeout, script) {
+		require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.Text())
+	}
+}
+
+// Becomes reports whether a script becomes true within a time.
+func (tb *Tab) Becomes(timeout time.Duration, script string) bool {
+	tb.t.Helper()
 	deadline := time.Now().Add(timeout)
 	for pause := 20 * time.Millisecond; time.Now().Before(deadline); pause = min(pause*3/2, 200*time.Millisecond) {
 		var ok bool
@@ -348,11 +356,11 @@ func (tb *Tab) WaitUntilWithin(timeout time.Duration, script, name string) {
 		err := chromedp.Run(ctx, chromedp.Evaluate(`Boolean(`+script+`)`, &ok))
 		cancel()
 		if err == nil && ok {
-			return
+			return true
 		}
 		time.Sleep(pause) // before the browser is asked again: only asking tells
 	}
-	require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.Text())
+	return false
 }
 
 // Shows waits until the person reads want.
