@@ -13,7 +13,7 @@ run: assets
 
 # Most of what runs in parallel waits for a browser. make check does the vetting.
 test: assets test-tools
-	go test -race -shuffle=on -parallel 6 -vet=off ./...
+	go test -race -shuffle=on -parallel 6 -vet=off -timeout 30m ./...
 
 check: assets
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
@@ -24,7 +24,7 @@ bench: assets test-tools
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
 
 soak: assets test-tools
-	go test -race -count=1 -tags soak -run Soak -timeout 15m -v ./e2e
+	go test -race -count=1 -tags soak -run Soak -timeout 30m -v ./e2e
 
 fuzz: assets
 	go test -run '^$$' -fuzz FuzzName -fuzztime 1m ./internal/presence
@@ -38,14 +38,21 @@ $(VENDOR)/.fetched: static/package.json static/package-lock.json Makefile
 	@cp $(addprefix static/node_modules/,$(NPM_FILES)) $(VENDOR)
 	@touch $@
 
-# What the tests need beside Go: a C compiler for -race, Chromium, and Redis. As root
-# on Debian it is installed; elsewhere the tests say what they miss.
+# What the tests need beside Go, each as command:package, or as the commands that will
+# do and the packages that are needed. As root on Debian they are installed; elsewhere
+# the tests say what they miss.
+TEST_TOOLS := gcc:gcc+libc6-dev redis-server:redis-server \
+	chromium/chromium-browser/google-chrome:chromium \
+	firefox-esr/firefox:firefox-esr \
+	WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb \
+	nginx:nginx-light caddy:caddy haproxy:haproxy
+
 test-tools:
-	@have() { command -v "$$1" >/dev/null; }; missing=; \
-	have gcc || missing="gcc libc6-dev"; \
-	have chromium || have chromium-browser || have google-chrome || missing="$$missing chromium"; \
-	have redis-server || missing="$$missing redis-server"; \
+	@PATH="$$PATH:/usr/sbin"; missing=; for tool in $(TEST_TOOLS); do \
+		found=; for name in $$(echo "$${tool%:*}" | tr / ' '); do command -v "$$name" >/dev/null && found=yes; done; \
+		test -n "$$found" || missing="$$missing $$(echo "$${tool#*:}" | tr + ' ')"; \
+	done; \
 	if test -z "$$missing"; then exit; fi; \
-	if have apt-get && test "$$(id -u)" = 0; then \
+	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
-	else false; fi || echo "not installed: $$missing (make test installs it as root on Debian)"
+	else false; fi || echo "not installed:$$missing (make test installs it as root on Debian)"

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"html/template"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -123,7 +122,7 @@ func newCounter(t *testing.T) (a *app, c *MultiUserSyncController, server string
 	require.NoError(t, err)
 	s, err := newSite(site.Options{Drain: time.Millisecond}, servers)
 	require.NoError(t, err)
-	a = &app{s, fanout.New(fanout.Options{}), servers}
+	a = &app{Site: s, fanout: fanout.New(fanout.Options{}), servers: servers, online: presence.New(presence.Options{})}
 	c, err = multiUserSyncHandler(a)
 	require.NoError(t, err)
 	return a, c, serve(t, a)
@@ -521,20 +520,5 @@ func TestFiles_NotFetchedComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
 		assert.Equal(t, missing, files.CDN() != "")
 		assert.Equal(t, missing, strings.Contains(log.String(), "run `make assets` to fetch them"), log.String())
 		static["vendor/livetemplate-client.browser.js"], static["vendor/pico.min.css"] = &fstest.MapFile{}, &fstest.MapFile{}
-	}
-}
-
-func TestBrowserURL(t *testing.T) {
-	got := &net.TCPAddr{IP: net.IPv4zero, Port: 9000}
-	for asked, want := range map[string]string{
-		"localhost:8080":  "http://localhost:9000",
-		":0":              "http://localhost:9000",
-		"0.0.0.0:0":       "http://localhost:9000",
-		"[::]:0":          "http://localhost:9000",
-		"127.0.0.1:9000":  "http://127.0.0.1:9000",
-		"[::1]:9000":      "http://[::1]:9000",
-		"example.test:80": "http://example.test:9000",
-	} {
-		assert.Equal(t, want, browserURL(asked, got), "asked for %s", asked)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"realtime/internal/assets"
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
+	"realtime/internal/listen"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/wsconn"
@@ -37,6 +39,8 @@ var embedded embed.FS
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+
+	context.AfterFunc(ctx, stop) // the next signal ends the program at once
 
 	err := run(ctx, os.Args[1:], os.Stdout)
 	if err == nil {
@@ -50,8 +54,8 @@ func main() {
 }
 
 // run serves until ctx ends, then closes every socket and returns nil. It prints
-// the address to out, and logs to standard error. An error in args is errUsage; -h
-// prints the flags to out and returns nil.
+// the address to out, and logs to standard error. An error in args is errUsage; -h and
+// -version print their answer to out and return nil.
 func run(ctx context.Context, args []string, out io.Writer) error {
 	opts, err := parseFlags(args, out)
 	if errors.Is(err, flag.ErrHelp) {
@@ -64,7 +68,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
 
-	listener, err := net.Listen("tcp", opts.addr)
+	listener, err := listen.On(opts.addr)
 	if err != nil {
 		return err
 	}
@@ -83,14 +87,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	server := app.server()
 	go func() { failed <- server.Serve(listener) }()
-	fmt.Fprintln(out, "Open", browserURL(opts.addr, listener.Addr()))
+	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		slog.Info("listening on all interfaces", slog.Int("port", tcp.Port))
+	}
+	fmt.Fprintln(out, listen.Says(opts.addr, listener))
 
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
-		slog.Info("stopping", slog.Duration("within", stopWithin))
-		app.stop(server)
+		within := opts.site.Drain + stopWithin
+		slog.Info("stopping", slog.Duration("within", within))
+		app.stop(server, within)
 		return nil
 	}
 }
@@ -109,12 +117,13 @@ type app struct {
 	*site.Site
 	fanout  *fanout.Fanout
 	servers *cluster.Member
+	online  *presence.Record
 }
 
 // newApp builds the two pages and puts them on the site. An error means that an
 // embedded file is broken, an allowed origin is invalid, or Redis cannot be used.
 func newApp(cfg config) (*app, error) {
-	servers, err := cluster.New(cluster.Options{URL: cfg.redis, Log: cfg.site.Log})
+	servers, err := cluster.New(cluster.Options{URL: cfg.redis, Log: cfg.site.Log, Grace: cmp.Or(cfg.presence.Grace, presence.DefaultGrace)})
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +131,7 @@ func newApp(cfg config) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &app{s, fanout.New(cfg.fanout), servers}
+	a := &app{Site: s, fanout: fanout.New(cfg.fanout), servers: servers}
 	counter, err := multiUserSyncHandler(a)
 	if err != nil {
 		return nil, err
@@ -131,6 +140,7 @@ func newApp(cfg config) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.online = people.online
 	addMetrics(s.Metrics, counter, people)
 	return a, join(servers, counter, people)
 }
@@ -184,6 +194,7 @@ func join(servers *cluster.Member, counter *MultiUserSyncController, people *Pre
 	servers.OnCounter(counter.counted)
 	servers.OnStatus(counter.changed)
 	servers.OnEntries(people.online.SetElsewhere, func(id string) { people.online.Leave(id) }, people.changed)
+	servers.OnLeave(func(id string) { people.online.Disconnect(id, people.changed) })
 	servers.OnStatus(people.changed)
 	people.online.Announce(servers)
 	ctx, cancel := context.WithTimeout(context.Background(), redisWithin)
@@ -191,14 +202,20 @@ func join(servers *cluster.Member, counter *MultiUserSyncController, people *Pre
 	return servers.Start(ctx)
 }
 
-// addMetrics adds what the site itself does not know.
+// addMetrics adds what the site itself does not know, before it serves.
 func addMetrics(m site.Metrics, counter *MultiUserSyncController, people *PresenceController) {
 	m.Counter("realtime_clicks_total", "Clicks on this server that counted.", nil, counter.servers.Counted)
 	m.Gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, people.online.Count)
+	const failed = "Clicks on this server that did not count: away, Redis could not be reached; unknown, it did not answer, and they may have counted."
+	m.Counter("realtime_clicks_failed_total", failed, map[string]string{"reason": "away"}, func() int { n, _ := counter.servers.Failed(); return n })
+	m.Counter("realtime_clicks_failed_total", failed, map[string]string{"reason": "unknown"}, func() int { _, n := counter.servers.Failed(); return n })
 	for action, peers := range map[string]*fanout.Peers{"RefreshCounter": counter.peers, "PresenceChanged": people.peers} {
 		labels := map[string]string{"action": action}
 		m.Counter("realtime_refreshes_asked_total", "Changes that asked for a refresh.", labels, func() int { return int(peers.Asked.Load()) })
 		m.Counter("realtime_refreshes_merged_total", "Changes covered by a refresh that was already waiting.", labels, func() int { return int(peers.Merged.Load()) })
+		peers.OnRefreshed(m.Histogram("realtime_refresh_duration_seconds",
+			"Time from a change until 95 % of the connections open then have rendered and written the refresh that it asked for: "+
+				"the wait for the interval is part of it, one slow peer is not.", labels))
 	}
 	if servers := counter.servers; servers.Shared() {
 		m.Gauge("realtime_redis_up", "1 while Redis can be reached.", nil, func() int {
@@ -212,11 +229,11 @@ func addMetrics(m site.Metrics, counter *MultiUserSyncController, people *Presen
 
 // The time that the parts of a start and a stop may take.
 const (
-	redisWithin    = 4 * time.Second        // to reach Redis at the start
-	stopWithin     = 4 * time.Second        // to stop, in all
-	leaveWithin    = 500 * time.Millisecond // to give the lease back
-	refreshWithin  = time.Second            // to send the last refreshes
-	requestsWithin = 300 * time.Millisecond // to answer requests under way
+	redisWithin    = 4 * time.Second         // to reach Redis at the start
+	stopWithin     = 2400 * time.Millisecond // to close everything, beside the drain
+	leaveWithin    = 500 * time.Millisecond  // to tell other servers
+	refreshWithin  = time.Second             // to send the last refreshes
+	requestsWithin = 300 * time.Millisecond  // to answer requests under way
 )
 
 // server returns an HTTP server with limits for slow and huge requests. A live
@@ -237,20 +254,22 @@ func errorLog() *log.Logger { return slog.NewLogLogger(slog.Default().Handler(),
 
 // serveAdmin serves metrics and profiles until stop is called.
 func serveAdmin(addr string, a *app, failed chan<- error) (stop func() error, err error) {
-	listener, err := net.Listen("tcp", addr)
+	listener, err := listen.On(addr)
 	if err != nil {
 		return nil, err
 	}
 	admin := &http.Server{Handler: a.Admin, ReadHeaderTimeout: 5 * time.Second, ErrorLog: errorLog()}
 	go func() { failed <- admin.Serve(listener) }()
-	slog.Info("metrics and profiles", slog.String("at", browserURL(addr, listener.Addr())))
+	slog.Info("metrics and profiles", slog.String("at", listen.Where(addr, listener)))
 	return admin.Close, nil
 }
 
-// stop closes every connection, and then the server, which answers /readyz until
-// then. It cuts what is still open after stopWithin.
-func (a *app) stop(server *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+// stop closes every connection, and then the server, which answers requests until
+// then. It tells other servers last: until then every click counts, and this server
+// hears of people who are back on another one. It cuts what is still open after a time,
+// and takes leaveWithin longer.
+func (a *app) stop(server *http.Server, within time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	err := a.shutdown(ctx)
 	// Browsers open connections ahead of requests. To the server they look as if a
@@ -261,21 +280,21 @@ func (a *app) stop(server *http.Server) {
 		slog.Warn("some connections did not close in time and were cut")
 	}
 	server.Close()
+	leaving, cancel := context.WithTimeout(context.Background(), leaveWithin)
+	defer cancel()
+	a.servers.Leave(leaving)
+	a.servers.Close()
 }
 
-// shutdown refuses new connections, gives the lease back, sends the refreshes that
-// wait, and closes every connection. It takes at most stopWithin with the default
-// drain. If ctx ends first, it returns ctx's error.
+// shutdown lets load balancers see that the app stops, refuses new connections, sends
+// the refreshes that wait, and closes every connection. If ctx ends first, it returns
+// ctx's error.
 func (a *app) shutdown(ctx context.Context) error {
-	a.RefuseConnections()
-	within := func(d time.Duration, do func(context.Context)) {
-		ctx, cancel := context.WithTimeout(ctx, d)
-		defer cancel()
-		do(ctx)
-	}
-	within(leaveWithin, a.servers.Leave)
-	defer a.servers.Close()
-	within(refreshWithin, a.fanout.Stop)
+	a.Drain(ctx)
+	a.online.Stop()
+	refreshing, cancel := context.WithTimeout(ctx, refreshWithin)
+	defer cancel()
+	a.fanout.Stop(refreshing)
 	return a.Shutdown(ctx)
 }
 
@@ -290,67 +309,117 @@ type options struct {
 	config
 }
 
-// parseFlags parses the command line. -h prints the flags to out.
+// parseFlags parses the command line. For -h and -version it prints the answer to
+// out, and returns flag.ErrHelp.
 func parseFlags(args []string, out io.Writer) (o options, err error) {
-	flags, tuning := flagSets(&o)
+	port := os.Getenv("PORT")
+	groups, version := flagGroups(&o, port)
 	all := flag.NewFlagSet("realtime", flag.ContinueOnError)
 	all.SetOutput(io.Discard) // one clear line instead of the whole usage text
-	for _, set := range []*flag.FlagSet{flags, tuning} {
-		set.VisitAll(func(f *flag.Flag) { all.Var(f.Value, f.Name, f.Usage) })
+	for _, group := range groups {
+		group.VisitAll(func(f *flag.Flag) { all.Var(f.Value, f.Name, f.Usage) })
 	}
 	err = all.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintln(out, "Usage: realtime [flags]")
-		flags.SetOutput(out)
-		flags.PrintDefaults()
-		fmt.Fprintln(out, "\nTo tune it:")
-		tuning.SetOutput(out)
-		tuning.PrintDefaults()
+		printFlags(out, groups)
 		return o, err
 	case err != nil:
 		return o, fmt.Errorf("%v; %w", err, errUsage)
+	case *version:
+		fmt.Fprintln(out, "realtime", site.ThisBuild())
+		return o, flag.ErrHelp
 	case all.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q; %w", all.Arg(0), errUsage)
 	case o.logFormat != "text" && o.logFormat != "json":
 		return o, fmt.Errorf("invalid value %q for flag -log-format: want text or json; %w", o.logFormat, errUsage)
+	case o.addr == ":"+port && !isPort(port):
+		return o, fmt.Errorf("invalid value %q for PORT: want a number up to 65535; %w", port, errUsage)
 	}
 	o.redis = cmp.Or(o.redis, os.Getenv("REDIS_URL")) // not the flag's default: -h would print a password
 	return o, nil
 }
 
-// flagSets returns the flags that everybody needs, and those to tune the program.
-func flagSets(o *options) (flags, tuning *flag.FlagSet) {
-	flags = flag.NewFlagSet("", flag.ContinueOnError)
-	flags.StringVar(&o.addr, "addr", "localhost:8080", "`host:port` to listen on; port 0 takes any free one")
-	flags.StringVar(&o.adminAddr, "admin-addr", "", "`host:port` for /metrics and /debug/pprof/; off by default, and not for visitors")
-	flags.Func("allow-origin", "another `origin` whose pages may connect and post, such as https://example.com; repeatable", func(origin string) error {
+// printFlags prints every flag with its default.
+func printFlags(out io.Writer, groups []*flag.FlagSet) {
+	fmt.Fprintln(out, "Usage: realtime [flags]")
+	for _, group := range groups {
+		fmt.Fprintf(out, "\n%s:\n", group.Name())
+		group.VisitAll(func(f *flag.Flag) {
+			value, usage := flag.UnquoteUsage(f)
+			fmt.Fprintf(out, "  %s\n\t%s (default %s)\n", strings.TrimSpace("-"+f.Name+" "+value),
+				strings.ReplaceAll(usage, "\n", "\n\t"), cmp.Or(f.DefValue, "none"))
+		})
+	}
+}
+
+// flagGroups returns the flags, by what they are for. port is where to listen if no
+// flag says so; without it, that is on this machine only.
+func flagGroups(o *options, port string) (groups []*flag.FlagSet, version *bool) {
+	group := func(name string) *flag.FlagSet {
+		groups = append(groups, flag.NewFlagSet(name, flag.ContinueOnError))
+		return groups[len(groups)-1]
+	}
+	addr := "localhost:8080"
+	if port != "" {
+		addr = ":" + port
+	}
+	f := group("Serving")
+	f.StringVar(&o.addr, "addr", addr, "`address` to listen on: host:port, where port 0 is any free one, or unix:/path;\nif PORT is set in the environment, the default is that port on all interfaces")
+	f.StringVar(&o.adminAddr, "admin-addr", "", "`address` for /metrics and /debug/pprof/; not for visitors")
+	f.Func("allow-origin", "another `origin` whose pages may connect and post, such as https://example.com; repeatable", func(origin string) error {
 		o.site.AllowOrigins = append(o.site.AllowOrigins, origin)
 		return http.NewCrossOriginProtection().AddTrustedOrigin(origin)
 	})
-	flags.StringVar(&o.redis, "redis", "", "`address` of the Redis that servers share, such as redis://127.0.0.1:6379/0; also from REDIS_URL; off by default")
-	flags.BoolVar(&o.site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, -Host and -For: only where every request comes through a proxy that sets them")
-	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
-	flags.StringVar(&o.logFormat, "log-format", "text", "log `format`: text or json")
+	f.StringVar(&o.redis, "redis", "", "`URL` of the Redis that servers share, such as redis://127.0.0.1:6379/0;\nREDIS_URL in the environment does the same")
+	f.BoolVar(&o.site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
 
-	tuning = flag.NewFlagSet("", flag.ContinueOnError)
-	number := func(n *int, name string, byDefault int, usage string) {
-		tuning.Func(name, fmt.Sprintf("%s, a `number` (default %d)", usage, byDefault), above0(n, strconv.Atoi, "a whole number above 0"))
+	f = group("Log and version")
+	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
+	f.Lookup("log-level").DefValue = "info" // as people write it
+	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
+	version = f.Bool("version", false, "print the version and exit")
+
+	f = group("Limits")
+	number(f, &o.site.MaxConnections, "max-connections", site.DefaultMaxConnections, "largest `number` of live connections")
+	number(f, &o.site.MaxPerSession, "max-per-session", site.DefaultMaxPerSession, "largest `number` of live connections of one browser")
+	span(f, &o.site.Heartbeat.Ping, "ping", wsconn.DefaultPing, "`time` between two pings of a connection")
+	span(f, &o.site.Heartbeat.Timeout, "ping-timeout", wsconn.DefaultTimeout, "longest `time` without an answer or a message")
+	span(f, &o.site.Heartbeat.Write, "write-timeout", wsconn.DefaultWrite, "longest `time` for writing a single frame")
+
+	f = group("Pace")
+	span(f, &o.fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest `time` between two refreshes")
+	o.fanout.Budget = fanout.DefaultBudget
+	f.Var(above0[float64]{&o.fanout.Budget, share, "a number above 0 and up to 1"}, "refresh-budget", "`share` of the CPU time that refreshes may take, up to 1")
+	span(f, &o.presence.Grace, "grace", presence.DefaultGrace, "`time` that somebody stays online after a socket has ended")
+	span(f, &o.site.Drain, "drain", site.DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
+	return groups, version
+}
+
+func number(f *flag.FlagSet, n *int, name string, byDefault int, usage string) {
+	*n = byDefault
+	f.Var(above0[int]{n, strconv.Atoi, "a whole number above 0"}, name, usage)
+}
+
+func span(f *flag.FlagSet, d *time.Duration, name string, byDefault time.Duration, usage string) {
+	*d = byDefault
+	f.Var(above0[time.Duration]{d, time.ParseDuration, "a duration above 0, such as 2s"}, name, usage)
+}
+
+// above0 is a flag whose value is above 0.
+type above0[N int | float64 | time.Duration] struct {
+	n     *N
+	parse func(string) (N, error)
+	want  string
+}
+
+func (f above0[N]) String() string { return fmt.Sprint(*f.n) }
+
+func (f above0[N]) Set(text string) (err error) {
+	if *f.n, err = f.parse(text); err != nil || !(*f.n > 0) {
+		return errors.New("want " + f.want)
 	}
-	span := func(d *time.Duration, name string, byDefault time.Duration, usage string) {
-		tuning.Func(name, fmt.Sprintf("%s, a `duration` (default %v)", usage, byDefault), above0(d, time.ParseDuration, "a duration above 0, such as 2s"))
-	}
-	number(&o.site.MaxConnections, "max-connections", site.DefaultMaxConnections, "most live connections")
-	number(&o.site.MaxPerSession, "max-per-session", site.DefaultMaxPerSession, "most live connections of one browser")
-	span(&o.presence.Grace, "grace", presence.DefaultGrace, "how long somebody stays online after a socket has ended")
-	span(&o.site.Heartbeat.Ping, "ping", wsconn.DefaultPing, "time between two pings of a connection")
-	span(&o.site.Heartbeat.Timeout, "ping-timeout", wsconn.DefaultTimeout, "longest time without an answer or a message")
-	span(&o.site.Heartbeat.Write, "write-timeout", wsconn.DefaultWrite, "longest time for writing a single frame")
-	span(&o.fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest time between two refreshes")
-	tuning.Func("refresh-budget", fmt.Sprintf("share of the CPU time that refreshes may take, a `number` up to 1 (default %v)", fanout.DefaultBudget),
-		above0(&o.fanout.Budget, share, "a number above 0 and up to 1"))
-	span(&o.site.Drain, "drain", site.DefaultDrain, "time over which a stop spreads the ends of connections")
-	return flags, tuning
+	return nil
 }
 
 // share parses a number up to 1.
@@ -362,23 +431,7 @@ func share(text string) (float64, error) {
 	return n, err
 }
 
-// above0 parses a flag whose value is above 0.
-func above0[N int | float64 | time.Duration](n *N, parse func(string) (N, error), want string) func(string) error {
-	return func(text string) (err error) {
-		if *n, err = parse(text); err != nil || !(*n > 0) {
-			return errors.New("want " + want)
-		}
-		return nil
-	}
-}
-
-// browserURL returns the address to open: the host that was asked for, or localhost
-// if that was every interface, and the port that is in use.
-func browserURL(asked string, got net.Addr) string {
-	host, _, _ := net.SplitHostPort(asked) // valid, because listening has not failed
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	_, port, _ := net.SplitHostPort(got.String())
-	return "http://" + net.JoinHostPort(host, port)
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
 }

@@ -139,7 +139,7 @@ func TestHostile_FramesChangeNothingAndStopNothing(t *testing.T) {
 		}
 	}
 	watching.Shows(fmt.Sprintf("Counter: %d ", clicks))
-	for _, reason := range []string{"not text", "too long", "no action"} {
+	for _, reason := range []string{"not_text", "too_long", "not_action"} {
 		assert.Positive(t, p.Metric(`realtime_messages_refused_total{reason="`+reason+`"}`), reason)
 	}
 	assert.Eventually(t, func() bool { return p.Connections(visitor.CounterPage) == 2 }, visitor.Soon, 10*time.Millisecond)

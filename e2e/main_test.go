@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 const (
 	grace    = 2 * time.Second       // -grace
 	interval = 50 * time.Millisecond // -refresh-interval
-	drain    = time.Second           // -drain
+	drain    = 2 * time.Second       // -drain
 )
 
 // What people read.

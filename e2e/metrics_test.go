@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -44,10 +46,22 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	require.Eventually(t, func() bool { return p.Connections(visitor.CounterPage) == 3 }, visitor.Soon, time.Millisecond)
 	alice.Post(visitor.CounterPage, url.Values{"x": {strings.Repeat("x", maxForm)}})
 
+	alice.Get("/")
+	alice.Get("/")
+	alice.Send("PATCH", visitor.CounterPage, "", "")
+	alice.Send("GET", "/static/nothing", "", "")
+	alice.Send("GET", "/wp-login.php", "", "")
+	alice.Send("HEAD", "/healthz", "", "")
+
 	text := p.Admin("/metrics")
 	for sample, want := range map[string]float64{
 		`realtime_connections{page="multi-user-sync"}`:                3,
 		`realtime_connections{page="presence"}`:                       1,
+		`realtime_connections_opened_total{page="multi-user-sync"}`:   3,
+		`realtime_connections_opened_total{page="presence"}`:          1,
+		`realtime_connections_limit`:                                  4,
+		`realtime_clicks_failed_total{reason="away"}`:                 0,
+		`realtime_clicks_failed_total{reason="unknown"}`:              0,
 		`realtime_users_online`:                                       1,
 		`realtime_clicks_total`:                                       5,
 		`realtime_refreshes_asked_total{action="RefreshCounter"}`:     5,
@@ -56,28 +70,88 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 		`realtime_refreshes_asked_total{action="PresenceChanged"}`:    1,
 		`realtime_dispatch_drops_total{page="multi-user-sync"}`:       0,
 		`realtime_slow_closes_total`:                                  0,
-		`realtime_messages_refused_total{reason="no action"}`:         2,
-		`realtime_messages_refused_total{reason="not text"}`:          1,
-		`realtime_messages_refused_total{reason="too long"}`:          0,
-		`realtime_messages_refused_total{reason="too fast"}`:          0,
+		`realtime_messages_refused_total{reason="not_action"}`:        2,
+		`realtime_messages_refused_total{reason="not_text"}`:          1,
+		`realtime_messages_refused_total{reason="too_long"}`:          0,
+		`realtime_messages_refused_total{reason="too_fast"}`:          0,
 		`realtime_connections_refused_total{reason="full"}`:           1,
-		`realtime_connections_refused_total{reason="foreign origin"}`: 1,
-		`realtime_requests_refused_total{reason="too long"}`:          1,
-		`realtime_requests_refused_total{reason="cross-site"}`:        0,
+		`realtime_connections_refused_total{reason="foreign_origin"}`: 1,
+		`realtime_requests_refused_total{reason="too_long"}`:          1,
+		`realtime_requests_refused_total{reason="cross_site"}`:        0,
 	} {
 		assert.Contains(t, text, fmt.Sprintf("\n%s %v\n", sample, want))
 	}
+	for labels, want := range map[string]int{
+		`method="GET",route="/",status="200"`:                           2,
+		`method="GET",route="/realtime/multi-user-sync",status="200"`:   2,
+		`method="GET",route="/realtime/presence",status="200"`:          1,
+		`method="GET",route="/realtime/multi-user-sync",status="503"`:   1,
+		`method="GET",route="/realtime/multi-user-sync",status="403"`:   1,
+		`method="POST",route="/realtime/multi-user-sync",status="303"`:  1,
+		`method="POST",route="/realtime/multi-user-sync",status="413"`:  1,
+		`method="other",route="/realtime/multi-user-sync",status="405"`: 1,
+		`method="GET",route="/static/",status="404"`:                    1,
+		`method="GET",route="other",status="404"`:                       1,
+		`method="HEAD",route="/healthz",status="200"`:                   1,
+	} {
+		assert.Contains(t, text, fmt.Sprintf("\nrealtime_request_duration_seconds_count{%s} %d\n", labels, want))
+	}
+	assert.Contains(t, text, `realtime_refresh_duration_seconds_count{action="RefreshCounter"} 1`)
+	assert.Regexp(t, `\nrealtime_build_info{go_version="go1[^"]+",revision="([0-9a-f]{40}(\+dirty)?|unknown)",version="[^"]+"} 1\n`, text)
 	assert.Contains(t, text, "\ngo_goroutines ")
 	assert.NotContains(t, text, "livetemplate_", "many of those are always 0")
 }
 
+func TestMetrics_SayWhyClicksFailed(t *testing.T) {
+	t.Parallel()
+	redis := visitor.NewRedis(t)
+	p := visitor.Start(t, "-redis", redis.URL)
+	tb := visitor.New(t, p.URL).Open(visitor.CounterPage)
+	tb.Increment()
+	tb.Shows("Counter: 1 ")
+	thaw := redis.Freeze()
+	defer thaw()
+	tb.Increment()
+	tb.Shows("may or may not have counted")
+	tb.Shows("last known")
+	for range 2 {
+		tb.Increment()
+		tb.Settle()
+	}
+	tb.Shows("did not count")
+	assert.EqualValues(t, 1, p.Metric("realtime_clicks_total"))
+	assert.EqualValues(t, 1, p.Metric(`realtime_clicks_failed_total{reason="unknown"}`))
+	assert.EqualValues(t, 2, p.Metric(`realtime_clicks_failed_total{reason="away"}`))
+}
+
 func TestMetrics_PrometheusTakesThem(t *testing.T) {
 	p := visitor.Start(t)
+	visitor.New(t, p.URL).Click()
 	text := p.Admin("/metrics")
 	problems, err := promlint.New(strings.NewReader(text)).Lint() // the rules of promtool check metrics
 	require.NoError(t, err)
 	assert.Empty(t, problems)
-	assert.Len(t, visitor.ParseMetrics(t, text)["realtime_connections"].Metric, 2, "both pages in one exposition")
+	families := visitor.ParseMetrics(t, text)
+	snake := regexp.MustCompile(`^[a-z0-9_]+$`)
+	for name, family := range families {
+		for _, label := range family.Metric[0].Label {
+			assert.Regexp(t, snake, label.GetName(), name)
+			if strings.HasPrefix(name, "realtime_") && label.GetName() == "reason" {
+				assert.Regexp(t, snake, label.GetValue(), name)
+			}
+		}
+	}
+	assert.Len(t, families["realtime_connections"].Metric, 2, "both pages in one exposition")
+
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("no promtool: it comes with Prometheus; promlint has looked already")
+	}
+	check := exec.Command(promtool, "check", "metrics")
+	check.Stdin = strings.NewReader(text)
+	said, err := check.CombinedOutput()
+	assert.NoError(t, err)
+	assert.Empty(t, string(said))
 }
 
 func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
@@ -102,8 +176,13 @@ func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
 	assert.NotContains(t, p.Said(), "level=INFO")
 	id := resp.Header.Get("X-Request-Id")
 	assert.Regexp(t, `^[A-Z2-7]{26}$`, id)
-	assert.Contains(t, p.Log(), `msg="form refused" reason="too long" remote_addr=`)
+	assert.Contains(t, p.Log(), `msg="form refused" reason=too_long remote_addr=`)
 	assert.Contains(t, p.Log(), "request_id="+id)
+	assert.Regexp(t, `msg=request method=POST path=/realtime/presence status=413 took=\S+s remote_addr=\S+ request_id=`+id, p.Log())
+	require.Eventually(t, func() bool {
+		return strings.Contains(p.Log(), "msg=request method=GET path=/realtime/presence status=101 took=")
+	}, visitor.Soon, time.Millisecond, "the connection has ended")
+	assert.NotContains(t, p.Admin("/metrics"), `status="101"`, "a connection is no request")
 	assert.Regexp(t, `msg="message refused: not an action" remote_addr=\S+ request_id=`, p.Log())
 
 	for given, kept := range map[string]bool{"abc-123": true, strings.Repeat("x", 65): false, "a b": false, "": false} {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -10,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -28,9 +31,10 @@ import (
 func TestProgram(t *testing.T) {
 	t.Parallel()
 	exe := visitor.Build(t)
+	quickStop := []string{"-drain", "10ms"}
 
 	t.Run("runs from any directory and logs nothing about a visit", func(t *testing.T) {
-		p := visitor.StartExe(t, exe)
+		p := visitor.StartExe(t, exe, quickStop...)
 		assert.Empty(t, usePages(t, p))
 		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
 		assert.NotContains(t, p.Log(), "level=WARN")
@@ -45,7 +49,7 @@ func TestProgram(t *testing.T) {
 	})
 
 	t.Run("counts what it leaves out of the log, until it stops", func(t *testing.T) {
-		p := visitor.StartExe(t, exe)
+		p := visitor.StartExe(t, exe, quickStop...)
 		for range site.RepeatsLogged + 3 {
 			tb := visitor.New(t, p.URL).Open(visitor.CounterPage)
 			require.NoError(t, tb.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
@@ -66,16 +70,16 @@ func TestProgram(t *testing.T) {
 	})
 
 	t.Run("logs JSON, from the level that is asked for", func(t *testing.T) {
-		p := visitor.StartExe(t, exe, "-log-format", "json", "-log-level", "debug")
+		p := visitor.StartExe(t, exe, append(quickStop, "-log-format", "json", "-log-level", "debug")...)
 		usePages(t, p)
 		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
 		lines := strings.Split(strings.TrimSpace(p.Log()), "\n")
 		for _, line := range lines {
 			assert.True(t, json.Valid([]byte(line)), "not JSON: %s", line)
 		}
-		assert.Contains(t, p.Log(), `"level":"DEBUG"`)
+		assert.Regexp(t, `"level":"DEBUG","msg":"request","method":"GET","path":"/","status":200,"took":"[0-9.]+µ?m?s"`, p.Log())
 
-		p = visitor.StartExe(t, exe, "-log-level", "error")
+		p = visitor.StartExe(t, exe, append(quickStop, "-log-level", "error")...)
 		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
 		assert.Empty(t, p.Log())
 	})
@@ -157,9 +161,83 @@ func TestProgram(t *testing.T) {
 		out, err := cmd.Output()
 		require.NoError(t, err)
 		assert.NotContains(t, string(out), "secret")
-		for _, want := range []string{"-addr", "localhost:8080", "-redis", "REDIS_URL", "-log-level", "-log-format", "text or json", "To tune it:", "-grace", "-ping", "-drain", "default 2s"} {
+		for _, want := range []string{"-addr", "localhost:8080", "-redis", "REDIS_URL", "-log-level", "-log-format", "text or json", "Limits:", "-grace", "-ping", "-drain", "default 2s"} {
 			assert.Contains(t, string(out), want)
 		}
+		flags := regexp.MustCompile(`(?m)^  -[a-z-]+`).FindAllString(string(out), -1)
+		assert.Greater(t, len(flags), 15)
+		assert.Len(t, regexp.MustCompile(`\(default [^)]+\)\n`).FindAllString(string(out), -1), len(flags), "every flag has its default")
+	})
+
+	t.Run("-version says what was built", func(t *testing.T) {
+		out, err := exec.Command(exe, "-version").Output()
+		require.NoError(t, err)
+		assert.Regexp(t, `^realtime \S+, revision ([0-9a-f]{40}(\+dirty)?|unknown), built with go1\.\S+\n$`, string(out))
+	})
+
+	t.Run("listens on all interfaces at PORT, unless a flag says where", func(t *testing.T) {
+		start := func(port string, args ...string) (address, log string, code int) {
+			cmd := exec.CommandContext(t.Context(), exe, append(quickStop, args...)...)
+			cmd.Env = append(os.Environ(), "PORT="+port)
+			said := &visitor.Log{}
+			cmd.Stderr = said
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			address, _ = bufio.NewReader(stdout).ReadString('\n')
+			if address != "" {
+				resp, err := http.Get(strings.TrimSpace(strings.TrimPrefix(address, "Open ")) + "/healthz")
+				if assert.NoError(t, err) {
+					resp.Body.Close()
+				}
+				cmd.Process.Signal(syscall.SIGTERM)
+			}
+			cmd.Wait()
+			return address, said.String(), cmd.ProcessState.ExitCode()
+		}
+		address, log, code := start("0")
+		assert.Regexp(t, `^Open http://localhost:\d+\n$`, address)
+		assert.Regexp(t, `msg="listening on all interfaces" port=\d+`, log)
+		assert.Zero(t, code)
+
+		address, log, code = start("1", "-addr", "127.0.0.1:0")
+		assert.Regexp(t, `^Open http://127.0.0.1:\d+\n$`, address)
+		assert.NotContains(t, log, "all interfaces")
+		assert.Zero(t, code)
+
+		_, log, code = start("eighty")
+		assert.Equal(t, "realtime: invalid value \"eighty\" for PORT: want a number up to 65535; run with -h for the flags\n", log)
+		assert.Equal(t, 2, code)
+	})
+
+	t.Run("listens on a Unix socket", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "app.sock")
+		p := visitor.StartExe(t, exe, append(quickStop, "-addr", "unix:"+path)...)
+		assert.Equal(t, "unix:"+path, p.URL)
+		alice, bob := visitor.New(t, p.URL), visitor.New(t, p.URL)
+		one, other := alice.Open(visitor.CounterPage), bob.Open(visitor.CounterPage)
+		one.Increment()
+		other.Shows("Counter: 1 ")
+		bob.Click()
+		one.Shows("Counter: 2 ")
+		alice.Open(visitor.PresencePage).Join("Alice")
+		bob.Open(visitor.PresencePage).Shows("1 user(s) online")
+		_, err := alice.DialFrom("https://evil.example", visitor.CounterPage)
+		assert.ErrorIs(t, err, websocket.ErrBadHandshake)
+		assert.Contains(t, p.Log(), "remote_addr=@")
+
+		out, err := exec.Command(exe, "-addr", "unix:"+path).CombinedOutput()
+		assert.Error(t, err)
+		assert.Equal(t, "realtime: listen unix "+path+": the socket is in use\n", string(out))
+		bob.Click()
+		one.Shows("Counter: 3 ")
+		assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+		assert.NoFileExists(t, path)
+
+		visitor.StartExe(t, exe, "-addr", "unix:"+path).Kill()
+		assert.FileExists(t, path)
+		again := visitor.StartExe(t, exe, "-addr", "unix:"+path)
+		assert.Contains(t, visitor.New(t, again.URL).Get(visitor.CounterPage), "Counter: 0 ")
 	})
 
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
@@ -184,7 +262,6 @@ func TestProgram(t *testing.T) {
 		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-admin-addr", busy.Addr().String()}, 1, "address already in use"},
 		"busy port":                {[]string{"-addr", busy.Addr().String()}, 1, "address already in use"},
 		"redis at no address":      {[]string{"-redis", "localhost:6379"}, 1, "want redis://HOST:PORT/0"},
-		"redis that is not there":  {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-redis", "redis://127.0.0.1:1/0"}, 1, "redis at 127.0.0.1:1: "},
 		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},
 	} {
 		t.Run(name+" is one clear line", func(t *testing.T) {
@@ -224,6 +301,37 @@ func usePages(t *testing.T, p *visitor.Program) string {
 	return p.Said()
 }
 
+// In the first half of the drain time only /readyz changes.
+func TestStop_GivesABalancerTime(t *testing.T) {
+	t.Parallel()
+	p := visitor.Start(t, "-drain", "5s")
+	v := visitor.New(t, p.URL)
+	before, peer := v.Open(visitor.CounterPage), visitor.New(t, p.URL).Open(visitor.CounterPage)
+	p.Signal(syscall.SIGTERM)
+	began := time.Now()
+	until(t, p, "/readyz")
+
+	assert.Equal(t, "ok ", v.Get("/healthz"))
+	late := visitor.New(t, p.URL).Open(visitor.CounterPage)
+	late.Increment()
+	v.Click()
+	for _, tb := range []*visitor.Tab{before, peer, late} {
+		tb.Shows("Counter: 2")
+	}
+	assert.Equal(t, "ok ", v.Get("/healthz"))
+	require.Less(t, time.Since(began), 2500*time.Millisecond, "the machine is too slow for this test")
+
+	until(t, p, "/healthz")
+	assert.GreaterOrEqual(t, time.Since(began), 2400*time.Millisecond)
+	for _, tb := range []*visitor.Tab{before, peer, late} {
+		<-tb.Ended
+		assert.True(t, websocket.IsCloseError(tb.Err(), websocket.CloseGoingAway), "closed with: %v", tb.Err())
+	}
+	assert.Greater(t, time.Since(began), 4500*time.Millisecond, "the last one")
+	exits(t, p, began.Add(8*time.Second))
+}
+
+// In the second half the connections end.
 func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 	const tabs = 20
 	exe := visitor.Build(t)
@@ -242,12 +350,10 @@ func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 			closed <- time.Since(began)
 		}()
 	}
-	require.Eventually(t, func() bool {
-		resp, body := v.Send(http.MethodGet, "/readyz", "", "")
-		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
-	}, time.Second, time.Millisecond, "not ready any more")
-	assert.Equal(t, "stopping ", v.Get("/healthz"), "but alive")
-	_, resp := visitor.Knock(t, p.URL, visitor.CounterPage, nil)
+	until(t, p, "/healthz")
+	resp, _ := v.Send(http.MethodGet, "/readyz", "", "")
+	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+	_, resp = visitor.Knock(t, p.URL, visitor.CounterPage, nil)
 	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 
 	var at []time.Duration
@@ -256,17 +362,57 @@ func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 	}
 	slices.Sort(at)
 	t.Logf("closed after %v to %v", at[0], at[tabs-1])
-	assert.Greater(t, at[tabs-1]-at[0], drain/2)
+	assert.Greater(t, at[0], drain/2)
+	assert.Greater(t, at[tabs-1]-at[0], drain/4)
 	for _, tb := range open {
 		assert.True(t, websocket.IsCloseError(tb.Err(), websocket.CloseGoingAway), "closed with: %v", tb.Err())
 	}
+	exits(t, p, began.Add(5*time.Second))
+	assert.Equal(t, 1, strings.Count(p.Said(), "level=INFO"), p.Log())
+}
+
+// until waits until a path of a program that is stopping says so.
+func until(t *testing.T, p *visitor.Program, path string) {
+	t.Helper()
+	v := visitor.New(t, p.URL)
+	require.Eventually(t, func() bool {
+		resp, body := v.Send(http.MethodGet, path, "", "")
+		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
+	}, visitor.Soon, time.Millisecond, "503 and stopping at %s", path)
+}
+
+// exits waits until a program has exited with 0.
+func exits(t *testing.T, p *visitor.Program, before time.Time) {
+	t.Helper()
 	select {
 	case <-p.Exited:
-	case <-time.After(5*time.Second - time.Since(began)):
-		require.Fail(t, "still running after 5 s")
+		assert.Equal(t, 0, p.ExitCode())
+	case <-time.After(time.Until(before)):
+		require.Fail(t, "still running")
 	}
-	assert.Equal(t, 0, p.ExitCode())
-	assert.Equal(t, 1, strings.Count(p.Said(), "level=INFO"), p.Log())
+}
+
+// The first signal lets the program stop in its own time. The second one ends it.
+func TestStop_SecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel()
+			p := visitor.Start(t, "-drain", "1h")
+			deaf, err := visitor.New(t, p.URL).Dial(visitor.CounterPage)
+			require.NoError(t, err)
+			defer deaf.Close()
+			p.Signal(syscall.SIGTERM)
+			until(t, p, "/readyz")
+			p.Signal(signal)
+			select {
+			case <-p.Exited:
+				assert.NotZero(t, p.ExitCode())
+			case <-time.After(visitor.Soon):
+				require.Fail(t, "still running")
+			}
+		})
+	}
 }
 
 // The limits of a request hold for what the program serves.

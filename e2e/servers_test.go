@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -20,15 +23,15 @@ import (
 )
 
 // startServers runs so many copies of the program on a Redis server of their own.
-func startServers(t testing.TB, n int) (*visitor.Redis, []*visitor.Program) {
+func startServers(t testing.TB, n int, args ...string) (*visitor.Redis, []*visitor.Program) {
 	t.Helper()
 	redis, exe := visitor.NewRedis(t), visitor.Build(t)
 	servers := make([]*visitor.Program, n)
 	for i := range servers {
 		if i == 0 {
-			servers[i] = visitor.StartExe(t, exe, "-redis", redis.URL)
+			servers[i] = visitor.StartExe(t, exe, append(args, "-redis", redis.URL)...)
 		} else {
-			servers[i] = visitor.StartWithRedisURL(t, redis.URL, exe)
+			servers[i] = visitor.StartWithRedisURL(t, redis.URL, exe, args...)
 		}
 	}
 	return redis, servers
@@ -64,7 +67,9 @@ func TestServers_AnnounceEveryClickOnce(t *testing.T) {
 	there.Shows(fmt.Sprintf("Counter: %d ", clicks))
 	visitor.New(t, servers[1].URL).Click() // heard of after all others
 	visitor.New(t, servers[0].URL).Open(visitor.CounterPage).Shows(fmt.Sprintf("Counter: %d ", clicks+1))
-	assert.EqualValues(t, clicks+1, servers[0].Metric(asked))
+	// The renewal of a lease may hear of a click before its answer comes.
+	assert.GreaterOrEqual(t, servers[0].Metric(asked), clicks+1.0)
+	assert.Less(t, servers[0].Metric(asked), 1.5*clicks)
 }
 
 func TestServers_CountEveryClickOnce(t *testing.T) {
@@ -147,23 +152,117 @@ func TestServers_ReloadOnAnotherIsNoLeave(t *testing.T) {
 	watching.Never("in 2 tabs")
 }
 
-// A server that stops gives its people back at once, not when its lease ends.
-func TestServers_StopIsNoticedWithinASecond(t *testing.T) {
+// People of a server that stops come back on other servers, under the same names.
+// Nobody's count changes. Somebody who is back after the server has left shows in one
+// tab; who is back in that very moment may show in two until the grace period ends. It
+// is long here, so that nothing is right only because it has ended.
+func TestServers_StopIsNoExodus(t *testing.T) {
 	t.Parallel()
-	redis, servers := startServers(t, 2)
-	onA, onB := visitor.New(t, servers[0].URL).Open(visitor.PresencePage), visitor.New(t, servers[1].URL).Open(visitor.PresencePage)
-	visitor.New(t, servers[0].URL).Click()
-	onA.Join("Alice")
-	onB.Join("Bob")
-	onB.Shows("2 user(s) online")
-	stopped := time.Now()
+	const people = 15
+	redis, servers := startServers(t, 3, "-grace", "1m")
+	var tabs []*visitor.Tab
+	for i := range people {
+		tb := visitor.New(t, servers[i%len(servers)].URL).Open(visitor.PresencePage)
+		tb.Join(fmt.Sprint("Person ", i))
+		tabs = append(tabs, tb)
+	}
+	var watching []*visitor.Tab
+	for _, s := range servers[1:] {
+		tb := visitor.New(t, s.URL).Open(visitor.PresencePage)
+		tb.Shows(fmt.Sprint(people, " user(s) online"))
+		tb.StartHistory()
+		watching = append(watching, tb)
+	}
 	servers[0].Signal(syscall.SIGTERM)
-	onB.Shows("1 user(s) online")
-	assert.Less(t, time.Since(stopped), time.Second)
-
-	assert.Equal(t, 0, servers[1].Stop(syscall.SIGTERM))
+	back := func(i int) {
+		<-tabs[i].Ended
+		again := tabs[i].Visitor.At(servers[1+i%2].URL).Open(visitor.PresencePage)
+		again.Join(fmt.Sprint("Person ", i))
+		again.Shows(fmt.Sprint("Logged in as Person ", i))
+	}
+	for i := 0; i < people-len(servers); i += len(servers) {
+		back(i)
+	}
 	<-servers[0].Exited
-	assert.ElementsMatch(t, []string{"{realtime}:counter", "{realtime}:epoch"}, redis.Keys(t.Context(), "*").Val(), "what is left behind")
+	<-time.After(time.Second) // the last one is late: by then the others have heard that the server has left
+	lastOne := people - len(servers)
+	back(lastOne)
+	assert.Zero(t, servers[0].ExitCode())
+	late := visitor.New(t, visitor.Start(t, "-grace", "1m", "-redis", redis.URL).URL).Open(visitor.PresencePage)
+	for _, tb := range append(watching, late) {
+		tb.ShowsNoMore(fmt.Sprintf("Person %d in 2 tabs", lastOne))
+		tb.Shows(fmt.Sprint(people, " user(s) online"))
+		for _, text := range tb.HasRead() {
+			assert.Contains(t, text, fmt.Sprint(people, " user(s) online"))
+		}
+	}
+}
+
+// People of a server that stops, and do not come back, are online for the grace
+// period: on every other server, and on one that starts meanwhile.
+func TestServers_StopKeepsPeopleForTheGracePeriod(t *testing.T) {
+	t.Parallel()
+	redis, servers := startServers(t, 3)
+	visitor.New(t, servers[0].URL).Click()
+	alice, bob := visitor.New(t, servers[0].URL).Open(visitor.PresencePage), visitor.New(t, servers[1].URL).Open(visitor.PresencePage)
+	watching := visitor.New(t, servers[2].URL).Open(visitor.PresencePage)
+	alice.Join("Alice")
+	bob.Join("Bob")
+	watching.Shows("2 user(s) online")
+	servers[0].Signal(syscall.SIGTERM)
+	<-alice.Ended
+	ended := time.Now()
+	<-servers[0].Exited
+	exited := time.Now()
+	for _, tb := range []*visitor.Tab{bob, watching} {
+		tb.Shows("1 user(s) online")
+		tb.Never("Alice")
+	}
+	assert.Greater(t, time.Since(ended), grace-200*time.Millisecond, "a socket ends on its server first")
+	assert.Less(t, time.Since(exited), grace+time.Second, "it is not the next renewal that tells")
+
+	for _, s := range servers[1:] {
+		s.Signal(syscall.SIGTERM)
+	}
+	<-servers[1].Exited
+	<-servers[2].Exited
+	assert.Eventually(t, func() bool { return len(redis.Keys(t.Context(), "{realtime}:server:*").Val()) == 0 }, visitor.Soon, 10*time.Millisecond)
+	assert.ElementsMatch(t, []string{"{realtime}:clicks", "{realtime}:servers"}, lasting(t, redis), "what stays behind")
+}
+
+// lasting are the keys that do not expire.
+func lasting(t *testing.T, redis *visitor.Redis) (keys []string) {
+	for _, key := range redis.Keys(t.Context(), "*").Val() {
+		if redis.TTL(t.Context(), key).Val() < 0 {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// A program that starts before its Redis waits for it.
+func TestServers_StartBeforeRedis(t *testing.T) {
+	t.Parallel()
+	redis, exe := visitor.NewRedis(t), visitor.Build(t)
+	t.Run("which comes", func(t *testing.T) {
+		redis.Stop()
+		time.AfterFunc(2*time.Second, redis.Start)
+		s := visitor.StartExe(t, exe, "-redis", redis.URL)
+		visitor.New(t, s.URL).Click()
+		visitor.New(t, s.URL).Open(visitor.CounterPage).Shows("Counter: 1 ")
+	})
+	t.Run("which does not come", func(t *testing.T) {
+		redis.Stop()
+		cmd := exec.Command(exe, "-addr", "127.0.0.1:0", "-log-level", "warn", "-redis", redis.URL)
+		var output bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &output, &output
+		began := time.Now()
+		cmd.Run()
+		assert.Equal(t, 1, cmd.ProcessState.ExitCode())
+		assert.Equal(t, fmt.Sprintf("realtime: redis at %s: dial tcp %[1]s: connect: connection refused\n", redis.Addr), output.String())
+		assert.Greater(t, time.Since(began), 3*time.Second)
+		assert.Less(t, time.Since(began), 10*time.Second)
+	})
 }
 
 func TestServers_CounterSurvivesARestartOfAll(t *testing.T) {
@@ -340,7 +439,7 @@ func clickOn(t *testing.T, servers []*visitor.Program) (stop func() outcome) {
 // server stops come back on another one, through the script of the page.
 func TestBrowser_PeopleOfAServerThatStopsComeBackOnAnother(t *testing.T) {
 	t.Parallel()
-	_, servers := startServers(t, 2)
+	_, servers := startServers(t, 2, "-grace", "10s")
 	address := visitor.NewBalancer(t, servers)
 	var tabs []*browser.Tab
 	for i := range 4 {
@@ -359,27 +458,41 @@ func TestBrowser_PeopleOfAServerThatStopsComeBackOnAnother(t *testing.T) {
 		}
 	}
 
-	var below time.Duration // how long the count was too low, at a time
-	var since time.Time
-	begin := time.Now()
+	watching.StartHistory()
 	servers[0].Signal(syscall.SIGTERM)
-	for time.Since(begin) < 6*time.Second {
-		<-time.After(5 * time.Millisecond)
-		switch ok := strings.Contains(visitor.Readable(watching.HTML()), "4 user(s) online"); {
-		case ok && !since.IsZero():
-			below, since = max(below, time.Since(since)), time.Time{}
-		case !ok && since.IsZero():
-			since = time.Now()
-		}
-	}
-	assert.Zero(t, since, "all are back")
-	t.Logf("the count was below the truth for %v", below)
-	assert.LessOrEqual(t, below, grace)
+	<-servers[0].Exited
 	for i, tb := range tabs {
 		tb.Shows(fmt.Sprint("Logged in as Person ", i))
 		tb.Shows("4 user(s) online")
 		assert.Equal(t, 1, tb.Loads(), "without reload")
 	}
+	watching.ShowsNoMore("in 2 tabs")
+	for _, text := range watching.HasRead() {
+		assert.Contains(t, text, "4 user(s) online", "nobody is gone for a moment")
+	}
 	counters[0].Click("increment")
 	counters[1].Shows("Counter: 3")
+}
+
+// A server that stops tells the others only once it takes no more requests. Behind
+// nginx, which does not ask whether a server is ready, forms arrive until then, and
+// each of them counts.
+func TestServers_FormsCountUntilTheServerIsGone(t *testing.T) {
+	t.Parallel()
+	redis := visitor.NewRedis(t)
+	far := visitor.NewNetwork(t, redis.Addr)
+	far.Delay(25 * time.Millisecond) // telling takes time
+	s := visitor.Start(t, "-redis", "redis://"+far.Addr()+"/0", "-drain", "200ms")
+	v := visitor.New(t, s.URL)
+	v.Click()
+	s.Signal(syscall.SIGTERM)
+	for n := 0; ; n++ {
+		resp, err := v.Client.PostForm(s.URL+visitor.CounterPage, url.Values{"increment": {""}})
+		if err != nil {
+			t.Logf("%d forms counted", n)
+			break
+		}
+		resp.Body.Close()
+		require.Equal(t, http.StatusSeeOther, resp.StatusCode, "form %d", n)
+	}
 }

@@ -100,15 +100,21 @@ func (s *stress) add(what string, n int) {
 	}
 }
 
-var metricLine = regexp.MustCompile(`(?m)^realtime_(\w+?)(?:_total)?(?:\{\w+="(.*)"\})? (\d+)$`)
+var (
+	// metricLine matches a metric with one label at most, which those of requests and
+	// of the build are not.
+	metricLine = regexp.MustCompile(`(?m)^realtime_(\w+?)(?:_total)?(?:\{\w+="([^"]*)"\})? (\d+)$`)
+	// uncounted matches the names of the others that no scenario counts. The number
+	// of refreshes depends on time.
+	uncounted = regexp.MustCompile(`^(refresh|dispatch|connections_(limit|opened))`)
+)
 
-// counted returns what the program counts and is not 0. It leaves out refreshes,
-// whose number depends on time.
+// counted returns what the program counts and is not 0.
 func (s *stress) counted() map[string]int {
 	got := map[string]int{}
 	for _, line := range metricLine.FindAllStringSubmatch(s.program.Admin("/metrics"), -1) {
 		name, value := strings.TrimSpace(line[1]+" "+line[2]), line[3]
-		if n, _ := strconv.Atoi(value); n > 0 && !strings.HasPrefix(name, "refreshes") && !strings.HasPrefix(name, "dispatch") {
+		if n, _ := strconv.Atoi(value); n > 0 && !uncounted.MatchString(name) {
 			got[name] = n
 		}
 	}

@@ -78,7 +78,7 @@ var scenarios = []scenario{
 	{"cookies are hostile", []string{"-max-per-session", "1"}, sendHostileCookies},
 	{"more connect than there is room for", []string{"-max-connections", strconv.Itoa(fewConnections)}, connectAboveMax},
 	{"one browser connects more often than it may", []string{"-max-per-session", strconv.Itoa(fewPerSession)}, connectAboveMaxPerSession},
-	{"the program stops with tabs open", []string{"-drain", "1s"}, stopWithOpenTabs},
+	{"the program stops with tabs open", []string{"-drain", "2s"}, stopWithOpenTabs},
 	{"the program restarts while tabs come back", nil, restart},
 	{"everything happens at once", quickWrite, everything},
 }
@@ -368,7 +368,7 @@ func sendTooLong(s *stress, r *rand.Rand) {
 		assert.NoError(s.t, ws.WriteMessage(websocket.TextMessage, []byte(long)))
 		s.endsWith(ws, websocket.CloseMessageTooBig)
 	})
-	s.add("messages_refused too long", len(lengths))
+	s.add("messages_refused too_long", len(lengths))
 }
 
 // What comes after a message that ends the socket does not count.
@@ -385,7 +385,7 @@ func sendNoText(s *stress, _ *rand.Rand) {
 		}
 		s.endsWith(ws, code)
 	})
-	s.add("messages_refused not text", s.size)
+	s.add("messages_refused not_text", s.size)
 }
 
 func sendNoAction(s *stress, r *rand.Rand) {
@@ -403,7 +403,7 @@ func sendNoAction(s *stress, r *rand.Rand) {
 		}
 		tb.Settle()
 	})
-	s.add("messages_refused no action", perTab*s.size)
+	s.add("messages_refused not_action", perTab*s.size)
 	s.add(clicks, perTab*s.size)
 }
 
@@ -421,7 +421,7 @@ func floodBySocket(s *stress, _ *rand.Rand) {
 	assert.Equal(s.t, tabs*perTab, got.Clicks)
 	assert.GreaterOrEqual(s.t, got.Clicks-got.Refused, tabs*burst)
 	s.add(clicks, got.Clicks-got.Refused)
-	s.add("messages_refused too fast", got.Refused)
+	s.add("messages_refused too_fast", got.Refused)
 }
 
 func connectFromElsewhere(s *stress, _ *rand.Rand) {
@@ -430,7 +430,7 @@ func connectFromElsewhere(s *stress, _ *rand.Rand) {
 		_, status := s.knock(visitor.PresencePage, http.Header{"Origin": {origins[i%len(origins)]}})
 		assert.Equal(s.t, http.StatusForbidden, status, "from %q", origins[i%len(origins)])
 	})
-	s.add("connections_refused foreign origin", s.size)
+	s.add("connections_refused foreign_origin", s.size)
 }
 
 func postFromElsewhere(s *stress, _ *rand.Rand) {
@@ -447,7 +447,7 @@ func postFromElsewhere(s *stress, _ *rand.Rand) {
 		resp.Body.Close()
 		assert.Equal(s.t, http.StatusForbidden, resp.StatusCode)
 	})
-	s.add("requests_refused cross-site", s.size)
+	s.add("requests_refused cross_site", s.size)
 }
 
 func postBadForms(s *stress, r *rand.Rand) {
@@ -464,8 +464,8 @@ func postBadForms(s *stress, r *rand.Rand) {
 		assert.NoError(s.t, err)
 		assert.Contains(s.t, string(answer), "303 See Other")
 	})
-	s.add("requests_refused too long", s.size)
-	s.add("requests_refused too slow", s.size)
+	s.add("requests_refused too_long", s.size)
+	s.add("requests_refused incomplete", s.size)
 	s.add(clicks, s.size)
 }
 
@@ -495,7 +495,7 @@ func connectAboveMax(s *stress, _ *rand.Rand) {
 func connectAboveMaxPerSession(s *stress, _ *rand.Rand) {
 	for range 3 {
 		cookie := http.Header{"Cookie": {visitor.SessionCookie + "=" + madeUp()}}
-		s.knockAtOnce(s.size, s.size/2+fewPerSession, "session full", func(i int) http.Header {
+		s.knockAtOnce(s.size, s.size/2+fewPerSession, "session_full", func(i int) http.Header {
 			if i%2 == 0 {
 				return nil // somebody else, for whom there is room
 			}
@@ -514,10 +514,7 @@ func stopWithOpenTabs(s *stress, _ *rand.Rand) {
 	s.add(clicks, 10)
 	s.agrees()
 	s.program.Signal(syscall.SIGTERM)
-	require.Eventually(s.t, func() bool {
-		resp, _ := visitor.New(s.t, s.url).Send(http.MethodGet, "/readyz", "", "")
-		return resp.StatusCode == http.StatusServiceUnavailable
-	}, visitor.Soon, time.Millisecond)
+	until(s.t, s.program, "/healthz")
 	for range 3 {
 		_, status := s.knock(visitor.CounterPage, nil)
 		assert.Equal(s.t, http.StatusServiceUnavailable, status)

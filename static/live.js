@@ -1,36 +1,45 @@
-// Keeps a page live: opens its socket again whenever it is lost, and tells the
-// state of the page by events on the document.
+// Keeps a page live: opens its socket again whenever it is lost, and tells the rest of
+// the page by events on the document.
 //
-//   "live"       detail "up"; "down" while the server is away; "off" where the
-//                server answers but no socket opens; "full" where it has no room for
-//                one, and "crowded" where it has none for this browser: the client
-//                then sends requests
-//   "unanswered" something the person did may have been lost on its way
+//   "live"       The state of the page has changed. The detail is "up" while it has a
+//                socket; "down" while the server is away; "off" while the server
+//                answers but no socket opens; "full" while the server has no room for
+//                a socket, and "crowded" while it has none for this browser. In the
+//                last three the client sends requests instead.
+//   "unanswered" Something the person did may not have counted: no answer has come.
+//   "uncounted"  Something the person did has not counted. The detail is "too fast",
+//                "refused" or "not sent".
 //
-// This script does all the reconnecting, because the client gives up after one
-// attempt that fails. The layout switches the client's own heartbeat off. This
-// script must load before the client, because it bounds the client's requests.
-// docs/framework.md lists what it answers.
+// This script does all the reconnecting, because the client gives up after one attempt
+// that fails. The layout switches the client's own heartbeat off. This script must load
+// before the client, because it bounds the client's requests. docs/framework.md lists
+// the behaviour of the client that it answers.
 (() => {
   if (!document.querySelector("[data-lvt-id]")) return; // nothing on this page is live
 
   // All in milliseconds.
-  const firstWait = 250, longestWait = 5000, calmWait = 15000; // the last while live updates are off, or the server is full
-  const stopWait = 500; // while the server is stopping
-  const heartbeat = 5000, answerWithin = 5000;
-  const probeWithin = 3000, requestWithin = 10000;
+  const firstWait = 250, longestWait = 5000; // between two attempts
+  const calmWait = 15000;     // the longest while the page works by requests
+  const stopWait = 500;       // the longest while the server is stopping
+  const heartbeat = 5000;     // between two pings
+  const answerWithin = 5000;  // for a ping: a slow network may hold it up for seconds
+  const actionWithin = 10000; // for an action, or a ping behind it: the server may wait for Redis
+  const offlineWithin = 250;  // for a ping while offline: only this machine can answer
+  const socketWithin = 75000; // for a trial: Firefox holds back sockets that failed, for up to 60 s
+  const leavingFor = 5000;    // from the start of a navigation until a browser has closed the sockets
 
   const news = "live-again"; // the key of localStorage by which tabs tell each other
 
   const client = () => window.liveTemplateClient;
   let ours = false;       // the client's first attempt has ended; all others are ours
   let state = "";         // as told
-  let since;              // when the page was last up, or the server said that it is stopping
+  let since = Date.now(); // when the page was last up, or the server said that it is stopping
   let open = false;       // the socket; the page is up with the first update it brings
   let refused = "";       // why the server would refuse a socket: "full", "crowded"
-  let looking = false;    // an attempt to reach the server is under way
-  let changing = false;   // the client is about to open a socket, and takes no action
+  let attempting;         // the AbortController of the attempt that is under way
+  let connecting = false; // that attempt has the client open a socket, and the client takes no action
   let left = false;       // the page was left; the Back button may bring it back
+  let leaving = 0;        // when a navigation began last
   let pending = 0;        // actions on their way through the socket
   let held = [];          // forms that were submitted while the client took no action
   let retrying, deadline; // timers
@@ -44,7 +53,15 @@
     state = next;
     tell("live", state);
     release();
-    if (state === "up") localStorage.setItem(news, Date.now());
+    if (state === "up") tellOtherTabs();
+  }
+
+  function tellOtherTabs() {
+    try {
+      localStorage.setItem(news, Date.now());
+    } catch {
+      // The browser blocks site data.
+    }
   }
 
   function release() {
@@ -53,6 +70,7 @@
     held = [];
     for (const { form, button } of forms) {
       if (form.isConnected && button?.form === form) form.requestSubmit(button);
+      else tell("uncounted", "not sent"); // an update has taken the form away
     }
   }
 
@@ -65,83 +83,101 @@
 
   const served = () => ["off", "full", "crowded"].includes(state);
 
-  async function reconnect() {
+  function reconnect() {
     clearTimeout(retrying);
-    if (document.hidden || open) return;
-    await attempt();
+    if (!document.hidden && !open) attempt();
+  }
+
+  // Looks for the server at once. An attempt that is under way may hang: it begins anew.
+  function hurry() {
+    if (!ours) return;
+    if (attempting) attempting.abort("anew");
+    else reconnect();
   }
 
   async function attempt() {
-    if (looking || left) return;
-    looking = true;
-    let answers = false, stopping = false;
-    try {
-      // Ask first: where a network drops everything, an attempt of the client takes long to fail.
-      const probe = await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(probeWithin) });
-      const says = (await probe.text()).trim();
-      stopping = says === "stopping";
-      answers = probe.ok && !stopping;
-      refused = { "full": "full", "session full": "crowded" }[says] ?? "";
-      if (stopping) since = Date.now(); // the server is not away yet
-      if (answers && !left && (state === "off" ? await socketOpens() : !(refused && served()))) {
-        changing = true;
-        client().disconnect(); // otherwise the page that comes counts as the answer to what is pending
-        await client().connect();
-      }
-    } catch {
-      // The server is away.
+    if (attempting || left) return;
+    attempting = new AbortController();
+    const { signal } = attempting;
+    const says = await ask(attempting);
+    refused = { "full": "full", "session full": "crowded" }[says] ?? "";
+    const stopping = says === "stopping", answers = Boolean(says) && !stopping;
+    if (stopping) since = Date.now(); // the server is not away yet
+    if (answers && state === "") become(refused || "off");
+    if (answers && !(refused && served()) && (state !== "off" || await socketOpens(signal))) {
+      connecting = true;
+      client().disconnect(); // otherwise the page that comes counts as the answer to what is pending
+      await client().connect().catch(() => {});
     }
-    looking = changing = false;
+    attempting = undefined;
+    connecting = false;
     if (left) return;
-    if (!open) {
-      become(answers ? refused || "off" : "down");
-      retry(stopping ? stopWait : firstWait);
-    }
+    if (open) return release();
+    if (signal.reason === "anew") return attempt();
+    become(answers ? refused || "off" : "down");
+    retry(stopping ? stopWait : firstWait);
     release();
   }
 
-  // While live updates are off, an attempt of the client would show the page
-  // anew, without what the person was just told or typed.
-  const socketOpens = () => new Promise((resolve) => {
+  // Returns what the server says of itself, or nothing while it is away. Without this
+  // question, a network that drops everything makes the client wait for long. A slow
+  // network is given more time the longer the page has been down.
+  async function ask(attempt) {
+    const within = Math.min(Math.max(Date.now() - since, answerWithin), actionWithin);
+    const timer = setTimeout(() => attempt.abort("late"), within);
+    try {
+      const answer = await fetch("/healthz", { cache: "no-store", signal: attempt.signal });
+      const says = (await answer.text()).trim();
+      return answer.ok || says === "stopping" ? says : "";
+    } catch {
+      return "";
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  // While live updates are off, a socket is tried without the client, which would draw
+  // the page anew and remove what the person was just told or has typed.
+  const socketOpens = (signal) => new Promise((resolve) => {
     const socket = new WebSocket(location.origin.replace("http", "ws") + location.pathname + location.search);
     const end = (opened) => {
+      clearTimeout(timer);
       resolve(opened);
       socket.close();
     };
+    const timer = setTimeout(end, socketWithin, false);
     socket.onopen = () => end(true);
     socket.onerror = () => end(false);
-    setTimeout(end, requestWithin, false);
+    signal.addEventListener("abort", () => end(false));
   });
 
   function lost() {
     open = false;
     answered();
-    if (pending > 0 && !left) tell("unanswered");
+    if (pending > 0) unanswered();
     pending = 0;
-    if (looking || left) return;
+    if (attempting || left) return;
     become("down");
     retry();
   }
 
-  // A socket can be dead without having been closed. wsconn turns the answer to a
-  // ping into an event.
-  function ping(within) {
+  // When the person leaves the page, the browser closes its sockets, some browsers as
+  // soon as the navigation begins. What was sent before that reaches the server.
+  function unanswered() {
+    if (!left && Date.now() - leaving > leavingFor) tell("unanswered");
+  }
+
+  // A socket can be dead without having been closed. The server answers in order, so a
+  // ping waits for the actions before it. wsconn turns its answer into an event.
+  function ping(within = pending > 0 ? actionWithin : answerWithin) {
     if (client().isReady()) client().send({ action: "__ping__" });
     deadline ??= setTimeout(() => client().disconnect(), within);
   }
   const answered = () => { deadline = clearTimeout(deadline); };
-  setInterval(() => { if (open && !document.hidden) ping(answerWithin); }, heartbeat);
+  setInterval(() => { if (open && !document.hidden) ping(); }, heartbeat);
 
-  // Something has happened to the network or to the page. Offline, only this
-  // machine can answer.
-  function check() {
-    if (open) {
-      answered(); // a ping that was sent before has a later deadline
-      ping(navigator.onLine ? 500 : 250);
-    } else if (ours) {
-      reconnect();
-    }
-  }
+  // Something has happened to the network or to the page.
+  const check = () => open ? ping() : hurry();
 
   on("lvt:connected", () => { open = ours = true; });
   on("lvt:disconnected", lost);
@@ -149,14 +185,14 @@
   on("lvt:updated", (event) => {
     answered();
     if (event.detail.action) pending = Math.max(pending - 1, 0); // refreshes name none
-    become(open ? "up" : refused || "off");
-    if (!ours) retry(); // the client's first attempt has ended with a request
-    ours = true;
+    if (open || ours) return become(open ? "up" : refused || "off");
+    ours = true; // the client's first attempt has ended with a request
+    attempt();   // finds out why
   });
   on("lvt:pending", () => { if (open) pending++; });
 
   on("submit", (event) => {
-    if (state !== "down" && !changing || !event.target.closest("[data-lvt-id]")) return;
+    if (state !== "down" && !connecting || !event.target.closest("[data-lvt-id]")) return;
     event.preventDefault();
     event.stopImmediatePropagation();
     held.push({ form: event.target, button: event.submitter });
@@ -176,17 +212,25 @@
   // or go on much later and open a second socket.
   const request = window.fetch;
   window.fetch = (url, options = {}) => {
-    const answer = request(url, { signal: AbortSignal.timeout(requestWithin), ...options });
-    const failed = () => {
-      tell("unanswered");
-      reconnect(); // finds out whether the server is away
-    };
-    if (options.method === "POST") answer.then(({ ok }) => ok || failed(), failed);
+    const answer = request(url, { signal: AbortSignal.timeout(actionWithin), ...options });
+    if (options.method === "POST") answer.then(({ status }) => posted(status), () => posted(0));
     return answer;
   };
 
+  function posted(status) {
+    if (status === 429) tell("uncounted", "too fast");
+    else if (status >= 400 && status < 500) tell("uncounted", "refused");
+    else if (status === 0 || status >= 500) {
+      unanswered();
+      hurry(); // finds out whether the server is away
+    }
+  }
+
   addEventListener("online", check);
-  addEventListener("offline", check);
+  addEventListener("offline", () => {
+    answered(); // a ping that was sent before has a later deadline
+    if (open) ping(offlineWithin);
+  });
   addEventListener("storage", (event) => {
     // A hidden tab does not look for the server, but hears of it from another tab.
     if (event.key === news && ours && !open) attempt();
@@ -199,23 +243,26 @@
     if (!document.hidden) check();
   }, true); // before the client's own listener
 
+  addEventListener("beforeunload", () => { leaving = Date.now(); });
+
   // A page that is left may be kept for the Back button, and one that is hidden for
   // long may be frozen. Chromium then takes the socket from the page, but leaves it
   // open to the server, where the visitor would stay online.
   function leave() {
     left = true;
     clearTimeout(retrying);
+    attempting?.abort("anew");
     client()?.disconnect();
   }
   addEventListener("pagehide", leave);
   on("freeze", leave);
 
   function comeBack() {
-    left = false;
+    left = open = false;
     if (!ours) return; // the client's first attempt goes on
-    open = false;
     become("down");
-    attempt(); // once, even in the background
+    if (attempting) attempting.abort("anew"); // it has not ended since the page was left
+    else attempt(); // once, even in the background
   }
   addEventListener("pageshow", (event) => { if (event.persisted) comeBack(); });
   on("resume", comeBack);

@@ -1,22 +1,35 @@
 // Lets a tab that has joined join again.
 //
-// The tab remembers its name, and joins under it whenever its page or its socket is
-// new: after a reload, a break in the network, a time in the background, a restart
-// of the server. Leave forgets the name. The name is kept in sessionStorage, for
-// this tab alone.
+// The tab remembers its name and joins under it whenever its page or its socket is new:
+// after a reload, a break in the network, a time in the background, or a restart of the
+// server. Leave makes it forget the name. The name is kept in sessionStorage, for this
+// tab alone. Where the browser blocks site data it is kept as long as the page.
 //
-// This script runs before the page is drawn, so that a tab that will join again
-// does not show the form first.
+// This script runs before the page is drawn, so that a tab that will join again does
+// not show the form first.
 (() => {
   const key = "presence-name";
   let leaving = false; // Leave was pressed and is not answered yet
+  let inPage = null;   // the name, for a browser that blocks site data
 
+  const remembered = () => {
+    try {
+      return sessionStorage.getItem(key);
+    } catch {
+      return inPage;
+    }
+  };
   const remember = (name) => {
-    if (name === null) sessionStorage.removeItem(key);
-    else sessionStorage.setItem(key, name);
+    inPage = name;
+    try {
+      if (name === null) sessionStorage.removeItem(key);
+      else sessionStorage.setItem(key, name);
+    } catch {
+      // The browser blocks site data, or has no room for it.
+    }
     mark();
   };
-  const mark = () => document.documentElement.toggleAttribute("data-joins-again", sessionStorage.getItem(key) !== null);
+  const mark = () => document.documentElement.toggleAttribute("data-joins-again", remembered() !== null);
   mark();
 
   document.addEventListener("submit", (event) => {
@@ -26,7 +39,7 @@
   }, true);
 
   document.addEventListener("live", (event) => {
-    const username = sessionStorage.getItem(key);
+    const username = remembered();
     if (event.detail === "up" && username !== null && document.querySelector("[data-count]")) {
       window.liveTemplateClient.send({ action: "join", data: { username } });
     }

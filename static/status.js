@@ -1,22 +1,25 @@
-// Says, at the foot of the page, when the page is not live, marks it so that
-// app.css shows its number as not current, and disables buttons that would do
-// nothing. Breaks shorter than a second, and breaks in a hidden tab, are not shown.
+// Says, at the foot of the page, when the page is not live, marks it so that app.css
+// shows its number as not current, and disables buttons that would do nothing. A first
+// connection that takes less than two seconds, a break shorter than one, and a break in
+// a hidden tab are not shown.
 (() => {
-  const quiet = 1000, moment = 3000; // milliseconds
+  const patience = 2000, quiet = 1000, moment = 3000; // milliseconds
   const line = document.getElementById("connection");
   const notes = {
+    connecting: "Connecting… Buttons work.",
     down: "Reconnecting… Buttons wait until the page is live.",
     off: "Live updates are off: no live connection gets through. Buttons work.",
     full: "The server is full: no live updates for now. Buttons work. This page goes on trying.",
     crowded: "Too many tabs of this browser are live: this one is not. Buttons work. Close another.",
   };
-  let state = "up", told = "up", waiting, fading, waits = [], focused;
+  let state = document.querySelector("[data-lvt-id]") ? "connecting" : "up";
+  let told = "up", waiting, fading, waits = [], focused;
 
   function tell() {
     waiting = clearTimeout(waiting);
     if (state === told) return;
+    line.textContent = notes[state] ?? (told === "connecting" ? "" : "Back online");
     told = document.documentElement.dataset.connection = state;
-    line.textContent = notes[state] ?? "Back online";
     clearTimeout(fading);
     if (state === "up") fading = setTimeout(() => { line.textContent = ""; }, moment);
 
@@ -38,8 +41,9 @@
   function look() {
     if (state === "up" || told !== "up") tell();
     else if (document.hidden) waiting = clearTimeout(waiting);
-    else waiting ??= setTimeout(tell, quiet);
+    else waiting ??= setTimeout(tell, state === "connecting" ? patience : quiet);
   }
+  look();
 
   document.addEventListener("live", (event) => {
     state = event.detail;

@@ -30,7 +30,7 @@ async (liveScript, tabs, away, seed) => {
         const call = timers.get(ids[i]);
         timers.delete(ids[i]);
         call?.();
-        for (let turn = 0; turn < 10; turn++) await null; // whatever the call has set going
+        for (let turn = 0; turn < 20; turn++) await null; // whatever the call has set going
       }
       due.delete(now);
     }

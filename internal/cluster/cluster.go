@@ -4,6 +4,14 @@
 // others on a channel, and compares its copy with Redis whenever it renews its
 // lease. A lost message therefore costs time, and nothing else.
 //
+// The counter is a set of numbers that only grow, one for each epoch. An epoch is one
+// life of the data in Redis: a Redis that has restarted, or lost its data, begins
+// another. Servers tell Redis what it has lost, and of each epoch the larger number
+// counts, so a server that returns with an old number takes no increment away. An
+// increment that was answered is lost only if Redis loses it, and every server that
+// has heard of it ends before it could tell Redis again. The server that has answered
+// it is at first the only one that has.
+//
 // A server without Redis is a cluster of one: it counts by itself.
 //
 // The framework has a Redis broadcaster of its own, which does not fit. It carries
@@ -52,6 +60,8 @@ type Options struct {
 	Log *slog.Logger
 	// Lease and Renew default to DefaultLease and DefaultRenew.
 	Lease, Renew time.Duration
+	// Grace is how long the entries of a server stay after Leave. Default: not at all.
+	Grace time.Duration
 }
 
 // The errors of Increment are sentences for the person who clicked. In both cases
@@ -79,13 +89,13 @@ type Member struct {
 	onSet     func(id, value string)
 	onRemove  func(id string)
 	onEntries func()
+	onLeave   func(id string)
 	onStatus  []func()
 
 	away    atomic.Bool
-	counted atomic.Int64           // increments of this server that were counted
-	highest atomic.Int64           // highest value of the counter that this server knows
-	epoch   atomic.Pointer[string] // of a Redis that has been told what this server knows
-	wake    chan struct{}          // there is something to write or to check
+	failed  struct{ away, unknown atomic.Int64 } // increments, by their error
+	counted atomic.Int64                         // increments of this server that were counted
+	wake    chan struct{}                        // there is something to write or to check
 	end     context.CancelFunc
 	ended   chan struct{}
 
@@ -93,23 +103,26 @@ type Member struct {
 
 	mu      sync.Mutex
 	next    *batch            // of increments that wait
+	counts  map[string]int64  // of increments of all servers, by epoch
+	total   int64             // of counts
 	own     map[string]string // entries of this server
 	changed map[string]bool   // IDs of own entries that have not been written to Redis
 
 	// The goroutine that follows Redis owns these:
 	version int64 // of own, as it was last sent to Redis
 	others  map[string]*server
-	news    bool // entries of others have changed, and onEntries was not called yet
+	epoch   string // of Redis, at the last sync
+	news    bool   // entries of others have changed, and onEntries was not called yet
 	sub     *redis.PubSub
 	events  <-chan any // of sub; nil while Redis is away
 	echoed  bool       // the subscription has delivered what the last sync published to it
 	lost    time.Time  // when Redis went away
-	gap     time.Time  // when this server, and perhaps others, last had no connection
+	gap     time.Time  // when Redis last began an epoch, or this server had no connection
 }
 
 // server is what is known about another server.
 type server struct {
-	version int64
+	version int64           // negative once it has left
 	ids     map[string]bool // of its entries
 }
 
@@ -130,6 +143,9 @@ func New(opts Options) (*Member, error) {
 	config.PoolTimeout = answerWithin
 	config.ContextTimeoutEnabled = true
 	config.DisableIdentity = true
+	config.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		return greet.Run(ctx, conn, []string{clicksKey}, channel).Err()
+	}
 	opts.Lease, opts.Renew = cmp.Or(opts.Lease, DefaultLease), cmp.Or(opts.Renew, DefaultRenew)
 	return &Member{
 		id:      rand.Text(),
@@ -137,6 +153,8 @@ func New(opts Options) (*Member, error) {
 		redis:   redis.NewClient(config),
 		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
+		onLeave: func(string) {},
+		counts:  map[string]int64{},
 		own:     map[string]string{},
 		changed: map[string]bool{},
 		others:  map[string]*server{},
@@ -154,24 +172,24 @@ func (m *Member) OnEntries(set func(id, value string), remove func(id string), c
 	m.onSet, m.onRemove, m.onEntries = set, remove, changed
 }
 
+// OnLeave sets a function to call with each entry of a server that leaves. The entry
+// is removed when the grace period of that server is over.
+func (m *Member) OnLeave(f func(id string)) { m.onLeave = f }
+
 // OnStatus adds a function to call when Redis goes away or comes back.
 func (m *Member) OnStatus(f func()) { m.onStatus = append(m.onStatus, f) }
 
 // Shared reports whether there is a Redis to share.
 func (m *Member) Shared() bool { return m.redis != nil }
 
-// Start reads everything from Redis, and follows it from then on. An error means
-// that Redis cannot be used.
+// Start reads everything from Redis, and follows it from then on. It tries again
+// until ctx ends while Redis cannot be reached. An error means that Redis cannot be
+// used.
 func (m *Member) Start(ctx context.Context) error {
 	if !m.Shared() {
 		return nil
 	}
-	err := m.connect(ctx)
-	for errors.Is(err, errRecovering) && ctx.Err() == nil {
-		<-time.After(wait(err))
-		err = m.connect(ctx)
-	}
-	if err != nil {
+	if err := m.reach(ctx); err != nil {
 		m.redis.Close()
 		return fmt.Errorf("redis at %s: %w", m.redis.Options().Addr, err)
 	}
@@ -182,22 +200,46 @@ func (m *Member) Start(ctx context.Context) error {
 	return nil
 }
 
-// Leave gives the lease back, unless ctx ends before: other servers drop the entries
-// of this one at once. Increment goes on working until Close.
+// reach connects, and tries again until ctx ends.
+func (m *Member) reach(ctx context.Context) (err error) {
+	for {
+		failed := m.connect(ctx)
+		if failed == nil || cannotWork(failed) {
+			return failed
+		}
+		if err == nil || ctx.Err() == nil { // otherwise failed says no more than that time is over
+			err = failed
+		}
+		select {
+		case <-time.After(wait()):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// Leave tells the other servers that this one stops, unless ctx ends before. They
+// keep its entries for the grace period. Increment goes on working until Close.
 func (m *Member) Leave(ctx context.Context) {
 	if !m.Shared() {
 		return
 	}
 	m.end()
+	var err error
 	select {
 	case <-m.ended:
+		if m.Away() {
+			return
+		}
+		err = m.write(ctx) // what has changed last
 	case <-ctx.Done():
+		err = ctx.Err()
 	}
-	if m.Away() {
-		return
+	if err == nil {
+		err = m.giveBack(ctx)
 	}
-	if err := m.giveBack(ctx); err != nil {
-		m.opts.Log.Warn("the lease could not be given back: other servers show the people of this one until it ends", slog.Any("error", err))
+	if err != nil {
+		m.opts.Log.Warn("other servers could not be told that this one stops: they show its people until its lease ends", slog.Any("error", err))
 	}
 }
 
@@ -235,7 +277,19 @@ func (m *Member) Increment() (value int, err error) {
 	b.size++
 	m.mu.Unlock()
 	b.count()
+	switch b.err {
+	case ErrAway:
+		m.failed.away.Add(1)
+	case ErrUnknown:
+		m.failed.unknown.Add(1)
+	}
 	return int(b.value), b.err
+}
+
+// Failed returns how many increments of this server have ended with ErrAway, and how
+// many with ErrUnknown.
+func (m *Member) Failed() (away, unknown int) {
+	return int(m.failed.away.Load()), int(m.failed.unknown.Load())
 }
 
 // batch is a number of increments that are sent as one.
@@ -267,13 +321,13 @@ func (m *Member) count(b *batch) {
 
 // add adds n to the counter in Redis, and announces the new value to other servers.
 func (m *Member) add(n int64) (value int64, err error) {
-	value, err = increment.Run(context.Background(), m.redis, []string{counterKey, epochKey}, *m.epoch.Load(), channel, n, m.id).Int64()
+	reply, err := increment.Run(context.Background(), m.redis, []string{clicksKey}, channel, n, m.id).Slice()
 	var refused redis.Error
 	switch {
-	case err == nil && value > 0:
-		m.raise(value)
+	case err == nil:
+		value, _ = m.merge(map[string]int64{reply[0].(string): reply[1].(int64)})
 		return value, nil
-	case err == nil, notSent(err): // without an error, Redis has lost data and is being told
+	case notSent(err):
 		return 0, ErrAway
 	case errors.As(err, &refused):
 		m.opts.Log.Warn("clicks did not count: redis refused them", slog.Int64("clicks", n), slog.Any("error", err))
@@ -316,17 +370,27 @@ func (m *Member) look() {
 	}
 }
 
-// raise notes a value of the counter, and reports whether it is news.
-func (m *Member) raise(n int64) bool {
-	for {
-		before := m.highest.Load()
-		if n <= before {
-			return false
-		}
-		if m.highest.CompareAndSwap(before, n) {
-			return true
+// merge takes over what others know of the counter: of each epoch, the larger number.
+// It returns the sum of all epochs, and reports whether it has grown.
+func (m *Member) merge(counts map[string]int64) (total int64, grown bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for epoch, n := range counts {
+		if more := n - m.counts[epoch]; more > 0 {
+			m.counts[epoch], m.total, grown = n, m.total+more, true
 		}
 	}
+	return m.total, grown
+}
+
+// known is what this server knows of the counter: epochs, each with its number.
+func (m *Member) known() (list []any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for epoch, n := range m.counts {
+		list = append(list, epoch, n)
+	}
+	return list
 }
 
 // follow keeps this server's copy and what Redis has of this server up to date.
@@ -360,7 +424,7 @@ func (m *Member) follow(ctx context.Context) {
 		}
 		if err != nil {
 			m.disconnect()
-			due.Reset(wait(err))
+			due.Reset(wait())
 		}
 		m.tellStatus(err)
 	}
@@ -368,12 +432,7 @@ func (m *Member) follow(ctx context.Context) {
 
 // wait is the time to wait after a failed attempt. It is random, so that servers
 // that have lost Redis together do not come back all at once.
-func wait(err error) time.Duration {
-	if errors.Is(err, errRecovering) {
-		return pause / 10
-	}
-	return retry/2 + mathrand.N(retry/2)
-}
+func wait() time.Duration { return retry/2 + mathrand.N(retry/2) }
 
 func (m *Member) tellNews() {
 	if m.news {
@@ -427,12 +486,12 @@ func (m *Member) disconnect() {
 
 // message is what servers tell each other, as JSON.
 type message struct {
-	Counter int64  `json:"counter,omitempty"` // new value of the counter
-	By      string `json:"by,omitempty"`      // server that has counted
-	Epoch   bool   `json:"epoch,omitempty"`   // Redis has lost data: tell it everything
+	Counts map[string]int64 `json:"counts,omitempty"` // new numbers of increments, by epoch
+	By     string           `json:"by,omitempty"`     // server that has counted
+	Epoch  string           `json:"epoch,omitempty"`  // has begun: tell Redis everything, it may have lost data
 
 	Server  string            `json:"server,omitempty"`  // server whose entries have changed
-	Version int64             `json:"version,omitempty"` // of its entries; 0 if it has left
+	Version int64             `json:"version,omitempty"` // of its entries; negative if it has left
 	Set     map[string]string `json:"set,omitempty"`
 	Removed []string          `json:"removed,omitempty"`
 	Whole   bool              `json:"whole,omitempty"` // the changes are not in this message
@@ -467,10 +526,10 @@ func (m *Member) hear(ctx context.Context, event any) error {
 }
 
 func (m *Member) apply(ctx context.Context, msg message) error {
-	if msg.Counter > 0 && msg.By != m.id { // Increment has returned its own
-		m.heard(msg.Counter)
+	if msg.By != m.id { // Increment has returned its own
+		m.heard(msg.Counts)
 	}
-	if msg.Epoch {
+	if msg.Epoch != "" && msg.Epoch != m.epoch {
 		return m.sync(ctx)
 	}
 	if msg.Server == "" || msg.Server == m.id {
@@ -478,8 +537,9 @@ func (m *Member) apply(ctx context.Context, msg message) error {
 	}
 	other := m.others[msg.Server]
 	switch {
-	case msg.Version == 0:
-		m.drop(msg.Server)
+	case other == nil && msg.Version < 0: // it leaves before anything was read of it
+	case msg.Version < 0:
+		other.leave(msg.Version, m.onLeave)
 	case other != nil && msg.Version <= other.version: // already known
 	case other == nil || msg.Whole || msg.Version != other.version+1:
 		return m.read(ctx, msg.Server)
@@ -497,26 +557,38 @@ func (m *Member) apply(ctx context.Context, msg message) error {
 	return nil
 }
 
-// heard handles a value of the counter that this server has not made.
-func (m *Member) heard(n int64) {
-	if m.raise(n) {
-		m.onCounter(int(n))
+// heard handles numbers of increments that others have made.
+func (m *Member) heard(counts map[string]int64) {
+	if total, grown := m.merge(counts); grown {
+		m.onCounter(int(total))
+	}
+}
+
+// leave notes that a server has left.
+func (s *server) leave(version int64, onLeave func(id string)) {
+	s.version = version
+	for id := range s.ids {
+		onLeave(id)
 	}
 }
 
 // replace replaces all entries of another server.
 func (m *Member) replace(id string, version int64, entries map[string]string) {
 	before := m.others[id]
-	m.others[id], m.news = &server{version, map[string]bool{}}, true
+	after := &server{version, map[string]bool{}}
+	m.others[id], m.news = after, true
 	for entry, value := range entries {
-		m.others[id].ids[entry] = true
+		after.ids[entry] = true
 		m.onSet(entry, value)
+	}
+	if version < 0 {
+		after.leave(version, m.onLeave)
 	}
 	if before == nil {
 		return
 	}
 	for entry := range before.ids {
-		if !m.others[id].ids[entry] {
+		if !after.ids[entry] {
 			m.onRemove(entry)
 		}
 	}

@@ -86,7 +86,7 @@ type Context interface {
 // Peers returns the peers of a page: all of its connections. It must be called
 // before the page serves.
 func (f *Fanout) Peers(page Page) *Peers {
-	p := &Peers{fanout: f, page: page, again: map[refresh]bool{}}
+	p := &Peers{fanout: f, page: page, waiting: map[refresh]time.Time{}}
 	page.OnRefresh(p.refreshed)
 	f.pages = append(f.pages, p)
 	return p
@@ -118,15 +118,24 @@ type Peers struct {
 	fanout *Fanout
 	page   Page
 	cost   meter
+	watch  stopwatch
 	active atomic.Int64 // refreshes whose interval is running
 
 	mu      sync.Mutex
-	again   map[refresh]bool // refreshes whose interval is running; whether to publish at its end
+	waiting map[refresh]time.Time // refreshes whose interval is running; when the first change in it came, if any
 	stopped bool
 }
 
 // refresh is an action that is published to a topic.
 type refresh struct{ topic, action string }
+
+// OnRefreshed sets a function to call with the time from a change until nearly all
+// connections have rendered and written the refresh that it asked for. Of the changes
+// that are merged, the first one counts. Of the connections, 95 % of those that are
+// open when the refresh is published count, so that one slow peer does not. If
+// refreshes overlap, only the first one is measured. OnRefreshed must be called before
+// the page serves, and f must not wait.
+func (p *Peers) OnRefreshed(f func(took time.Duration)) { p.watch.observe = f }
 
 // Publish makes every other subscriber of topic run action, now or at the end of
 // the interval. Call it after the change, and outside the lock that guards the
@@ -155,25 +164,29 @@ func (p *Peers) merge(r refresh) bool {
 	if p.stopped {
 		return false
 	}
-	if again, running := p.again[r]; running {
-		if again {
+	if since, running := p.waiting[r]; running {
+		if since.IsZero() {
+			p.waiting[r] = time.Now()
+		} else {
 			p.Merged.Add(1)
 		}
-		p.again[r] = true
 		return true
 	}
-	p.begin(r)
+	p.begin(r, time.Now())
 	return false
 }
 
-// begin starts an interval. The caller holds p.mu.
-func (p *Peers) begin(r refresh) {
-	if _, running := p.again[r]; !running {
+// begin starts an interval, and the refresh that a change has asked for. The caller
+// holds p.mu.
+func (p *Peers) begin(r refresh, asked time.Time) {
+	if _, running := p.waiting[r]; !running {
 		p.active.Add(1)
 	}
-	p.again[r] = false
+	p.waiting[r] = time.Time{}
 	time.AfterFunc(p.interval(), func() { p.end(r) })
-	p.cost.start(p.page.Connections(), p.fanout.opts.CPUTime())
+	connections := p.page.Connections()
+	p.cost.start(connections, p.fanout.opts.CPUTime())
+	p.watch.start(connections, asked)
 }
 
 // end ends an interval. If there was a change in it, it publishes, and another
@@ -185,21 +198,24 @@ func (p *Peers) end(r refresh) {
 		return
 	}
 	p.cost.stop(p.fanout.opts.CPUTime)
-	again := p.again[r]
-	if again {
-		p.begin(r)
-	} else {
-		delete(p.again, r)
+	since := p.waiting[r]
+	if since.IsZero() {
+		delete(p.waiting, r)
 		p.active.Add(-1)
+	} else {
+		p.begin(r, since)
 	}
 	p.mu.Unlock()
-	if again {
+	if !since.IsZero() {
 		p.send(r)
 	}
 }
 
 // refreshed notes that one more connection has rendered a refresh.
-func (p *Peers) refreshed() { p.cost.count(p.fanout.opts.CPUTime) }
+func (p *Peers) refreshed() {
+	p.cost.count(p.fanout.opts.CPUTime)
+	p.watch.count()
+}
 
 // interval is the time in which a refresh of every page that is being refreshed
 // stays within the budget, but at least the shortest interval.
@@ -217,11 +233,11 @@ func (p *Peers) interval() time.Duration {
 // stop ends merging, and reports whether a refresh may still be under way.
 func (p *Peers) stop() bool {
 	p.mu.Lock()
-	running := p.again
-	p.again, p.stopped = nil, true
+	running := p.waiting
+	p.waiting, p.stopped = nil, true
 	p.mu.Unlock()
-	for r, again := range running {
-		if again {
+	for r, since := range running {
+		if !since.IsZero() {
 			p.send(r)
 		}
 	}

@@ -117,7 +117,7 @@ func TestRefresh_OneTopicDoesNotWaitForAnother(t *testing.T) {
 		}
 		pass(10 * interval)
 		assert.ElementsMatch(t, []sent{{"page", "one", 0}, {"page", "two", 0}, {"page", "one", interval}, {"page", "two", interval}}, o.all())
-		assert.Empty(t, r.again, "a topic at rest is not kept")
+		assert.Empty(t, r.waiting, "a topic at rest is not kept")
 	})
 }
 

@@ -93,7 +93,7 @@ type online struct {
 	User
 	key   int
 	tabs  int      // connections, including those in their grace period
-	ended []string // IDs of the connections in their grace period
+	ended []string // IDs of the connections that the next one may replace
 }
 
 // New returns an empty Record.
@@ -153,9 +153,9 @@ func (r *Record) Leave(id string) bool {
 	return r.removeLocked(id)
 }
 
-// Disconnect starts the grace period of a connection whose socket has ended. If
-// nothing has replaced the connection by the end of it, the connection leaves and
-// left is called. An ID that is not online is ignored.
+// Disconnect starts the grace period of a connection whose socket has ended, or whose
+// server stops. If nothing has replaced the connection by the end of it, the connection
+// leaves and left is called. An ID that is not online is ignored.
 func (r *Record) Disconnect(id string, left func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -163,12 +163,31 @@ func (r *Record) Disconnect(id string, left func()) {
 	if !ok {
 		return
 	}
-	user.ended = append(user.ended, id)
+	user.end(id)
 	time.AfterFunc(r.opts.Grace, func() {
 		if r.Leave(id) {
 			left()
 		}
 	})
+}
+
+// Stop is for a server that stops: from now on, a connection of a user replaces one
+// of this server's before its socket has ended.
+func (r *Record) Stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, user := range r.connections {
+		if !user.elsewhere {
+			user.end(id)
+		}
+	}
+}
+
+// end lets the next connection of the user replace one of them.
+func (o *online) end(id string) {
+	if !slices.Contains(o.ended, id) {
+		o.ended = append(o.ended, id)
+	}
 }
 
 // removeLocked takes a connection offline, and its user with the last one. It

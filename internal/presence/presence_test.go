@@ -163,6 +163,51 @@ func TestRecord_ReloadElsewhereTakesThePlaceOfTheOldConnection(t *testing.T) {
 	})
 }
 
+// A server that stops may notice last that a tab has gone.
+func TestRecord_StopLetsAnotherServerBeQuicker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told announcements
+		r, left := New(everybody), 0
+		r.Announce(&told)
+		bob := User{"another browser", "Bob"}
+		r.Join("alice", alice)
+		r.Join("bob", bob)
+		r.Stop()
+		r.SetElsewhere("alice again", alice.String())
+		assert.Equal(t, []string{"Alice", "Bob"}, tabs(r, ""), "each in one tab")
+		assert.Equal(t, "alice is gone", told[len(told)-1])
+		r.Disconnect("alice", func() { left++ })
+		r.Disconnect("bob", func() { left++ })
+		assert.Equal(t, []string{"Alice", "Bob"}, tabs(r, ""))
+		time.Sleep(DefaultGrace + time.Millisecond)
+		synctest.Wait()
+		assert.Equal(t, []string{"Alice"}, tabs(r, ""), "Bob is not back")
+		assert.Equal(t, 1, left)
+	})
+}
+
+// A server that stops is a reload of all its tabs: they may come back on any other.
+func TestRecord_ConnectionsOfAServerThatStopsAreInTheirGracePeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, left := New(everybody), 0
+		bob := User{"another browser", "Bob"}
+		for i, user := range []User{alice, alice, bob} {
+			r.SetElsewhere(fmt.Sprint(i), user.String())
+			for range 2 { // once is enough
+				r.Disconnect(fmt.Sprint(i), func() { left++ })
+			}
+		}
+		r.Join("here", alice)
+		r.SetElsewhere("there", alice.String())
+		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, "")[:2], "in two tabs, as before")
+		assert.Equal(t, 2, r.Count())
+		time.Sleep(DefaultGrace + time.Millisecond)
+		synctest.Wait()
+		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "Bob is not back")
+		assert.Equal(t, 1, left)
+	})
+}
+
 func TestRecord_ReloadTakesThePlaceOfTheOldConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New(everybody)

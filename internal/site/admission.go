@@ -2,10 +2,16 @@ package site
 
 import (
 	"cmp"
+	"encoding/base64"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
+
+	"github.com/gorilla/websocket"
+	"github.com/livetemplate/livetemplate"
 )
 
 // The default limits of live connections.
@@ -20,17 +26,19 @@ type admission struct {
 	origins       []string // allowed besides the site's own
 	max           int
 	maxPerSession int
-	refused       refuse
+	refused       refusals
+	proxyNoted    atomic.Bool // a proxy that passes no upgrade on was logged
 
 	mu        sync.Mutex
 	byPage    map[string]int
 	bySession map[string]int
 	open      int
-	stopping  bool
+	draining  bool          // not ready any more
+	stopping  bool          // no connection is admitted any more
 	empty     chan struct{} // closed once the site is stopping and no connection is open
 }
 
-func newAdmission(opts Options, refused refuse) *admission {
+func newAdmission(opts Options, refused refusals) *admission {
 	return &admission{
 		origins:       opts.AllowOrigins,
 		max:           cmp.Or(opts.MaxConnections, DefaultMaxConnections),
@@ -46,22 +54,67 @@ func newAdmission(opts Options, refused refuse) *admission {
 // Otherwise it answers with a sentence for operators: a browser does not show it,
 // and the page asks at /healthz.
 func (a *admission) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	switch why := a.admit(r); why {
-	case "":
+	why := a.admit(r)
+	if why == "" {
 		defer a.release(r)
 		next.ServeHTTP(w, r)
+		return
+	}
+	a.note(r, why)
+	switch why {
+	case noUpgrade:
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		http.Error(w, "No live connection is possible: a proxy does not pass on the upgrade to a WebSocket.", http.StatusUpgradeRequired)
+	case badHandshake:
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		http.Error(w, "This handshake is not one of WebSocket version 13.", http.StatusBadRequest)
 	case foreign:
-		a.refused(r, why)
 		http.Error(w, "This page does not accept live connections from other sites.", http.StatusForbidden)
 	default:
-		a.refused(r, why)
 		w.Header().Set("Retry-After", "15")
-		http.Error(w, "No live connection is possible now: "+why+". Please try again later.", http.StatusServiceUnavailable)
+		http.Error(w, "No live connection is possible now: "+words(why)+". Please try again later.", http.StatusServiceUnavailable)
 	}
+}
+
+// note counts and logs a refused connection. Of a proxy that passes no upgrade on, it
+// logs the first only: every tab keeps trying.
+func (a *admission) note(r *http.Request, why string) {
+	switch {
+	case why != noUpgrade:
+		a.refused.note(r, why)
+	case a.proxyNoted.Swap(true):
+		a.refused.count(why)
+	default:
+		a.refused.note(r, why, slog.String("hint", "a proxy does not pass on the upgrade: set HTTP/1.1 and the headers Upgrade and "+
+			"Connection there, in nginx by proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and proxy_set_header Connection upgrade"))
+	}
+}
+
+// asksForSocket reports whether a request is a WebSocket handshake, or what a proxy
+// that knows no WebSockets has left of one.
+func asksForSocket(r *http.Request) bool {
+	return websocket.IsWebSocketUpgrade(r) || r.Method == http.MethodGet && r.Header.Get("Sec-WebSocket-Key") != ""
+}
+
+// handshakeError returns the reason why a handshake is not valid, or nothing. The
+// framework would serve the page instead, or log an error.
+func handshakeError(r *http.Request) (refused string) {
+	key, _ := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
+	switch {
+	case !websocket.IsWebSocketUpgrade(r):
+		return noUpgrade
+	case !livetemplate.WSIsUpgrade(r) || len(key) != 16:
+		return badHandshake
+	}
+	return ""
 }
 
 // admit counts a connection, or returns the reason to refuse it.
 func (a *admission) admit(r *http.Request) (refused string) {
+	if why := handshakeError(r); why != "" {
+		return why
+	}
 	if !a.mayConnect(r) {
 		return foreign
 	}
@@ -116,21 +169,26 @@ func (a *admission) noRoomLocked(r *http.Request) string {
 }
 
 // alive answers /healthz. It also tells a page why its connection would be refused.
-// The status is 200 even then, because a browser logs any other as an error.
+// The status is 503 while the site is stopping, so that a proxy asks another server.
+// Otherwise it is 200, because a browser logs any other status as an error.
 func (a *admission) alive(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	fmt.Fprintln(w, cmp.Or(a.noRoomLocked(r), "ok"))
+	why := a.noRoomLocked(r)
+	a.mu.Unlock()
+	if why == stopping {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	fmt.Fprintln(w, cmp.Or(words(why), "ok"))
 }
 
-// ready answers /readyz, for a load balancer, with 503 while the site is stopping. A
+// ready answers /readyz, for a load balancer, with 503 from the start of a stop. A
 // degraded server is as good as any other: its pages are up.
 func (a *admission) ready(degraded func() bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		switch {
-		case a.stopping:
+		case a.draining:
 			http.Error(w, stopping, http.StatusServiceUnavailable)
 		case degraded():
 			fmt.Fprintln(w, "degraded")
@@ -147,6 +205,13 @@ func (a *admission) on(path string) int {
 	return a.byPage[path]
 }
 
+// drain makes the site not ready from now on.
+func (a *admission) drain() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.draining = true
+}
+
 // stop refuses every connection from now on. The channel it returns is closed once
 // none is open.
 func (a *admission) stop() (empty <-chan struct{}) {
@@ -155,6 +220,6 @@ func (a *admission) stop() (empty <-chan struct{}) {
 	if !a.stopping && a.open == 0 {
 		close(a.empty)
 	}
-	a.stopping = true
+	a.draining, a.stopping = true, true
 	return a.empty
 }

@@ -170,7 +170,7 @@ func TestFramework_KeepsOneBaselineForAllTabsOfABrowser(t *testing.T) {
 	require.Contains(t, one.Text(), "Shared: 1")
 	two.Act("say", nil)
 	mended(t, strings.Contains(two.Text(), "Shared: 0"), "answers the request of a tab with what that tab lacks",
-		"the GET after each POST in Page.post")
+		"the session group of each POST, and the GET after it, in Page.act, and the type authenticator")
 }
 
 func TestFramework_PlainRequestHasAStateOfItsOwn(t *testing.T) {
@@ -295,6 +295,33 @@ func TestFramework_AllowedOriginsAreForItsOwnUpgraderOnly(t *testing.T) {
 	_, resp := visitor.Knock(t, server, stockPage, http.Header{"Origin": {friend}})
 	mended(t, resp.StatusCode == http.StatusForbidden, "tells an upgrader of ours which origins are allowed",
 		"admission.mayConnect in internal/site/admission.go")
+}
+
+func TestFramework_DropsTheHeadersOfAHandshake(t *testing.T) {
+	handler := stock(t, &stockController{})
+	server := serveStock(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Request-Id", "set before")
+		handler.ServeHTTP(w, r)
+	}))
+	ws, resp := visitor.Knock(t, server, stockPage, nil)
+	require.NotNil(t, ws)
+	mended(t, resp.Header.Get("X-Request-Id") == "", "sends the headers that were set before a handshake",
+		"the headers that Upgrader.Upgrade adds in internal/wsconn")
+}
+
+func TestFramework_LogsABrokenHandshakeAsAnError(t *testing.T) {
+	log := &visitor.Log{}
+	before := slog.Default()
+	slog.SetDefault(log.Logger())
+	defer slog.SetDefault(before)
+	req, err := http.NewRequest(http.MethodGet, newStock(t)+stockPage, nil)
+	require.NoError(t, err)
+	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"broken"}}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	require.NoError(t, err)
+	resp.Body.Close()
+	mended(t, strings.Contains(log.String(), "level=ERROR"), "logs no error for a broken handshake",
+		"the length of the key in handshakeError of internal/site/admission.go")
 }
 
 func TestFramework_AnybodyCanCallMount(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 )
@@ -21,7 +23,7 @@ const (
 // log, and adds the ID of the request that a message is about. Call flush at the
 // end, to log the counts that were not logged yet.
 func NewLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger, flush func()) {
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: dropSessionCookie}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: tidy}
 	var out slog.Handler = slog.NewTextHandler(w, opts)
 	if asJSON {
 		out = slog.NewJSONHandler(w, opts)
@@ -30,11 +32,14 @@ func NewLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger,
 	return slog.New(calm{out, seen}), seen.flush
 }
 
-// dropSessionCookie removes the session cookie, which the framework logs as
-// group_id.
-func dropSessionCookie(_ []string, a slog.Attr) slog.Attr {
-	if a.Key == "group_id" {
+// tidy removes the session cookie, which the framework logs as group_id, and writes a
+// duration as "1.5s" in JSON as well, where it would be a number without a unit.
+func tidy(_ []string, a slog.Attr) slog.Attr {
+	switch {
+	case a.Key == "group_id":
 		return slog.Attr{}
+	case a.Value.Kind() == slog.KindDuration:
+		a.Value = slog.StringValue(a.Value.Duration().String())
 	}
 	return a
 }
@@ -88,6 +93,19 @@ type message struct {
 	text  string
 }
 
+// address matches a host and a port.
+var address = regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.]+(%\w+)?\]):\d+`)
+
+// withoutPeer returns the part of a message by which repeats are counted. Messages of
+// net/http name the peer, and that of a panic goes on with a stack.
+func withoutPeer(text string) string {
+	if !strings.HasPrefix(text, "http: ") {
+		return text
+	}
+	text, _, _ = strings.Cut(text, "\n")
+	return address.ReplaceAllString(text, "ADDRESS")
+}
+
 type repeated struct {
 	handler slog.Handler
 	times   int
@@ -95,7 +113,7 @@ type repeated struct {
 
 // tooOften counts a record, and reports whether to leave it out.
 func (s *repeats) tooOften(h slog.Handler, r slog.Record) bool {
-	m := message{r.Level, r.Message}
+	m := message{r.Level, withoutPeer(r.Message)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen := s.counts[m]

@@ -3,13 +3,21 @@ package site
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
 )
 
 // lines is where a logger writes to.
@@ -80,4 +88,45 @@ func TestLog_DebugLeavesNothingOut(t *testing.T) {
 	}
 	flush()
 	assert.Equal(t, 200, strings.Count(log.String(), `"level":"DEBUG"`))
+}
+
+// What net/http says about one peer after the other is one message: an address or a
+// stack in it makes no difference. The lines that are logged keep both.
+func TestLog_CountsMessagesOfNetHTTPTogether(t *testing.T) {
+	var log visitor.Log
+	logger, flush := NewLogger(&log, slog.LevelInfo, false)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { panic("not for " + r.Host) }))
+	server.Config.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelError)
+	server.StartTLS()
+	defer server.Close()
+	for range RepeatsLogged + 3 {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		require.NoError(t, err)
+		io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n")
+		io.ReadAll(conn)
+		conn.Close()
+
+		client := server.Client()
+		client.Transport.(*http.Transport).DisableKeepAlives = true
+		_, err = client.Get(server.URL)
+		assert.Error(t, err)
+	}
+	server.Close()
+	flush()
+	assert.Len(t, regexp.MustCompile(`(?m)msg="http: TLS handshake error from 127.0.0.1:\d+: [^"]*"$`).FindAllString(log.String(), -1), RepeatsLogged)
+	assert.Len(t, regexp.MustCompile(`(?m)msg="http: panic serving 127.0.0.1:\d+: not for .*goroutine.*"$`).FindAllString(log.String(), -1), RepeatsLogged)
+	assert.Regexp(t, `msg="http: TLS handshake error from ADDRESS: [^"]*" left_out=3\n`, log.String())
+	assert.Regexp(t, `msg="http: panic serving ADDRESS: not for [^"\\]*" left_out=3\n`, log.String())
+}
+
+func TestLog_DurationsHaveAUnit(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		var log bytes.Buffer
+		logger, _ := NewLogger(&log, slog.LevelInfo, asJSON)
+		logger.With(slog.Duration("every", time.Minute)).Info("it took", slog.Duration("took", 1500*time.Millisecond),
+			slog.Group("parts", slog.Any("first", 20*time.Microsecond)))
+		for _, want := range []string{"1m0s", "1.5s", "20µs"} {
+			assert.Contains(t, log.String(), want)
+		}
+	}
 }

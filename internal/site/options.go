@@ -20,7 +20,8 @@ type Options struct {
 	Templates fs.FS
 	// Files are the files that pages load.
 	Files *assets.Files
-	// Authenticator identifies visitors. Default: each browser is somebody else.
+	// Authenticator identifies visitors. A visitor whom it gives no identity has that
+	// of the browser session. Default: it gives nobody an identity.
 	Authenticator livetemplate.Authenticator
 	// Category is the heading that the pages stand under.
 	Category string
@@ -33,21 +34,29 @@ type Options struct {
 	// AllowOrigins are origins besides the site's own that may connect and post,
 	// such as https://example.com.
 	AllowOrigins []string
-	// TrustProxy means that every request comes through a proxy that sets
-	// X-Forwarded-Proto, -Host and -For. Without a proxy anybody could set them.
+	// TrustProxy believes X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and
+	// X-Request-Id. Every request must come through a proxy that sets or removes each
+	// of them: what it passes on, any client can set.
 	TrustProxy bool
 	// MaxConnections and MaxPerSession limit the live connections of all browsers
 	// and of one. Default: DefaultMaxConnections and DefaultMaxPerSession.
 	MaxConnections int
 	MaxPerSession  int
+	// ActionRate and ActionBurst limit how many actions count a second, and how many
+	// at once: those of each connection, and the posts of each browser. Default:
+	// DefaultActionRate and DefaultActionBurst.
+	ActionRate  float64
+	ActionBurst int
 
 	// Heartbeat finds visitors whose network is gone or who do not read. Default:
 	// that of wsconn.
 	Heartbeat wsconn.Heartbeat
-	// Drain is the time over which a stop spreads the ends of connections, so that
-	// their pages do not reconnect all at once. Default: DefaultDrain.
+	// Drain is the time that a stop takes while connections are open. In the first
+	// half load balancers see at /readyz that the site stops, and everything else
+	// goes on. Over the second half the connections are closed one after the other,
+	// so that their pages do not reconnect all at once. Default: DefaultDrain.
 	Drain time.Duration
 }
 
-// DefaultDrain also gives a load balancer time to see that /readyz says 503.
-const DefaultDrain = time.Second
+// DefaultDrain gives load balancers that check every half second time for two checks.
+const DefaultDrain = 2 * time.Second

@@ -2,13 +2,16 @@ package site
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
-	"sync"
 
 	"github.com/livetemplate/livetemplate"
 
@@ -18,16 +21,18 @@ import (
 // Page is a live page: a controller behind an address. Everything fixed on it is
 // rendered once. The framework renders only its live part, and each connection keeps
 // only that.
+//
+// A POST has a state and a session group of its own: in its action, GroupID and Session
+// of the context are not those of the browser, and persistent fields are not restored.
 type Page struct {
 	handler       livetemplate.LiveHandler
 	sessions      livetemplate.SessionStore
 	upgrader      *wsconn.Upgrader
 	admission     *admission
-	refused       refuse
+	rate          *rateLimit
+	refused       refusals
 	path          string
 	before, after string // the fixed text around the live part
-
-	posts sync.Mutex // held while an action runs, never while a visitor is waited for
 }
 
 // name is the name of the page in metrics.
@@ -45,59 +50,101 @@ func (p *Page) Connections() int { return p.upgrader.Open() }
 // refresh. It must be called before the site serves, and f must not wait.
 func (p *Page) OnRefresh(f func()) { p.upgrader.OnRefresh(f) }
 
-// maxForm is the maximum length of a posted form, in bytes.
-const maxForm = 16 << 10
+const (
+	// maxForm is the maximum length of a posted form, in bytes.
+	maxForm = 16 << 10
+
+	// maxDiscarded is the length of a form, in bytes, up to which a form that is too
+	// long is read to its end. A client that is still sending when the connection is
+	// closed may not see the answer.
+	maxDiscarded = 4 << 20
+)
 
 // ServeHTTP serves the socket of the page, or the page: its live part as it is now,
 // between the fixed text before and after it. Where no socket opens, the browser
 // client posts actions to it.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if livetemplate.WSIsUpgrade(r) {
+	if asksForSocket(r) {
 		p.admission.serve(w, r, p.handler)
 		return
 	}
 	w.Header().Add("Vary", "Accept") // the same address answers with HTML or JSON
 	answer := newRecorder(w.Header())
-	if r.Method == http.MethodPost {
-		form, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
-		if err != nil {
-			p.refuseForm(w, r, err)
-			return
-		}
-		r.Body = io.NopCloser(bytes.NewReader(form))
-		p.post(answer, r)
-	} else {
+	if r.Method != http.MethodPost {
 		p.handler.ServeHTTP(answer, r)
+		p.send(w, answer)
+		return
 	}
+	form, why := p.form(r)
+	if why != "" {
+		p.refuseForm(w, r, why)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(form))
+	p.act(answer, r)
 	p.send(w, answer)
 }
 
-// refuseForm answers a form that could not be read.
-func (p *Page) refuseForm(w http.ResponseWriter, r *http.Request, err error) {
-	why, status := tooSlow, http.StatusRequestTimeout
-	if errors.As(err, new(*http.MaxBytesError)) {
-		why, status = tooLong, http.StatusRequestEntityTooLarge
+// form returns the form that a visitor has posted, or the reason to refuse it.
+func (p *Page) form(r *http.Request) (form []byte, refused string) {
+	if !p.rate.allow(sessionOf(r)) {
+		return nil, tooFast
 	}
-	p.refused(r, why)
-	http.Error(w, "Your form was not accepted: it was "+why+".", status)
+	form, err := io.ReadAll(io.LimitReader(r.Body, maxForm+1))
+	var timeout net.Error
+	switch {
+	case len(form) > maxForm:
+		if r.ContentLength <= maxDiscarded {
+			io.CopyN(io.Discard, r.Body, maxDiscarded)
+		}
+		return nil, tooLong
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return nil, tooSlow
+	case err != nil:
+		return nil, incomplete
+	}
+	return form, ""
 }
 
-// post runs an action, and then a GET, which makes the framework forget the answer.
-// The framework would send the next answer as a difference to this one. But it keeps
-// one answer for all tabs of a browser, so a tab would get the difference to what
-// another tab shows.
-func (p *Page) post(answer *recorder, r *http.Request) {
-	p.posts.Lock()
-	defer p.posts.Unlock()
+// refuseForm answers a form that does not count. A client that has aborted its form
+// does not read the answer, and is nothing to warn about.
+func (p *Page) refuseForm(w http.ResponseWriter, r *http.Request, why string) {
+	if why == incomplete {
+		p.refused.count(why)
+	} else {
+		p.refused.note(r, why)
+	}
+	if why == tooFast {
+		w.Header().Set("Retry-After", "1")
+	}
+	status := map[string]int{
+		tooFast:    http.StatusTooManyRequests,
+		tooLong:    http.StatusRequestEntityTooLarge,
+		tooSlow:    http.StatusRequestTimeout,
+		incomplete: http.StatusBadRequest,
+	}
+	http.Error(w, "Your form was not accepted: it was "+words(why)+".", status[why])
+}
+
+// groupKey is the key of the session group of a POST in its context.
+type groupKey struct{}
+
+// act runs an action in a session group of its own, and then a GET, which makes the
+// framework forget the group. The framework sends an answer as a difference to the
+// last one of the group. In the group of the browser, a tab would get the difference
+// to what another tab shows.
+func (p *Page) act(answer *recorder, r *http.Request) {
+	group := rand.Text()
+	r = r.WithContext(context.WithValue(r.Context(), groupKey{}, group))
 	defer func() {
 		get := r.Clone(r.Context())
 		get.Method, get.Body = http.MethodGet, http.NoBody
-		for _, cookie := range (&http.Response{Header: answer.header}).Cookies() { // of a visit that begins with a POST
-			get.AddCookie(cookie)
-		}
 		p.handler.ServeHTTP(newRecorder(http.Header{}), get)
 	}()
 	p.handler.ServeHTTP(answer, r)
+	answer.header["Set-Cookie"] = slices.DeleteFunc(answer.header["Set-Cookie"], func(cookie string) bool {
+		return strings.HasPrefix(cookie, sessionCookie+"="+group) // the browser keeps its own
+	})
 }
 
 // send sends an answer of the framework. It puts HTML between the fixed text of the

@@ -3,38 +3,56 @@ package site
 import (
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // The reasons for which a live connection is refused.
 const (
-	stopping    = "stopping"
-	full        = "full"
-	sessionFull = "session full"
-	foreign     = "foreign origin"
+	stopping     = "stopping"
+	full         = "full"
+	sessionFull  = "session_full"
+	foreign      = "foreign_origin"
+	noUpgrade    = "no_upgrade"
+	badHandshake = "bad_handshake"
 )
 
 // The reasons for which a form is refused.
 const (
-	crossSite = "cross-site"
-	tooLong   = "too long"
-	tooSlow   = "too slow"
+	crossSite  = "cross_site"
+	tooFast    = "too_fast"
+	tooLong    = "too_long"
+	tooSlow    = "too_slow"
+	incomplete = "incomplete"
 )
 
-// refuse notes that a request was refused, for the operator.
-type refuse func(r *http.Request, why string)
+// words returns a reason as people read it.
+func words(reason string) string { return strings.ReplaceAll(reason, "_", " ") }
 
 // refusals counts and logs refused requests of a kind.
-func refusals(log *slog.Logger, registry prometheus.Registerer, kind, metric, help string, reasons ...string) refuse {
-	count := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metric, Help: help}, []string{"reason"})
-	for _, reason := range reasons {
-		count.WithLabelValues(reason)
-	}
-	registry.MustRegister(count)
-	return func(r *http.Request, why string) {
-		count.WithLabelValues(why).Inc()
-		log.WarnContext(r.Context(), kind+" refused", slog.String("reason", why),
-			slog.String("remote_addr", r.RemoteAddr), slog.String("origin", r.Header.Get("Origin")))
-	}
+type refusals struct {
+	kind    string
+	log     *slog.Logger
+	counter *prometheus.CounterVec
 }
+
+func newRefusals(log *slog.Logger, registry prometheus.Registerer, kind, metric, help string, reasons ...string) refusals {
+	counter := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metric, Help: help}, []string{"reason"})
+	for _, reason := range reasons {
+		counter.WithLabelValues(reason)
+	}
+	registry.MustRegister(counter)
+	return refusals{kind, log, counter}
+}
+
+// note counts and logs a refused request.
+func (f refusals) note(r *http.Request, why string, details ...slog.Attr) {
+	f.count(why)
+	details = append([]slog.Attr{slog.String("reason", why), slog.String("remote_addr", r.RemoteAddr),
+		slog.String("origin", r.Header.Get("Origin")), slog.String("expected_origin", origin(r))}, details...)
+	f.log.LogAttrs(r.Context(), slog.LevelWarn, f.kind+" refused", details...)
+}
+
+// count counts a refused request.
+func (f refusals) count(why string) { f.counter.WithLabelValues(why).Inc() }

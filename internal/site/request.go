@@ -56,8 +56,8 @@ func withPolicy(cdn string, next http.Handler) http.Handler {
 }
 
 // sameSiteOnly refuses forms from pages of other sites, except those in trusted,
-// and calls refused with the reason. An error means that a trusted origin is invalid.
-func sameSiteOnly(trusted []string, refused refuse, next http.Handler) (http.Handler, error) {
+// and notes them in refused. An error means that a trusted origin is invalid.
+func sameSiteOnly(trusted []string, refused refusals, next http.Handler) (http.Handler, error) {
 	protection := http.NewCrossOriginProtection()
 	for _, origin := range trusted {
 		if err := protection.AddTrustedOrigin(origin); err != nil {
@@ -65,7 +65,7 @@ func sameSiteOnly(trusted []string, refused refuse, next http.Handler) (http.Han
 		}
 	}
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		refused(r, crossSite)
+		refused.note(r, crossSite)
 		http.Error(w, "Your form was not accepted: another site sent it.", http.StatusForbidden)
 	}))
 	return protection.Handler(next), nil

@@ -53,7 +53,7 @@ func TestForms_FromOtherSitesAreRefused(t *testing.T) {
 		assert.Contains(t, visitor.New(t, server).Get(toyPage), fmt.Sprintf("Lamps: %d ", clicks), "%v", row.headers)
 	}
 	tb.Shows(fmt.Sprintf("Lamps: %d ", clicks))
-	assert.Equal(t, 5, strings.Count(log.String(), `msg="form refused" reason=cross-site`), log.String())
+	assert.Equal(t, 5, strings.Count(log.String(), `msg="form refused" reason=cross_site`), log.String())
 }
 
 func TestForms_ThatAreNoneSayNothingOfWhatIsInside(t *testing.T) {

@@ -2,9 +2,12 @@ package site
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"net/http"
 	"regexp"
+
+	"github.com/livetemplate/livetemplate"
 )
 
 // sessionCookie is the framework's cookie. It identifies a browser, not a person.
@@ -58,4 +61,39 @@ func withCookie(r *http.Request, cookie *http.Cookie) *http.Request {
 		}
 	}
 	return r
+}
+
+// authenticator gives every POST the session group that Page.act has chosen. The self
+// topic of a visitor without an identity would be the topic of that group, so it also
+// gives an identity to everybody who has none.
+type authenticator struct{ livetemplate.Authenticator }
+
+// identifying returns an authenticator that challenges as the given one does.
+func identifying(a livetemplate.Authenticator) livetemplate.Authenticator {
+	if challenge, ok := a.(livetemplate.ChallengeAuthenticator); ok {
+		return struct {
+			authenticator
+			livetemplate.ChallengeAuthenticator
+		}{authenticator{a}, challenge}
+	}
+	return authenticator{a}
+}
+
+// Identify returns the identity of a visitor, or a hash of the session. The framework
+// logs identities, and the log must not contain session cookies.
+func (a authenticator) Identify(r *http.Request) (string, error) {
+	user, err := a.Authenticator.Identify(r)
+	if user == "" && err == nil {
+		hash := sha256.Sum256([]byte(sessionOf(r)))
+		user = "session-" + base64.RawURLEncoding.EncodeToString(hash[:])
+	}
+	return user, err
+}
+
+// GetSessionGroup returns the group of a POST, or the one of the visitor.
+func (a authenticator) GetSessionGroup(r *http.Request, user string) (string, error) {
+	if group, ok := r.Context().Value(groupKey{}).(string); ok {
+		return group, nil
+	}
+	return a.Authenticator.GetSessionGroup(r, user)
 }

@@ -34,7 +34,8 @@ type Site struct {
 	pages       []*Page
 	stats       *wsconn.Stats
 	admission   *admission
-	formRefused refuse
+	rate        *rateLimit
+	formRefused refusals
 }
 
 // New returns a site with an index and without live pages. An error means that a
@@ -42,6 +43,8 @@ type Site struct {
 func New(opts Options) (*Site, error) {
 	opts.Log = cmp.Or(opts.Log, slog.Default())
 	opts.Drain = cmp.Or(opts.Drain, DefaultDrain)
+	opts.ActionRate = cmp.Or(opts.ActionRate, DefaultActionRate)
+	opts.ActionBurst = cmp.Or(opts.ActionBurst, DefaultActionBurst)
 	if opts.Authenticator == nil {
 		opts.Authenticator = &livetemplate.AnonymousAuthenticator{}
 	}
@@ -56,12 +59,13 @@ func New(opts Options) (*Site, error) {
 		layout:  layout{opts.Templates, opts.Files},
 		mux:     http.NewServeMux(),
 		stats:   &wsconn.Stats{},
-		admission: newAdmission(opts, refusals(opts.Log, m.registry, "live connection",
-			"realtime_connections_refused_total", "Live connections refused.", stopping, full, sessionFull, foreign)),
-		formRefused: refusals(opts.Log, m.registry, "form",
-			"realtime_requests_refused_total", "Form posts refused.", crossSite, tooLong, tooSlow),
+		admission: newAdmission(opts, newRefusals(opts.Log, m.registry, "live connection", "realtime_connections_refused_total",
+			"Live connections refused.", stopping, full, sessionFull, foreign, noUpgrade, badHandshake)),
+		rate: newRateLimit(opts.ActionRate, opts.ActionBurst),
+		formRefused: newRefusals(opts.Log, m.registry, "form", "realtime_requests_refused_total",
+			"Form posts refused.", crossSite, tooFast, tooLong, tooSlow, incomplete),
 	}
-	m.sockets(s.stats, s.handlers)
+	s.connectionMetrics()
 	if err := s.addFixed(); err != nil {
 		return nil, err
 	}
@@ -98,6 +102,7 @@ func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, e
 	p := &Page{
 		upgrader:  wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.stats}),
 		admission: s.admission,
+		rate:      s.rate,
 		refused:   s.formRefused,
 		path:      path,
 		before:    before,
@@ -124,7 +129,7 @@ func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, e
 func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 	return []livetemplate.Option{
 		livetemplate.WithUpgrader(p.upgrader),
-		livetemplate.WithAuthenticator(s.opts.Authenticator),
+		livetemplate.WithAuthenticator(identifying(s.opts.Authenticator)),
 		// Without a script, and until the socket is open, a form is a plain form.
 		livetemplate.WithLoadingDisabled(),
 		// A refresh reads everything, so one that waits stands for all that follow.
@@ -134,7 +139,7 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		livetemplate.WithWebSocketBufferSize(2 * wsconn.MaxUnanswered),
 		// Faster clicks do not count, and the page says so. A key that is held down
 		// repeats less than 50 times a second.
-		livetemplate.WithMessageRateLimit(50, 200),
+		livetemplate.WithMessageRateLimit(s.opts.ActionRate, s.opts.ActionBurst),
 	}
 }
 
@@ -142,15 +147,7 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 func (s *Site) add(p *Page) {
 	s.pages = append(s.pages, p)
 	s.mux.Handle(p.path, withSession(p))
-	s.Metrics.page(p.name(), p.handler, func() int { return s.admission.on(p.path) })
-}
-
-// handlers are the framework's handlers of the live pages.
-func (s *Site) handlers() (all []livetemplate.LiveHandler) {
-	for _, p := range s.pages {
-		all = append(all, p.handler)
-	}
-	return all
+	s.pageMetrics(p)
 }
 
 // handle sets the handler of all requests.
@@ -160,7 +157,8 @@ func (s *Site) handle() error {
 		return err
 	}
 	accepted := takesOnly(sameSite, http.MethodGet, http.MethodHead, http.MethodPost)
-	s.Handler = received(s.opts.Log, s.opts.TrustProxy, withPolicy(s.opts.Files.CDN(), accepted))
+	noted := answered(s.opts.Log, s.Metrics.requests(), s.route, withPolicy(s.opts.Files.CDN(), accepted))
+	s.Handler = received(s.opts.Log, s.opts.TrustProxy, noted)
 	return nil
 }
 
@@ -168,13 +166,21 @@ func (s *Site) handle() error {
 // site stops.
 const answerWithin = 1500 * time.Millisecond
 
-// RefuseConnections refuses new connections from now on, and says so at /readyz.
-// Shutdown does so too.
-func (s *Site) RefuseConnections() { s.admission.stop() }
+// Drain answers /readyz with 503 from now on, and waits for the first half of
+// Options.Drain, or until ctx ends. Then it refuses new connections. Call Shutdown
+// afterwards.
+func (s *Site) Drain(ctx context.Context) {
+	s.admission.drain()
+	select {
+	case <-time.After(s.opts.Drain / 2):
+	case <-ctx.Done():
+	}
+	s.admission.stop()
+}
 
 // Shutdown refuses new connections, and sends every open connection a close frame
-// with code 1001 (going away), spread over the drain. Pages are served meanwhile.
-// If ctx ends first, it returns ctx's error.
+// with code 1001 (going away), spread over the second half of Options.Drain. Pages
+// are served meanwhile. If ctx ends first, it returns ctx's error.
 func (s *Site) Shutdown(ctx context.Context) error {
 	empty := s.admission.stop()
 	s.closeConnections(ctx)
@@ -209,7 +215,7 @@ func (s *Site) closeConnections(ctx context.Context) {
 	done := make(chan bool, len(s.pages))
 	for _, p := range s.pages {
 		go func() {
-			p.upgrader.CloseAll(ctx, s.opts.Drain)
+			p.upgrader.CloseAll(ctx, s.opts.Drain/2)
 			done <- true
 		}()
 	}

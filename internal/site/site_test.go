@@ -6,8 +6,10 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -116,7 +118,10 @@ func files(t testing.TB, fetched bool) *assets.Files {
 // newSite returns a toy site.
 func newSite(t testing.TB, opts site.Options) *site.Site {
 	t.Helper()
-	opts.Templates, opts.Authenticator = templates(), together{&livetemplate.AnonymousAuthenticator{}}
+	opts.Templates = templates()
+	if opts.Authenticator == nil {
+		opts.Authenticator = together{&livetemplate.AnonymousAuthenticator{}}
+	}
 	if opts.Files == nil {
 		opts.Files = files(t, true)
 	}
@@ -154,6 +159,29 @@ func newServer(t testing.TB, opts site.Options) (url string) {
 	t.Helper()
 	_, url = serve(t, opts)
 	return url
+}
+
+// metric returns the value of one metric of a site, written as name{label="value"}.
+func metric(t testing.TB, s *site.Site, name string) (value int) {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	s.Admin.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	_, after, found := strings.Cut(answer.Body.String(), "\n"+name+" ")
+	require.True(t, found, "no metric %s", name)
+	_, err := fmt.Sscan(after, &value)
+	require.NoError(t, err)
+	return value
+}
+
+// say opens a connection to a server and sends bytes that need not be a request.
+func say(t testing.TB, server, bytes string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	_, err = io.WriteString(conn, bytes)
+	require.NoError(t, err)
+	return conn
 }
 
 // newTLSServer serves a toy site over TLS, and returns a client that trusts it.

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"time"
+	"sync/atomic"
 )
 
 // visit is what is known about a request before it is handled.
@@ -29,6 +29,7 @@ var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // received finds out who sends a request, and how. Forwarding headers count only
 // if a proxy sets them: anybody could send them.
 func received(log *slog.Logger, trustProxy bool, next http.Handler) http.Handler {
+	var warned atomic.Bool
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := visit{id: rand.Text(), secure: r.TLS != nil}
 		host, addr := r.Host, r.RemoteAddr
@@ -46,14 +47,20 @@ func received(log *slog.Logger, trustProxy bool, next http.Handler) http.Handler
 				addr = ip.String()
 			}
 		}
+		if !trustProxy && comesThroughProxy(r) && !warned.Swap(true) {
+			log.Warn("forwarding headers are ignored: -trust-proxy is for a proxy that sets or removes each of them", slog.String("remote_addr", addr))
+		}
 		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 		r.Host, r.RemoteAddr = host, addr
 		w.Header().Set("X-Request-Id", v.id)
-		began := time.Now()
 		next.ServeHTTP(w, r)
-		log.DebugContext(r.Context(), "request", slog.String("method", r.Method), slog.String("path", r.URL.Path),
-			slog.Duration("took", time.Since(began)), slog.String("remote_addr", addr))
 	})
+}
+
+// comesThroughProxy reports whether a request looks as if a proxy had forwarded it.
+func comesThroughProxy(r *http.Request) bool {
+	h := r.Header
+	return h.Get("X-Forwarded-Proto")+h.Get("X-Forwarded-Host")+h.Get("X-Forwarded-For") != ""
 }
 
 // forwarded returns the value that the nearest proxy has set. Proxies append to a

@@ -125,7 +125,7 @@ func (b *build) exe(t testing.TB) string {
 
 // Program is a running copy of the built program.
 type Program struct {
-	URL    string
+	URL    string        // where it listens; unix: and a path for a Unix socket
 	Exited chan struct{} // closed when the program has exited
 
 	t       testing.TB
@@ -169,11 +169,14 @@ func StartWithRedisURL(t testing.TB, redisURL, exe string, args ...string) *Prog
 	}()
 	t.Cleanup(p.end)
 	require.NoError(t, err, "no address; the log:\n%s", p.Log())
-	url, found := strings.CutPrefix(strings.TrimSpace(line), "Open ")
-	require.True(t, found, "the first line is %q", line)
-	p.URL = url
+	address := firstLine.FindStringSubmatch(line)
+	require.NotNil(t, address, "the first line is %q", line)
+	p.URL = address[1]
 	return p
 }
+
+// firstLine is what the program says first.
+var firstLine = regexp.MustCompile(`^(?:Open |Listening on )(http://\S+|unix:.+)\n$`)
 
 // end ends the program with the test, and judges its log.
 func (p *Program) end() {

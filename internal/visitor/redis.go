@@ -2,6 +2,7 @@ package visitor
 
 import (
 	"context"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -84,6 +85,21 @@ func (s *Redis) Erase() {
 	for _, e := range entries {
 		require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, e.Name())))
 	}
+}
+
+// Backup returns a copy of the data that the server has on disk.
+func (s *Redis) Backup() fs.FS {
+	s.t.Helper()
+	backup := s.t.TempDir()
+	require.NoError(s.t, os.CopyFS(backup, os.DirFS(s.dir)))
+	return os.DirFS(backup)
+}
+
+// Restore replaces the data of a server that is stopped by a backup.
+func (s *Redis) Restore(backup fs.FS) {
+	s.t.Helper()
+	s.Erase()
+	require.NoError(s.t, os.CopyFS(s.dir, backup))
 }
 
 // Freeze makes the server answer nothing, without a word, until it is thawed.

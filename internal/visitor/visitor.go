@@ -1,15 +1,19 @@
 // Package visitor holds the words that the tests of this project use. A Visitor is
 // one browser without scripts, with cookies of its own; a Tab is a page that it has
 // open; a Crowd is many visitors at once. A Network is a way to a server that can
-// break, and a proxy stands between visitors and a server. A Program is a running
-// copy of the built program, and Redis a real Redis server.
+// break, and a proxy stands between visitors and a server; a Front is a real one, with
+// TLS. A Program is a running copy of the built program, and Redis a real Redis server.
 //
-// Everything talks over real sockets. Package visitor/browser drives a real Chromium.
+// Everything talks over real sockets. Package visitor/browser drives Chromium, Firefox
+// and WebKit.
 package visitor
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -39,20 +43,35 @@ type Visitor struct {
 	Base   string       // address of the server
 	Client *http.Client // holds the cookies; does not follow redirects
 
-	t testing.TB
+	t    testing.TB
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: as usual
 }
 
-// New returns a visitor without cookies at a server.
+// New returns a visitor without cookies at a server, whose address may be unix: and
+// the path of a Unix socket.
 func New(t testing.TB, server string) *Visitor {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &Visitor{t: t, Base: server, Client: &http.Client{
+	v := &Visitor{t: t, Base: server, Client: &http.Client{
 		Jar: jar,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse // a test sees the redirect itself
 		},
 	}}
+	if strings.HasPrefix(server, "https:") {
+		v.Client.Transport = overTLS()
+	}
+	if path, isUnix := strings.CutPrefix(server, "unix:"); isUnix {
+		v.Base = "http://localhost"
+		v.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+		transport := &http.Transport{DialContext: v.dial}
+		t.Cleanup(transport.CloseIdleConnections)
+		v.Client.Transport = transport
+	}
+	return v
 }
 
 // Get returns the first HTML of a page, before any script, as a person reads it.
@@ -164,15 +183,18 @@ func (tb *RequestTab) do(method, message string) {
 }
 
 // Dial opens the socket of a page. Nothing reads it, or answers a ping.
-func (v *Visitor) Dial(path string) (*websocket.Conn, error) {
-	return DialPage(websocket.Dialer{Jar: v.Client.Jar, HandshakeTimeout: Soon}, v.Base, path)
+func (v *Visitor) Dial(path string) (*websocket.Conn, error) { return v.DialFrom(v.Base, path) }
+
+// DialFrom is Dial for a script of another origin.
+func (v *Visitor) DialFrom(origin, path string) (*websocket.Conn, error) {
+	return dialPage(websocket.Dialer{Jar: v.Client.Jar, HandshakeTimeout: Soon, NetDialContext: v.dial}, v.Base, path, origin)
 }
 
 // Knock asks for the socket of a page as anybody can, with any headers. If ws is
 // nil, the answer says why.
 func Knock(t testing.TB, server, path string, header http.Header) (ws *websocket.Conn, resp *http.Response) {
 	t.Helper()
-	dialer := websocket.Dialer{HandshakeTimeout: Soon}
+	dialer := websocket.Dialer{HandshakeTimeout: Soon, NetDialContext: dial, TLSClientConfig: tlsConfig()}
 	ws, resp, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
 	if !assert.NotNil(t, resp, "no answer: %v", err) {
 		return nil, &http.Response{}
@@ -185,7 +207,14 @@ func Knock(t testing.TB, server, path string, header http.Header) (ws *websocket
 
 // DialPage opens the socket of a page as a script of that page does.
 func DialPage(dialer websocket.Dialer, server, path string) (*websocket.Conn, error) {
-	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {server}})
+	return dialPage(dialer, server, path, server)
+}
+
+func dialPage(dialer websocket.Dialer, server, path, origin string) (*websocket.Conn, error) {
+	if dialer.NetDialContext == nil {
+		dialer.NetDialContext, dialer.TLSClientConfig = dial, tlsConfig()
+	}
+	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {origin}})
 	return ws, err
 }
 
@@ -240,11 +269,13 @@ func (v *Visitor) Session() string {
 
 // At returns the same visitor at another server.
 func (v *Visitor) At(server string) *Visitor {
-	return &Visitor{t: v.t, Base: server, Client: v.Client}
+	return &Visitor{t: v.t, Base: server, Client: v.Client, dial: v.dial}
 }
 
 // With returns the same visitor in a subtest.
-func (v *Visitor) With(t testing.TB) *Visitor { return &Visitor{t: t, Base: v.Base, Client: v.Client} }
+func (v *Visitor) With(t testing.TB) *Visitor {
+	return &Visitor{t: t, Base: v.Base, Client: v.Client, dial: v.dial}
+}
 
 // TagOf returns the first tag in markup that begins with start.
 func TagOf(t testing.TB, markup, start string) string {
@@ -253,4 +284,13 @@ func TagOf(t testing.TB, markup, start string) string {
 	require.True(t, found, "no %s in the page", start)
 	tag, _, _ := strings.Cut(rest, ">")
 	return start + tag + ">"
+}
+
+// WithoutHTTP2 returns the same visitor with a browser that knows HTTP/1.1 only.
+func (v *Visitor) WithoutHTTP2() *Visitor {
+	client, transport := *v.Client, overTLS().Clone()
+	transport.TLSClientConfig = tlsConfig()
+	transport.ForceAttemptHTTP2, transport.TLSNextProto = false, map[string]func(string, *tls.Conn) http.RoundTripper{}
+	client.Transport = transport
+	return &Visitor{t: v.t, Base: v.Base, Client: &client}
 }

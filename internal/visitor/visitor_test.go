@@ -2,7 +2,10 @@ package visitor
 
 import (
 	"encoding/json"
+	"io"
+	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -51,4 +54,61 @@ func TestJudge_FindsWhatMustNotBeInALog(t *testing.T) {
 	} {
 		assert.Error(t, judge(log), log)
 	}
+}
+
+// echo is a server that sends back what it is sent, through a network.
+func echo(t testing.TB) *Network {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for conn, err := listener.Accept(); err == nil; conn, err = listener.Accept() {
+			go io.Copy(conn, conn)
+		}
+	}()
+	return NewNetwork(t, listener.Addr().String())
+}
+
+// sendAndGet returns how long it takes until bytes are back, over a new connection.
+func sendAndGet(t testing.TB, n *Network, size int) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	conn, err := net.Dial("tcp", n.Addr())
+	require.NoError(t, err)
+	defer conn.Close()
+	go conn.Write(make([]byte, size))
+	_, err = io.ReadFull(conn, make([]byte, size))
+	require.NoError(t, err)
+	return time.Since(begin)
+}
+
+func TestNetwork_DelayKeepsTheBandwidth(t *testing.T) {
+	n := echo(t)
+	n.Delay(100 * time.Millisecond)
+	took := sendAndGet(t, n, 1<<20)                // 256 chunks
+	assert.Greater(t, took, 399*time.Millisecond)  // two round trips
+	assert.Less(t, took, 100*100*time.Millisecond) // less than one delay for each chunk
+	n.Delay(0)
+	assert.Less(t, sendAndGet(t, n, 1), 400*time.Millisecond)
+}
+
+func TestNetwork_ThrottleIsSharedByAllConnections(t *testing.T) {
+	n := echo(t)
+	n.Throttle(100 << 10)
+	other := make(chan time.Duration)
+	go func() { other <- sendAndGet(t, n, 25<<10) }()
+	both := max(sendAndGet(t, n, 25<<10), <-other)
+	assert.Greater(t, both, 490*time.Millisecond)
+	assert.Less(t, both, 10*time.Second)
+}
+
+func TestNetwork_StallHoldsUpAndLosesNothing(t *testing.T) {
+	n := echo(t)
+	n.Stall(300*time.Millisecond, time.Hour)
+	assert.Greater(t, sendAndGet(t, n, 10<<10), 290*time.Millisecond)
+	n.Stall(0, 0)
+	n.Stall(time.Hour, time.Hour)
+	n.Stall(0, 0)
+	assert.Less(t, sendAndGet(t, n, 10<<10), 10*time.Second)
 }

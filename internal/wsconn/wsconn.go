@@ -16,6 +16,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -87,8 +88,9 @@ type Upgrader struct {
 	log       *slog.Logger
 	onRefresh func()
 
-	mu   sync.Mutex
-	open map[*conn]bool
+	mu     sync.Mutex
+	open   map[*conn]bool
+	opened int
 }
 
 // New returns an Upgrader.
@@ -118,10 +120,12 @@ func New(opts Options) *Upgrader {
 // must not wait.
 func (u *Upgrader) OnRefresh(f func()) { u.onRefresh = f }
 
-// Upgrade implements livetemplate.WSUpgrader. If it returns an error, it has
-// answered the request.
+// Upgrade implements livetemplate.WSUpgrader. The answer has the headers that are set
+// on w, and those in header. If Upgrade returns an error, it has answered the request.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
-	ws, err := u.inner.Upgrade(w, r, header)
+	all := w.Header().Clone()
+	maps.Copy(all, header)
+	ws, err := u.inner.Upgrade(w, r, all)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +141,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.open[c] = true
+	u.opened++
 	return c, nil
 }
 
@@ -145,6 +150,13 @@ func (u *Upgrader) Open() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return len(u.open)
+}
+
+// Opened returns the number of connections that were opened so far.
+func (u *Upgrader) Opened() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.opened
 }
 
 // CloseAll sends every open connection a close frame with code 1001 (going away).

@@ -1,13 +1,13 @@
-// Package browser drives a real Chromium, in the words of package visitor. It is a
-// package of its own because its tools take long to compile, and most tests need
-// none.
+// Package browser drives real browsers, in the words of package visitor: Chromium,
+// Firefox, and WebKit, which is the engine of Safari. The words are written once, on
+// what a driver does for each. It is a package of its own because its tools take long
+// to compile, and most tests need none.
 package browser
 
 import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,13 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/log"
-	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/page"
-	"github.com/chromedp/cdproto/runtime"
-	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -29,86 +23,53 @@ import (
 	"realtime/internal/visitor"
 )
 
-// Browser is what one person has: windows, cookies and storage of their own, in the
-// Chromium process that all tests share.
+// Engine is a kind of browser.
+type Engine struct {
+	Name string
+	New  func(t testing.TB) *Browser // returns a browser as the function New does
+}
+
+// The engines. A test that needs one which is missing is skipped, and fails in CI.
+var (
+	Chromium = Engine{"Chromium", New}
+	Firefox  = Engine{"Firefox", newFirefox}
+	WebKit   = Engine{"WebKit", newWebKit}
+)
+
+// Engines lists every engine.
+func Engines() []Engine { return []Engine{Chromium, Firefox, WebKit} }
+
+// Browser is what one person has: windows, and cookies and storage of their own.
 type Browser struct {
-	Ctx context.Context // of chromedp
+	Ctx context.Context // of chromedp, in Chromium alone
 
 	t         testing.TB
-	hasWindow bool // where the next tab opens
+	open      func(tb *Tab, inNewWindow bool) (driver, error) // opens an empty tab
+	hasWindow bool                                            // where the next tab opens
 }
 
-// New returns a browser with a profile of its own. Without Chromium, or the files
-// that pages load, the test is skipped, and fails in CI.
-func New(t testing.TB) *Browser {
-	t.Helper()
-	process := sharedChromium(t)
-	onProcess := cdp.WithExecutor(process, chromedp.FromContext(process).Browser)
-	profile, err := target.CreateBrowserContext().Do(onProcess)
-	require.NoError(t, err, "a profile")
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(onProcess, visitor.Soon)
-		defer cancel()
-		assert.NoError(t, target.DisposeBrowserContext(profile).Do(ctx), "close the browser")
-	})
-	ctx, cancel := chromedp.NewContext(process, chromedp.WithExistingBrowserContext(profile))
-	t.Cleanup(cancel)
-	return &Browser{t: t, Ctx: ctx}
+// driver does to one tab what a person does, and runs scripts in it. A script is an
+// expression, and only values of JSON come back.
+type driver interface {
+	navigate(ctx context.Context, url string) error // until the page is loaded
+	reload(ctx context.Context) error               // until the page is loaded
+	evaluate(ctx context.Context, script string) (any, error)
+	click(ctx context.Context, x, y float64) error
+	press(ctx context.Context, keys string) error // keys as chromedp/kb names them
+	hide(ctx context.Context, b *Browser) error
+	toFront(ctx context.Context) error
+	close()
+
+	// inEveryPage runs a script in this page, and at the start of those that come. The
+	// script may call say, a function that gives a text to Tab.heard.
+	inEveryPage(ctx context.Context, script string) error
 }
 
-// NewProcess returns a browser in a Chromium process of its own, for a test that
-// kills it or needs other flags.
-func NewProcess(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
-	t.Helper()
-	ctx, stop, err := startChromium(chromium(t), flags...)
-	t.Cleanup(stop)
-	require.NoError(t, err, "start Chromium")
-	return &Browser{t: t, Ctx: ctx}
-}
-
-// shared is the Chromium process of all tests. The first test that needs it starts
-// it, and End ends it.
-var shared struct {
-	once sync.Once
-	ctx  context.Context
-	stop func()
-	err  error
-}
-
-func sharedChromium(t testing.TB) context.Context {
-	t.Helper()
-	path := chromium(t)
-	shared.once.Do(func() { shared.ctx, shared.stop, shared.err = startChromium(path) })
-	require.NoError(t, shared.err, "start Chromium")
-	return shared.ctx
-}
-
-// End ends the Chromium process that tests have shared. It is for TestMain.
+// End ends the browsers that tests have shared. It is for TestMain.
 func End() {
-	if shared.stop == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(shared.ctx, visitor.Soon)
-	defer cancel()
-	chromedp.Cancel(ctx) // it ends by itself: a killed one still writes, and may leave its files behind
-	shared.stop()
-}
-
-func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
-	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(path),
-		chromedp.DisableGPU,
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("process-per-site", true), // starting a process costs more than most tests
-	)
-	if os.Geteuid() == 0 {
-		opts = append(opts, chromedp.NoSandbox) // root has no sandbox
-	}
-	opts = append(opts, flags...)
-	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
-	ctx, _ = chromedp.NewContext(alloc)
-	return ctx, stop, chromedp.Run(ctx)
+	endChromium()
+	endFirefox()
+	endScreen()
 }
 
 // NeedFiles skips a test where the files that pages load are missing.
@@ -117,20 +78,6 @@ func NeedFiles(t testing.TB) {
 	if _, err := os.Stat(filepath.Join(visitor.Root(), "static/vendor/pico.min.css")); err != nil {
 		visitor.Missing(t, "the browser files are not fetched: run `make assets`")
 	}
-}
-
-// chromium returns the path of the browser. Without one, or without the files that
-// it loads, the test is skipped.
-func chromium(t testing.TB) string {
-	t.Helper()
-	NeedFiles(t)
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	visitor.Missing(t, "no Chromium: `make test` installs it as root on Debian, or put one on the PATH")
-	return ""
 }
 
 // Live is a script that is true on a page that has its socket, or needs none.
@@ -168,32 +115,37 @@ func (b *Browser) OpenWindow(url string) *Tab {
 	return b.Open(url)
 }
 
+// LoadWindow is OpenWindow without waiting until the page is live.
+func (b *Browser) LoadWindow(url string) *Tab {
+	b.t.Helper()
+	b.hasWindow = false
+	return b.Load(url)
+}
+
 func (b *Browser) newTab() *Tab {
 	b.t.Helper()
-	c := chromedp.FromContext(b.Ctx)
-	id, err := target.CreateTarget("about:blank").WithBrowserContextID(c.BrowserContextID).WithNewWindow(!b.hasWindow).Do(cdp.WithExecutor(b.Ctx, c.Browser))
+	tb := &Tab{t: b.t}
+	d, err := b.open(tb, !b.hasWindow)
 	require.NoError(b.t, err, "open a tab")
 	b.hasWindow = true
-	ctx, cancel := chromedp.NewContext(b.Ctx, chromedp.WithTargetID(id))
-	tb := &Tab{t: b.t, Ctx: ctx, Close: cancel}
+	tb.driver, tb.Close = d, sync.OnceFunc(d.close)
 	b.t.Cleanup(func() {
-		cancel()
+		tb.Close()
 		tb.mu.Lock()
 		defer tb.mu.Unlock()
 		assert.Empty(tb.t, tb.errors, "the console shows errors")
 	})
-	chromedp.ListenTarget(ctx, tb.listen)
-	require.NoError(b.t, chromedp.Run(ctx), "attach to the tab") // the context of this first run is the tab's own
 	return tb
 }
 
 // Tab is a tab of a real browser. The test fails if its console shows an error that
 // was not expected, or if a dialog opens.
 type Tab struct {
-	Ctx   context.Context // of chromedp
+	Ctx   context.Context // of chromedp, in Chromium alone
 	Close func()          // closes the tab
 
-	t testing.TB
+	t      testing.TB
+	driver driver
 
 	mu       sync.Mutex
 	errors   []string
@@ -206,36 +158,6 @@ type Tab struct {
 type Said struct {
 	Text string
 	At   time.Time
-}
-
-func (tb *Tab) listen(event any) {
-	switch e := event.(type) {
-	case *runtime.EventExceptionThrown:
-		tb.failed(e.ExceptionDetails.Error())
-	case *runtime.EventConsoleAPICalled:
-		if e.Type == runtime.APITypeError {
-			text := "console.error:"
-			for _, arg := range e.Args {
-				text += fmt.Sprintf(" %s%s", arg.Value, arg.Description)
-			}
-			tb.failed(text)
-		}
-	case *log.EventEntryAdded:
-		if e.Entry.Level == log.LevelError {
-			tb.failed(e.Entry.Text + " " + e.Entry.URL)
-		}
-	case *page.EventJavascriptDialogOpening:
-		tb.failed("a dialog opened: " + e.Message)
-		go chromedp.Run(tb.Ctx, page.HandleJavaScriptDialog(false))
-	case *page.EventLoadEventFired:
-		tb.mu.Lock()
-		defer tb.mu.Unlock()
-		tb.loaded++
-	case *runtime.EventBindingCalled:
-		tb.mu.Lock()
-		defer tb.mu.Unlock()
-		tb.said = append(tb.said, Said{e.Payload, time.Now()})
-	}
 }
 
 func (tb *Tab) failed(text string) {
@@ -261,7 +183,19 @@ func (tb *Tab) Loads() int {
 	return tb.loaded
 }
 
-// Run runs actions of chromedp.
+func (tb *Tab) hasLoaded() {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.loaded++
+}
+
+func (tb *Tab) heard(text string, at time.Time) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.said = append(tb.said, Said{text, at})
+}
+
+// Run runs actions of chromedp, in Chromium alone.
 func (tb *Tab) Run(actions ...chromedp.Action) {
 	tb.t.Helper()
 	ctx, cancel := context.WithTimeout(tb.Ctx, visitor.Soon)
@@ -269,10 +203,18 @@ func (tb *Tab) Run(actions ...chromedp.Action) {
 	require.NoError(tb.t, chromedp.Run(ctx, actions...))
 }
 
+// drive has the driver do something.
+func (tb *Tab) drive(do func(ctx context.Context) error) {
+	tb.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
+	defer cancel()
+	require.NoError(tb.t, do(ctx))
+}
+
 // Navigate loads another page, and waits until it is loaded.
 func (tb *Tab) Navigate(url string) {
 	tb.t.Helper()
-	tb.Run(chromedp.Navigate(url))
+	tb.drive(func(ctx context.Context) error { return tb.driver.navigate(ctx, url) })
 }
 
 // Click clicks a button with the mouse.
@@ -280,14 +222,28 @@ func (tb *Tab) Click(button string) {
 	tb.t.Helper()
 	query := `button[name="` + button + `"]`
 	tb.WaitUntil(`document.querySelector(`+Quote(query)+`)`, "the button "+button)
-	var at struct{ X, Y float64 }
-	tb.Run(chromedp.Evaluate(`(() => {
-		const button = document.querySelector(`+Quote(query)+`);
-		button.scrollIntoView({block: "nearest"});
-		const r = button.getBoundingClientRect();
-		return {x: r.x + r.width / 2, y: r.y + r.height / 2};
-	})()`, &at))
-	tb.Run(chromedp.MouseClickXY(at.X, at.Y))
+	tb.clickOn(`document.querySelector(` + Quote(query) + `)`)
+}
+
+// Follow clicks a link with the mouse.
+func (tb *Tab) Follow(href string) {
+	tb.t.Helper()
+	query := `a[href="` + href + `"]`
+	tb.WaitUntil(`document.querySelector(`+Quote(query)+`)`, "the link to "+href)
+	tb.clickOn(`document.querySelector(` + Quote(query) + `)`)
+}
+
+func (tb *Tab) clickOn(element string) {
+	tb.t.Helper()
+	var x, y float64
+	_, err := fmt.Sscan(tb.Eval(`(() => {
+		const element = `+element+`;
+		element.scrollIntoView({block: "nearest"});
+		const r = element.getBoundingClientRect();
+		return (r.x + r.width / 2) + " " + (r.y + r.height / 2);
+	})()`), &x, &y)
+	require.NoError(tb.t, err)
+	tb.drive(func(ctx context.Context) error { return tb.driver.click(ctx, x, y) })
 }
 
 // TypeInto replaces the text of a field, key by key.
@@ -310,14 +266,13 @@ func (tb *Tab) Join(name string) {
 // Press types into whatever has the focus.
 func (tb *Tab) Press(keys string) {
 	tb.t.Helper()
-	tb.Run(chromedp.KeyEvent(keys))
+	tb.drive(func(ctx context.Context) error { return tb.driver.press(ctx, keys) })
 }
 
 // Eval returns the value of a script, as text.
 func (tb *Tab) Eval(script string) string {
 	tb.t.Helper()
-	var value any
-	tb.Run(chromedp.Evaluate(script, &value))
+	value := tb.value(script)
 	if value == nil {
 		return ""
 	}
@@ -325,10 +280,21 @@ func (tb *Tab) Eval(script string) string {
 }
 
 // Number returns the value of a script that is a number.
-func (tb *Tab) Number(script string) (n float64) {
+func (tb *Tab) Number(script string) float64 {
 	tb.t.Helper()
-	tb.Run(chromedp.Evaluate(script, &n))
+	value := tb.value(script)
+	n, isNumber := value.(float64)
+	require.True(tb.t, isNumber, "%s is %v, which is no number", script, value)
 	return n
+}
+
+func (tb *Tab) value(script string) (value any) {
+	tb.t.Helper()
+	tb.drive(func(ctx context.Context) (err error) {
+		value, err = tb.driver.evaluate(ctx, script)
+		return err
+	})
+	return value
 }
 
 // WaitUntil waits until a script is true. It asks again and again, because a
@@ -351,11 +317,10 @@ func (tb *Tab) Becomes(timeout time.Duration, script string) bool {
 	tb.t.Helper()
 	deadline := time.Now().Add(timeout)
 	for pause := 20 * time.Millisecond; time.Now().Before(deadline); pause = min(pause*3/2, 200*time.Millisecond) {
-		var ok bool
-		ctx, cancel := context.WithTimeout(tb.Ctx, visitor.Soon)
-		err := chromedp.Run(ctx, chromedp.Evaluate(`Boolean(`+script+`)`, &ok))
+		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
+		is, err := tb.driver.evaluate(ctx, `Boolean(`+script+`)`)
 		cancel()
-		if err == nil && ok {
+		if err == nil && is == true {
 			return true
 		}
 		time.Sleep(pause) // before the browser is asked again: only asking tells
@@ -372,50 +337,67 @@ func (tb *Tab) Shows(want string) {
 // Reload loads the page again.
 func (tb *Tab) Reload() {
 	tb.t.Helper()
-	tb.Run(chromedp.Reload())
+	tb.drive(tb.driver.reload)
 }
 
-// Hide puts another tab in front of this one, until Show.
+// Hide puts another tab of b in front of this one, or minimizes the window, until Show.
 func (tb *Tab) Hide(b *Browser) {
 	tb.t.Helper()
-	b.Load("about:blank").Run(page.BringToFront())
+	tb.drive(func(ctx context.Context) error { return tb.driver.hide(ctx, b) })
 	tb.WaitUntil(`document.hidden`, "a hidden tab")
 }
 
 // Show puts the tab in front.
 func (tb *Tab) Show() {
 	tb.t.Helper()
-	tb.Run(page.BringToFront())
+	tb.drive(tb.driver.toFront)
 }
 
 // WatchStatus records what the foot of the page says about its connection, in
 // this page and in those that the tab loads later.
 func (tb *Tab) WatchStatus() {
 	tb.t.Helper()
+	tb.watch("connection")
+}
+
+// WatchFoot records all that the foot of the page says: about its connection, and about
+// what the person did.
+func (tb *Tab) WatchFoot() {
+	tb.t.Helper()
+	tb.watch("connection", "notice")
+}
+
+func (tb *Tab) watch(ids ...string) {
+	tb.t.Helper()
 	tb.InEveryPage(`(() => {
-		let last = "";
-		new MutationObserver(() => {
-			const text = document.getElementById("connection")?.textContent ?? "";
-			if (text !== last) say(last = text);
-		}).observe(document, {subtree: true, childList: true, characterData: true});
-	})()`, runtime.AddBinding("say"))
+		const last = {};
+		const look = () => {
+			for (const id of ` + Quote(strings.Join(ids, " ")) + `.split(" ")) {
+				const text = document.getElementById(id)?.textContent ?? "";
+				if (text !== (last[id] ?? "")) say(last[id] = text);
+			}
+		};
+		new MutationObserver(look).observe(document, {subtree: true, childList: true, characterData: true});
+		look();
+	})()`)
 }
 
 // Heard returns what WatchStatus has recorded so far.
 func (tb *Tab) Heard() []Said {
+	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
+	defer cancel()
+	tb.driver.evaluate(ctx, "0") // brings what WebKit has noted; in vain once the tab is closed
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return slices.Clone(tb.said)
 }
 
 // InEveryPage runs a script in this page, and before all others in pages that the tab
-// loads later. The actions in before run first.
-func (tb *Tab) InEveryPage(script string, before ...chromedp.Action) {
+// loads later. In WebKit, whose protocol has nothing of the kind, it runs there when
+// the tab is first asked something.
+func (tb *Tab) InEveryPage(script string) {
 	tb.t.Helper()
-	tb.Run(append(before, chromedp.ActionFunc(func(ctx context.Context) error {
-		_, err := page.AddScriptToEvaluateOnNewDocument(script).Do(ctx)
-		return err
-	}), chromedp.Evaluate(script, nil))...)
+	tb.drive(func(ctx context.Context) error { return tb.driver.inEveryPage(ctx, script) })
 }
 
 // CountConnects counts the sockets that the page opens from now on, in its variable
@@ -466,42 +448,3 @@ func (tb *Tab) Has(selector string) bool {
 
 // Quote returns a text as a literal of JavaScript.
 func Quote(text string) string { return fmt.Sprintf("%q", text) }
-
-// LoadedFiles adds up what a tab loads over the network.
-type LoadedFiles struct {
-	mu    sync.Mutex
-	urls  map[network.RequestID]string
-	bytes int
-	files []string
-}
-
-// Listen notes an event of chromedp.
-func (l *LoadedFiles) Listen(event any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch e := event.(type) {
-	case *network.EventResponseReceived:
-		if l.urls == nil {
-			l.urls = map[network.RequestID]string{}
-		}
-		if !e.Response.FromDiskCache {
-			l.urls[e.RequestID] = e.Response.URL
-		}
-	case *network.EventRequestServedFromCache:
-		delete(l.urls, e.RequestID)
-	case *network.EventLoadingFinished:
-		if url, found := l.urls[e.RequestID]; found && e.EncodedDataLength > 0 {
-			l.bytes += int(e.EncodedDataLength)
-			l.files = append(l.files, url)
-		}
-	}
-}
-
-// Sum returns what was loaded since the last Sum.
-func (l *LoadedFiles) Sum() (bytes int, files []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	bytes, files = l.bytes, l.files
-	l.bytes, l.files = 0, nil
-	return bytes, files
-}

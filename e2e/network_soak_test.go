@@ -1,0 +1,170 @@
+//go:build soak
+
+package e2e
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+
+	"realtime/internal/visitor"
+	"realtime/internal/visitor/browser"
+)
+
+func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
+	server := newServer(t)
+	made := 0
+	for _, row := range []struct {
+		name  string
+		delay time.Duration // each way
+		more  func(n *visitor.Network)
+	}{
+		{"fast", 0, func(*visitor.Network) {}},
+		{"50 ms each way", 50 * time.Millisecond, func(*visitor.Network) {}},
+		{"350 ms", 350 * time.Millisecond, func(*visitor.Network) {}},
+		{"800 ms", 800 * time.Millisecond, func(*visitor.Network) {}},
+		{"50 ms, 3 s stalls", 50 * time.Millisecond, func(n *visitor.Network) { n.Stall(3*time.Second, 10*time.Second) }},
+		{"50 ms, 30 kB/s", 50 * time.Millisecond, func(n *visitor.Network) { n.Throttle(30_000) }},
+		{"350 ms, 30 kB/s, 3 s stalls", 350 * time.Millisecond, func(n *visitor.Network) {
+			n.Throttle(30_000)
+			n.Stall(3*time.Second, 10*time.Second)
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			network := visitor.NewNetwork(t, server)
+			network.Delay(row.delay)
+			row.more(network)
+			person := browser.New(t)
+			tb := person.Load("about:blank")
+			tb.ExpectErrors("")
+			watchNotices(tb)
+			tb.WatchStatus()
+			begin := time.Now()
+			tb.Navigate(network.URL + visitor.CounterPage)
+			tb.WaitUntil(browser.Live, "a live page")
+			live := time.Since(begin)
+			tb.CountConnects()
+			before := made
+			for range 5 {
+				tb.Hide(person)
+				tb.Show()
+				tb.Eval(comesOnline)
+				<-time.After(2 * time.Second) // nothing else is under way
+				tb.Click("increment")
+				tb.Eval(comesOnline)
+				tb.Click("increment")
+				made += 2
+				<-time.After(2 * time.Second)
+			}
+			tb.Becomes(visitor.Soon, `document.querySelector("article strong").innerText == `+strconv.Itoa(made))
+			counted := visitor.New(t, server).Open(visitor.CounterPage).Counter()
+			t.Logf("live after %.1f s; clicks: %d made, %d counted, %d said unknown; %s sockets lost; said: %v", live.Seconds(), made-before,
+				counted-before, strings.Count(notices(tb), "may not have"), tb.Eval(`connects`), tb.Heard())
+			assert.Equal(t, made, counted)
+			assert.Empty(t, notices(tb))
+			assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
+			for _, said := range tb.Heard() {
+				assert.Contains(t, []string{"Connecting… Buttons work.", ""}, said.Text)
+			}
+			made = counted
+		})
+	}
+}
+
+// Firefox lets sockets wait after others have failed, each time longer.
+func TestSoak_FirefoxIsLiveWhenTheSocketThatWaitedOpens(t *testing.T) {
+	var blocked atomic.Bool
+	var sockets atomic.Int64
+	server := newServerBehind(t, func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if websocket.IsWebSocketUpgrade(r) {
+				sockets.Add(1)
+				if blocked.Load() {
+					visitor.RefuseUpgrade(w, r)
+					return
+				}
+			}
+			app.ServeHTTP(w, r)
+		})
+	})
+	person := browser.NewFirefox(t, nil)
+	tb := person.Load("about:blank")
+	for _, part := range []string{"WebSocket", "establish a connection", "was interrupted"} {
+		tb.ExpectErrors(part)
+	}
+	blocked.Store(true)
+	tb.InEveryPage(`Math.random = () => 0.1; // attempts come often
+		window.made = 0;
+		window.WebSocket = class extends WebSocket { constructor(url) { super(url); made++; } }`)
+	tb.Navigate(server + visitor.CounterPage)
+	tb.Shows("Live updates are off")
+	last := time.Now()
+	for gap := time.Duration(0); gap < 12*time.Second; last = time.Now() { // until one has to wait for so long
+		before := sockets.Load()
+		assert.Eventually(t, func() bool { return sockets.Load() > before }, 75*time.Second, 10*time.Millisecond, "another socket")
+		gap = time.Since(last)
+	}
+	loaded := person.OpenWindow("about:blank")
+	loaded.ExpectErrors("was interrupted")
+	loaded.Navigate(server + visitor.CounterPage)
+	loaded.WaitUntilWithin(5*time.Second, `document.body.innerText.includes("Connecting… Buttons work.")`, "a page that says what is so")
+	loaded.Close()
+
+	blocked.Store(false)
+	before, allowed := tb.Number(`made`), time.Now()
+	tb.WaitUntilWithin(75*time.Second, browser.Live+` && document.documentElement.dataset.connection === "up"`, "a live page")
+	t.Logf("live %.1f s after sockets were allowed", time.Since(allowed).Seconds())
+	assert.Equal(t, before+1, tb.Number(`made`), "the socket that waited has opened, and after it the client's")
+}
+
+// A browser may keep such a page whole, or load it again.
+func TestSoak_BackToAPageThatWasReconnecting(t *testing.T) {
+	for _, e := range browser.Engines() {
+		t.Run(e.Name, func(t *testing.T) {
+			sockets := &visitor.SocketCount{}
+			server := newServerBehind(t, sockets.Count)
+			network := visitor.NewNetwork(t, server)
+			tb := e.New(t).Open(network.URL + visitor.CounterPage)
+			tb.ExpectErrors("")
+			network.Leave()
+			tb.Shows("Reconnecting…")
+			tb.Navigate("about:blank")
+			network.ComeBack()
+			tb.Eval(`void setTimeout(() => history.back())`)
+			tb.WaitUntil(`document.querySelector("article") && (`+browser.Live+`)`, "a live page")
+			t.Logf("loaded %d times", tb.Loads())
+			visitor.New(t, server).Click()
+			tb.Shows("Counter: 1")
+			tb.Click("increment")
+			tb.Shows("Counter: 2")
+			sockets.WaitFor(t, map[string]int{visitor.CounterPage: 1})
+		})
+	}
+}
+
+// Firefox closes the sockets of a page as soon as a navigation begins.
+func TestSoak_FirefoxPressAndLinkSayNothing(t *testing.T) {
+	t.Parallel()
+	server := newServer(t)
+	tb := browser.Firefox.New(t).Load("about:blank")
+	tb.ExpectErrors("WebSocket")
+	watchNotices(tb)
+	const presses = 8
+	for range presses {
+		tb.Navigate(server + visitor.CounterPage)
+		tb.WaitUntil(browser.Live, "a live page")
+		tb.Eval(`void setTimeout(() => {
+			document.querySelector("[name=increment]").click();
+			document.querySelector("nav a[href='/']").click();
+		})`)
+		tb.WaitUntil(`location.pathname === "/"`, "the other page")
+	}
+	visitor.New(t, server).Open(visitor.CounterPage).Shows("Counter: " + strconv.Itoa(presses))
+	assert.Empty(t, notices(tb))
+}

@@ -1,0 +1,196 @@
+package visitor
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Front is a real proxy that ends TLS in front of two servers. It runs with its file
+// in docs/deploy; only ports and paths are replaced.
+type Front struct {
+	URL   string // of the site, by its name, over TLS
+	Plain string // of the port without TLS
+
+	t       testing.TB
+	name    string
+	dir     string // holds all that the proxy writes
+	file    string
+	admin   string // where Caddy takes a new configuration
+	cmd     *exec.Cmd
+	pid     int
+	release func()
+}
+
+// Fronts are the names of the proxies.
+var Fronts = []string{"nginx", "caddy", "haproxy"}
+
+// NewFront runs a proxy in front of two servers until the test ends. The pairs in
+// changes are replaced in its file, as the ports and paths are. Without the program it
+// is Missing.
+func NewFront(t testing.TB, name string, servers []*Program, changes ...string) *Front {
+	t.Helper()
+	if programPath(name) == "" {
+		Missing(t, "no "+name+": `make test` installs it as root on Debian, or put one on the PATH")
+	}
+	f := &Front{t: t, name: name, dir: t.TempDir(), admin: freeAddr(t)}
+	tls, plain := freeAddr(t), freeAddr(t)
+	_, port, _ := net.SplitHostPort(tls)
+	f.URL, f.Plain = "https://"+net.JoinHostPort(SiteName, port), "http://"+plain
+	f.configure(append(f.replacements(tls, plain), append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr())...))
+	f.start()
+	t.Cleanup(func() {
+		f.end()
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(f.dir, "log"))
+			t.Logf("the log of %s:\n%s", name, log)
+		}
+	})
+	return f
+}
+
+// freeAddr returns an address on which nothing listens.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer free.Close()
+	return free.Addr().String()
+}
+
+// programPath returns the path of a program, or nothing. What only root runs is not on
+// everybody's PATH.
+func programPath(name string) string {
+	for _, candidate := range []string{name, "/usr/sbin/" + name} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// replacements are pairs of what the file says and what it says in a test.
+func (f *Front) replacements(tls, plain string) []string {
+	cert, key := filepath.Join(f.dir, "fullchain.pem"), filepath.Join(f.dir, "privkey.pem")
+	switch f.name {
+	case "nginx":
+		temp := ""
+		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+			temp += fmt.Sprintf("%s_temp_path %s; ", kind, filepath.Join(f.dir, kind))
+		}
+		return []string{
+			"user www-data", "user root",
+			"/run/", f.dir + "/", "/var/log/nginx/", f.dir + "/", "http {", "http { " + temp,
+			"listen 80", "listen " + plain, "listen 443", "listen " + tls,
+			"/etc/ssl/" + SiteName + "/fullchain.pem", cert, "/etc/ssl/" + SiteName + "/privkey.pem", key,
+		}
+	case "caddy":
+		_, plainPort, _ := net.SplitHostPort(plain)
+		_, tlsPort, _ := net.SplitHostPort(tls)
+		return []string{SiteName + " {", fmt.Sprintf("{\n\tadmin %s\n\thttp_port %s\n\thttps_port %s\n\tdefault_bind 127.0.0.1\n}\n%s {\n\ttls %s %s",
+			f.admin, plainPort, tlsPort, SiteName, cert, key)}
+	default:
+		both := filepath.Join(f.dir, "both.pem")
+		return []string{
+			"user haproxy", "", "group haproxy", "", "chroot /var/lib/haproxy", "", // only root may
+			"log /dev/log", "log stderr format raw",
+			"bind :80", "bind " + plain, "bind :443", "bind " + tls,
+			"/etc/haproxy/" + SiteName + ".pem", both,
+		}
+	}
+}
+
+// configure writes the certificate, and the file with replacements.
+func (f *Front) configure(pairs []string) {
+	f.t.Helper()
+	c := siteCertificate()
+	require.NoError(f.t, c.write(filepath.Join(f.dir, "fullchain.pem"), filepath.Join(f.dir, "privkey.pem")))
+	require.NoError(f.t, c.write(filepath.Join(f.dir, "both.pem"), filepath.Join(f.dir, "both.pem")))
+	name := map[string]string{"nginx": "nginx.conf", "caddy": "Caddyfile", "haproxy": "haproxy.cfg"}[f.name]
+	text, err := os.ReadFile(filepath.Join(Root(), "docs/deploy", name))
+	require.NoError(f.t, err)
+	for i := 0; i < len(pairs); i += 2 {
+		require.Contains(f.t, string(text), pairs[i], name)
+	}
+	f.file = filepath.Join(f.dir, name)
+	require.NoError(f.t, os.WriteFile(f.file, []byte(strings.NewReplacer(pairs...).Replace(string(text))), 0o600))
+}
+
+// The shell prints the ID of the program. It ends it, with all that it has started,
+// when its own input ends: when that is closed, and also when the test has died.
+const endWithTheTest = `trap : HUP INT TERM; setsid "$@" & echo $!; cat >/dev/null; kill -KILL -$!; wait`
+
+// start starts the proxy, and waits until the site answers through it.
+func (f *Front) start() {
+	f.t.Helper()
+	args := map[string][]string{
+		"nginx":   {"-e", "stderr", "-c", f.file, "-g", "daemon off;"},
+		"caddy":   {"run", "--adapter", "caddyfile", "--config", f.file},
+		"haproxy": {"-W", "-f", f.file},
+	}[f.name]
+	f.cmd = exec.Command("sh", append([]string{"-c", endWithTheTest, "sh", programPath(f.name)}, args...)...)
+	f.cmd.Env = append(os.Environ(), "HOME="+f.dir, "XDG_DATA_HOME="+f.dir, "XDG_CONFIG_HOME="+f.dir)
+	log, err := os.OpenFile(filepath.Join(f.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	require.NoError(f.t, err)
+	defer log.Close()
+	f.cmd.Stderr = log
+	stdin, err := f.cmd.StdinPipe()
+	require.NoError(f.t, err)
+	f.release = func() { stdin.Close() }
+	stdout, err := f.cmd.StdoutPipe()
+	require.NoError(f.t, err)
+	require.NoError(f.t, f.cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(f.t, err)
+	f.pid, err = strconv.Atoi(strings.TrimSpace(line))
+	require.NoError(f.t, err)
+	client := http.Client{Transport: overTLS(), Timeout: time.Second}
+	require.Eventually(f.t, func() bool {
+		resp, err := client.Get(f.URL + "/healthz")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	}, Soon, 20*time.Millisecond, "the site answers through %s", f.name)
+}
+
+// end kills the proxy and all that it has started.
+func (f *Front) end() {
+	if f.release != nil {
+		f.release()
+		f.cmd.Wait()
+	}
+}
+
+// Restart kills the proxy, and starts it again.
+func (f *Front) Restart() {
+	f.t.Helper()
+	f.end()
+	f.start()
+}
+
+// Reload makes the proxy read its file again, as systemctl reload does.
+func (f *Front) Reload() {
+	f.t.Helper()
+	switch f.name {
+	case "nginx":
+		require.NoError(f.t, syscall.Kill(f.pid, syscall.SIGHUP))
+	case "haproxy":
+		require.NoError(f.t, syscall.Kill(f.pid, syscall.SIGUSR2))
+	case "caddy":
+		out, err := exec.Command(programPath("caddy"), "reload", "--force", "--address", f.admin, "--adapter", "caddyfile", "--config", f.file).CombinedOutput()
+		require.NoError(f.t, err, "%s", out)
+	}
+}
