@@ -24,8 +24,8 @@ import (
 )
 
 // New returns a Chromium with a profile of its own, in the process that all tests
-// share. Without Chromium, or the files
-// that pages load, the test is skipped, and fails in CI.
+// share. Without Chromium, or the files that pages load, the test is skipped, and fails
+// in CI.
 func New(t testing.TB) *Browser {
 	t.Helper()
 	process := sharedChromium(t)
