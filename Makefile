@@ -24,7 +24,7 @@ bench: assets test-tools
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
 
 soak: assets test-tools
-	go test -race -count=1 -tags soak -run Soak -timeout 30m -v ./e2e
+	go test -race -count=1 -tags soak -run Soak -timeout 90m -v ./e2e
 
 fuzz: assets
 	go test -run '^$$' -fuzz FuzzName -fuzztime 1m ./internal/presence
@@ -43,6 +43,7 @@ $(VENDOR)/.fetched: static/package.json static/package-lock.json Makefile
 # the tests say what they miss.
 TEST_TOOLS := gcc:gcc+libc6-dev redis-server:redis-server \
 	chromium/chromium-browser/google-chrome:chromium \
+	chromium-headless-shell/chrome-headless-shell:chromium-headless-shell \
 	firefox-esr/firefox:firefox-esr \
 	WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb \
 	nginx:nginx-light caddy:caddy haproxy:haproxy

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) { os.Exit(visitor.Main(m)) }
 func newServer(t testing.TB, cfg config) (url string) {
 	t.Helper()
 	cfg.site.Drain = time.Millisecond // most tests end with open tabs
-	a, err := newApp(cfg)
+	a, err := newApp(t.Context(), cfg)
 	require.NoError(t, err)
 	return serve(t, a)
 }

@@ -39,9 +39,6 @@ var embedded embed.FS
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-
-	context.AfterFunc(ctx, stop) // the next signal ends the program at once
-
 	err := run(ctx, os.Args[1:], os.Stdout)
 	if err == nil {
 		return
@@ -73,7 +70,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer listener.Close()
-	app, err := newApp(opts.config)
+	app, err := newApp(ctx, opts.config)
+	if ctx.Err() != nil {
+		return nil // stopped before it has begun
+	}
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // the next signal ends the program at once
 		within := opts.site.Drain + stopWithin
 		slog.Info("stopping", slog.Duration("within", within))
 		app.stop(server, within)
@@ -121,8 +122,9 @@ type app struct {
 }
 
 // newApp builds the two pages and puts them on the site. An error means that an
-// embedded file is broken, an allowed origin is invalid, or Redis cannot be used.
-func newApp(cfg config) (*app, error) {
+// embedded file is broken, an allowed origin is invalid, Redis cannot be used, or ctx
+// has ended meanwhile.
+func newApp(ctx context.Context, cfg config) (*app, error) {
 	servers, err := cluster.New(cluster.Options{URL: cfg.redis, Log: cfg.site.Log, Grace: cmp.Or(cfg.presence.Grace, presence.DefaultGrace)})
 	if err != nil {
 		return nil, err
@@ -142,7 +144,7 @@ func newApp(cfg config) (*app, error) {
 	}
 	a.online = people.online
 	addMetrics(s.Metrics, counter, people)
-	return a, join(servers, counter, people)
+	return a, join(ctx, servers, counter, people)
 }
 
 func multiUserSyncHandler(a *app) (c *MultiUserSyncController, err error) {
@@ -190,14 +192,14 @@ func browserFiles(static fs.FS, log *slog.Logger) (*assets.Files, error) {
 }
 
 // join connects the controllers with other servers, and joins those.
-func join(servers *cluster.Member, counter *MultiUserSyncController, people *PresenceController) error {
+func join(ctx context.Context, servers *cluster.Member, counter *MultiUserSyncController, people *PresenceController) error {
 	servers.OnCounter(counter.counted)
 	servers.OnStatus(counter.changed)
 	servers.OnEntries(people.online.SetElsewhere, func(id string) { people.online.Leave(id) }, people.changed)
 	servers.OnLeave(func(id string) { people.online.Disconnect(id, people.changed) })
 	servers.OnStatus(people.changed)
 	people.online.Announce(servers)
-	ctx, cancel := context.WithTimeout(context.Background(), redisWithin)
+	ctx, cancel := context.WithTimeout(ctx, redisWithin)
 	defer cancel()
 	return servers.Start(ctx)
 }

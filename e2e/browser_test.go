@@ -398,7 +398,7 @@ func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T)
 	t.Parallel()
 	sockets := &visitor.SocketCount{}
 	server := newServerBehind(t, sockets.Count)
-	alice, bob := browser.New(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	alice, bob := browser.NewWindowed(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.Join("Alice")
 	bob.Shows("1 user(s) online")
 

@@ -138,7 +138,7 @@ func TestClient_GivesUpAfterOneAttemptThatFails(t *testing.T) {
 
 func TestClient_ReplacesTheSocketOfATabThatWasHidden(t *testing.T) {
 	t.Parallel()
-	person := browser.New(t)
+	person := browser.NewWindowed(t)
 	tb := person.Open(newStock(t, unchanged) + "/stock")
 	tb.CountConnects()
 	tb.Hide(person)
@@ -317,7 +317,7 @@ func TestClient_KeepsTheSocketOfAPageThatIsLeft(t *testing.T) {
 	t.Parallel()
 	sockets := &visitor.SocketCount{}
 	server := newStock(t, sockets.Count)
-	tb := browser.New(t).Open(server + "/stock")
+	tb := browser.NewWindowed(t).Open(server + "/stock")
 	tb.Run(chromedp.Navigate("about:blank"))
 	time.Sleep(500 * time.Millisecond) // nothing tells that a socket stays
 	mended(t, sockets.Open() == 1, "closes the socket of a page that is left", "leave() in static/live.js")

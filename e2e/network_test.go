@@ -38,7 +38,7 @@ func TestBrowser_SlowNetworkKeepsItsSocketAndCountsEachClickOnce(t *testing.T) {
 	server := newServer(t)
 	network := visitor.NewNetwork(t, server)
 	network.Delay(350 * time.Millisecond)
-	person := browser.New(t)
+	person := browser.NewWindowed(t)
 	tb := person.Load("about:blank")
 	watchNotices(tb)
 	tb.WatchStatus()
@@ -217,7 +217,7 @@ func TestBrowser_ProbeThatHangsHoldsUpNobody(t *testing.T) {
 			})
 			t.Cleanup(func() { close(ended) })
 			network := visitor.NewNetwork(t, server)
-			person := browser.New(t)
+			person := browser.NewWindowed(t)
 			tb := person.OpenWindow(network.URL + visitor.CounterPage)
 			tb.Eval(`void (Math.random = () => 0.999)`) // waits are as long as they can be
 			hangs.Store(true)

@@ -24,8 +24,8 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// A server with 20 tabs stops and starts again, twice: every tab is live and current
-// soon after. The tabs are those of four people, because Chromium makes the sockets of
+// A server with 10 tabs stops and starts again, twice: every tab is live and current
+// soon after. The tabs are those of two people, because Chromium makes the sockets of
 // one process wait, for up to seconds, when many of them open at once.
 func TestBrowser_EverybodyIsBackAfterASecondAndAfterHalfAMinute(t *testing.T) {
 	exe := visitor.Build(t)
@@ -34,15 +34,11 @@ func TestBrowser_EverybodyIsBackAfterASecondAndAfterHalfAMinute(t *testing.T) {
 	idle.CountConnects()
 	var person *browser.Browser
 	var tabs []*browser.Tab
-	for i := range 20 {
+	for i := range 10 {
 		if i%5 == 0 {
 			person = browser.New(t)
 		}
-		open := person.OpenWindow
-		if i%5%2 == 1 {
-			open = person.Open // in the same window, before the last tab
-		}
-		tb := open(server.URL + visitor.CounterPage)
+		tb := person.OpenWindow(server.URL + visitor.CounterPage)
 		tb.ExpectErrors("net::ERR_") // what the browser says about a server that is away
 		tb.ExpectErrors("503")       // and about one that is stopping
 		tb.ExpectErrors("WebSocket") // and about one that goes between the question and the socket
@@ -182,7 +178,7 @@ func TestBrowser_CurrentWithinASecondOfReturn(t *testing.T) {
 		{"kept whole for the Back button", keeping, elsewhere, back, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			server, person := row.server, browser.New(t)
+			server, person := row.server, browser.NewWindowed(t)
 			tb := person.Open(server + visitor.PresencePage)
 			tb.ExpectErrors("net::ERR_INTERNET_DISCONNECTED")
 			tb.Join("Alice")
@@ -229,7 +225,7 @@ func TestBrowser_PageThatIsLeftWhileItOpensIsLiveOnReturn(t *testing.T) {
 func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
 	t.Parallel()
 	server := newServer(t, "-ping", "50ms", "-ping-timeout", "2s")
-	person, peer := browser.New(t), visitor.New(t, server).Open(visitor.PresencePage)
+	person, peer := browser.NewWindowed(t), visitor.New(t, server).Open(visitor.PresencePage)
 	alice := person.Open(server + visitor.PresencePage)
 	alice.Join("Alice")
 	alice.WatchForm()
@@ -261,7 +257,7 @@ func TestBrowser_HiddenTabLooksForTheServerWhenItIsShownOrHearsOfIt(t *testing.T
 		})
 	})
 	network := visitor.NewNetwork(t, server)
-	person := browser.New(t)
+	person := browser.NewWindowed(t)
 	tb := person.Open(network.URL + visitor.CounterPage)
 	tb.ExpectErrors("net::ERR_")
 	tb.WatchStatus()

@@ -18,7 +18,7 @@ func TestSoak_IdleAndHiddenTabsStayFor5Minutes(t *testing.T) {
 	server := newServer(t)
 	idle, peer := browser.New(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	idle.Join("idle")
-	person := browser.New(t)
+	person := browser.NewWindowed(t)
 	hidden := person.Open(server + visitor.PresencePage)
 	hidden.Join("hidden")
 	person.Load(server + "/").Run(page.BringToFront())
@@ -33,3 +33,5 @@ func TestSoak_IdleAndHiddenTabsStayFor5Minutes(t *testing.T) {
 	hidden.Shows("Logged in as hidden")
 	peer.NoChange(grace)
 }
+
+func TestSoak_StormsOfManyTabs(t *testing.T) { storms(t, 64) }

@@ -53,10 +53,10 @@ func connections(path string) string {
 	return "connections " + strings.TrimPrefix(path, "/realtime/")
 }
 
-func newStress(t *testing.T, flags []string) *stress {
+func newStress(t *testing.T, size int, flags []string) *stress {
 	t.Helper()
 	flags = slices.Concat([]string{"-grace", "50ms", "-drain", "1ms"}, patient, flags) // the last of each counts
-	s := &stress{t: t, flags: flags, size: 32, want: map[string]int{}, crowds: map[*visitor.Crowd]string{}}
+	s := &stress{t: t, flags: flags, size: size, want: map[string]int{}, crowds: map[*visitor.Crowd]string{}}
 	s.start("127.0.0.1:0")
 	s.healthy, s.watching = s.open(visitor.CounterPage), s.open(visitor.PresencePage)
 	s.open(visitor.CounterPage)

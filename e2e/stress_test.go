@@ -85,10 +85,15 @@ var scenarios = []scenario{
 
 func TestStress(t *testing.T) {
 	t.Parallel()
+	storms(t, 24)
+}
+
+// storms runs all scenarios with so many tabs for a storm.
+func storms(t *testing.T, size int) {
 	t.Logf("-stress.seed=%d", *stressSeed)
 	for i, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
-			s := newStress(t, sc.flags)
+			s := newStress(t, size, sc.flags)
 			sc.run(s, rand.New(rand.NewPCG(*stressSeed, uint64(i))))
 			s.agrees()
 			s.leavesNothing()

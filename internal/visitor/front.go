@@ -44,8 +44,8 @@ func NewFront(t testing.TB, name string, servers []*Program, changes ...string) 
 	if programPath(name) == "" {
 		Missing(t, "no "+name+": `make test` installs it as root on Debian, or put one on the PATH")
 	}
-	f := &Front{t: t, name: name, dir: t.TempDir(), admin: freeAddr(t)}
-	tls, plain := freeAddr(t), freeAddr(t)
+	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t)}
+	tls, plain := FreeAddr(t), FreeAddr(t)
 	_, port, _ := net.SplitHostPort(tls)
 	f.URL, f.Plain = "https://"+net.JoinHostPort(SiteName, port), "http://"+plain
 	f.configure(append(f.replacements(tls, plain), append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr())...))
@@ -60,8 +60,8 @@ func NewFront(t testing.TB, name string, servers []*Program, changes ...string) 
 	return f
 }
 
-// freeAddr returns an address on which nothing listens.
-func freeAddr(t testing.TB) string {
+// FreeAddr returns an address on which nothing listens.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -154,7 +154,7 @@ func StartWithRedisURL(t testing.TB, redisURL, exe string, args ...string) *Prog
 	p := &Program{t: t, logFile: filepath.Join(dir, "log"), Exited: make(chan struct{})}
 	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0", "-admin-addr", "127.0.0.1:0"}, args...)...)
 	p.cmd.Dir = dir
-	p.cmd.Env = append(os.Environ(), "REDIS_URL="+redisURL, "GORACE=halt_on_error=0 exitcode=66")
+	p.cmd.Env = append(os.Environ(), "REDIS_URL="+redisURL, "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=50")
 	log, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer log.Close()

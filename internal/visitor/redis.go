@@ -35,7 +35,7 @@ func NewRedis(t testing.TB) *Redis {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		Missing(t, "no redis-server: `make test` installs it as root on Debian, or put one on the PATH")
 	}
-	s := &Redis{Addr: freeAddr(t), t: t, dir: t.TempDir()}
+	s := &Redis{Addr: FreeAddr(t), t: t, dir: t.TempDir()}
 	s.URL = "redis://" + s.Addr + "/0"
 	s.Client = redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() {

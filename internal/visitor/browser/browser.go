@@ -26,12 +26,12 @@ import (
 // Engine is a kind of browser.
 type Engine struct {
 	Name string
-	New  func(t testing.TB) *Browser // returns a browser as the function New does
+	New  func(t testing.TB) *Browser // returns a browser as the function NewWindowed does
 }
 
 // The engines. A test that needs one which is missing is skipped, and fails in CI.
 var (
-	Chromium = Engine{"Chromium", New}
+	Chromium = Engine{"Chromium", NewWindowed}
 	Firefox  = Engine{"Firefox", newFirefox}
 	WebKit   = Engine{"WebKit", newWebKit}
 )
@@ -67,7 +67,8 @@ type driver interface {
 
 // End ends the browsers that tests have shared. It is for TestMain.
 func End() {
-	endChromium()
+	windowless.end()
+	windowed.end()
 	endFirefox()
 	endScreen()
 }

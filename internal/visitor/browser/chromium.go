@@ -23,12 +23,25 @@ import (
 	"realtime/internal/visitor"
 )
 
-// New returns a Chromium with a profile of its own, in the process that all tests
-// share. Without Chromium, or the files that pages load, the test is skipped, and fails
-// in CI.
+// New returns a Chromium with a profile of its own, in a process that tests share. It
+// is the headless shell if there is one: Chromium without windows, which costs half.
+// There every tab is shown, and the Back button loads its page anew. Without Chromium,
+// or the files that pages load, the test is skipped, and fails in CI.
 func New(t testing.TB) *Browser {
 	t.Helper()
-	process := sharedChromium(t)
+	return onShared(t, &windowless)
+}
+
+// NewWindowed is New with windows: a tab hides the others of its window, and a page may
+// be kept whole for the Back button.
+func NewWindowed(t testing.TB) *Browser {
+	t.Helper()
+	return onShared(t, &windowed)
+}
+
+func onShared(t testing.TB, shared *sharedChromium) *Browser {
+	t.Helper()
+	process := shared.process(t)
 	onProcess := cdp.WithExecutor(process, chromedp.FromContext(process).Browser)
 	profile, err := target.CreateBrowserContext().Do(onProcess)
 	require.NoError(t, err, "a profile")
@@ -46,7 +59,7 @@ func New(t testing.TB) *Browser {
 // kills it or needs other flags.
 func NewProcess(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
 	t.Helper()
-	ctx, stop, err := startChromium(chromium(t), flags...)
+	ctx, stop, err := startChromium(find(t, windowed.names), flags...)
 	t.Cleanup(stop)
 	require.NoError(t, err, "start Chromium")
 	return onChromium(t, ctx)
@@ -68,32 +81,42 @@ func onChromium(t testing.TB, ctx context.Context) *Browser {
 	return b
 }
 
-// shared is the Chromium process of all tests. The first test that needs it starts
+// sharedChromium is a process that tests share. The first test that needs it starts
 // it, and End ends it.
-var shared struct {
-	once sync.Once
-	ctx  context.Context
-	stop func()
-	err  error
+type sharedChromium struct {
+	names []string // of commands, the best first
+	once  sync.Once
+	ctx   context.Context
+	stop  func()
+	err   error
 }
 
-func sharedChromium(t testing.TB) context.Context {
+var (
+	windowed   = sharedChromium{names: []string{"chromium", "chromium-browser", "google-chrome"}}
+	windowless = sharedChromium{names: append([]string{"chromium-headless-shell", "chrome-headless-shell"}, windowed.names...)}
+)
+
+func (c *sharedChromium) process(t testing.TB) context.Context {
 	t.Helper()
-	path := chromium(t)
-	shared.once.Do(func() { shared.ctx, shared.stop, shared.err = startChromium(path) })
-	require.NoError(t, shared.err, "start Chromium")
-	return shared.ctx
+	path := find(t, c.names)
+	c.once.Do(func() { c.ctx, c.stop, c.err = startChromium(path) })
+	require.NoError(t, c.err, "start Chromium")
+	return c.ctx
 }
 
-func endChromium() {
-	if shared.stop == nil {
+func (c *sharedChromium) end() {
+	if c.stop == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(shared.ctx, visitor.Soon)
+	ctx, cancel := context.WithTimeout(c.ctx, visitor.Soon)
 	defer cancel()
 	chromedp.Cancel(ctx) // it ends by itself: a killed one still writes, and may leave its files behind
-	shared.stop()
+	c.stop()
 }
+
+// windowFurniture is what Chromium prepares for each window beside its page. Nobody
+// uses it here, and it costs more than the page.
+const windowFurniture = "PreloadTopChromeWebUI,WebUIOmniboxPopup,SidePanelPreload"
 
 func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
@@ -102,6 +125,7 @@ func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx cont
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("process-per-site", true), // starting a process costs more than most tests
+		chromedp.Flag("disable-features", "site-per-process,Translate,"+windowFurniture),
 	)
 	if os.Geteuid() == 0 {
 		opts = append(opts, chromedp.NoSandbox) // root has no sandbox
@@ -115,12 +139,12 @@ func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx cont
 	return ctx, stop, chromedp.Run(ctx)
 }
 
-// chromium returns the path of the browser. Without one, or without the files that
-// it loads, the test is skipped.
-func chromium(t testing.TB) string {
+// find returns the path of the first command that there is. Without one, or without
+// the files that pages load, the test is skipped.
+func find(t testing.TB, names []string) (path string) {
 	t.Helper()
 	NeedFiles(t)
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,15 +28,15 @@ func newWebKit(t testing.TB) *Browser {
 	require.NoError(t, screen.err, "start a screen")
 	home, err := os.MkdirTemp("", "webkit")
 	require.NoError(t, err)
-	port := freePort(t)
+	addr := visitor.FreeAddr(t) // the driver does not tell which port it has chosen
 	// No sandbox is asked for, so that nothing is to be set for root.
 	p, err := startProcess(home, []string{
 		"DISPLAY=:" + screen.display, "GDK_BACKEND=x11", "NO_AT_BRIDGE=1", "LIBGL_ALWAYS_SOFTWARE=1", "WEBKIT_DISABLE_DMABUF_RENDERER=1",
-	}, "WebKitWebDriver", "--host=127.0.0.1", "--port="+port)
+	}, "WebKitWebDriver", "--host=127.0.0.1", "--port="+strings.TrimPrefix(addr, "127.0.0.1:"))
 	require.NoError(t, err, "start WebKit")
 	t.Cleanup(p.stop)
 	go p.discard()
-	s := &webKitSession{url: "http://127.0.0.1:" + port + "/session"}
+	s := &webKitSession{url: "http://" + addr + "/session"}
 	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
 	defer cancel()
 	require.NoError(t, s.start(ctx, miniBrowser), "start WebKit")
@@ -84,18 +83,6 @@ func endScreen() {
 	if screen.process != nil {
 		screen.process.stop()
 	}
-}
-
-// freePort returns a port that nobody listens on: WebKitWebDriver does not tell which
-// one it has chosen.
-func freePort(t testing.TB) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	return port
 }
 
 // webKitSession is a browser that speaks WebDriver.
