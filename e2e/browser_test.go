@@ -156,17 +156,24 @@ func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
 	alice.Join("Alice")
 	peer.Join("Bob")
 	alice.Shows("2 user(s) online")
+	reloadUnnoticed(t, alice, peer, 10)
+
+	alice.Close()
+	peer.Shows("1 user(s) online")
+}
+
+// reloadUnnoticed reloads Alice's tab, where Bob is online as well. It joins again
+// without showing the form, and a peer notices nothing.
+func reloadUnnoticed(t *testing.T, alice *browser.Tab, peer *visitor.Tab, times int) {
+	t.Helper()
 	peer.Settle()
 	peer.StartHistory()
-	for range 10 {
+	for range times {
 		alice.Reload()
 		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
 		assert.False(t, alice.SawForm(), "while it joins again")
 	}
 	peer.NoChange(grace)
-
-	alice.Close()
-	peer.Shows("1 user(s) online")
 }
 
 func TestBrowser_BrokenSocketComesBackJoined(t *testing.T) {

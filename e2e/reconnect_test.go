@@ -24,21 +24,30 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// A server with 10 tabs stops and starts again, twice: every tab is live and current
-// soon after. The tabs are those of two people, because Chromium makes the sockets of
-// one process wait, for up to seconds, when many of them open at once.
 func TestBrowser_EverybodyIsBackAfterASecondAndAfterHalfAMinute(t *testing.T) {
+	everybodyIsBack(t, browser.New, 2)
+}
+
+// everybodyIsBack stops and starts a server with five tabs of so many people, twice:
+// every tab is live and current soon after. In a browser with windows, two of the five
+// are hidden. They are not all one person's, because Chromium makes the sockets of one
+// process wait, for up to seconds, when many of them open at once.
+func everybodyIsBack(t *testing.T, newBrowser func(testing.TB) *browser.Browser, people int) {
 	exe := visitor.Build(t)
 	server := visitor.StartExe(t, exe)
-	idle := browser.New(t).OpenWindow(newServer(t) + visitor.CounterPage) // its server stays
+	idle := newBrowser(t).OpenWindow(newServer(t) + visitor.CounterPage) // its server stays
 	idle.CountConnects()
 	var person *browser.Browser
 	var tabs []*browser.Tab
-	for i := range 10 {
+	for i := range 5 * people {
 		if i%5 == 0 {
-			person = browser.New(t)
+			person = newBrowser(t)
 		}
-		tb := person.OpenWindow(server.URL + visitor.CounterPage)
+		open := person.OpenWindow
+		if i%5%2 == 1 {
+			open = person.Open // in the same window, before the last tab
+		}
+		tb := open(server.URL + visitor.CounterPage)
 		tb.ExpectErrors("net::ERR_") // what the browser says about a server that is away
 		tb.ExpectErrors("503")       // and about one that is stopping
 		tb.ExpectErrors("WebSocket") // and about one that goes between the question and the socket
