@@ -52,9 +52,7 @@ func TestSoak_Engines(t *testing.T) {
 // its console may tell of servers that are away.
 func openWatched(b *browser.Browser, url string) *browser.Tab {
 	tb := b.LoadWindow("about:blank")
-	for _, part := range []string{"net::ERR_", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
-		tb.ExpectErrors(part)
-	}
+	expectServerAway(tb)
 	tb.WatchFoot()
 	tb.Navigate(url)
 	tb.Eval(`void (window.kept = true)`)
