@@ -50,7 +50,7 @@ func (c *MultiUserSyncController) Increment(s MultiUserSyncState, ctx *livetempl
 	total, err := c.servers.Increment()
 	if err != nil {
 		s.Problem = err.Error()
-		return s, site.Refuse(ctx, "increment", s.Problem)
+		return s, site.Refuse(ctx, s, s.Problem)
 	}
 	c.mu.Lock()
 	c.counter = max(c.counter, total) // a later click may have been quicker
@@ -108,7 +108,7 @@ func (c *PresenceController) Join(s PresenceState, ctx *livetemplate.Context) (P
 	name, problem := s.name(typed)
 	if problem != "" {
 		s.Draft, s.NameError = typed, problem
-		return s, site.Refuse(ctx, "join", problem, "username")
+		return s, site.Refuse(ctx, s, problem)
 	}
 	c.online.Join(s.ID, presence.NewUser(ctx.GroupID(), name))
 	s.Username, s.Joined, s.Draft, s.NameError = name, true, "", ""

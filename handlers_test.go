@@ -123,9 +123,16 @@ func newCounter(t *testing.T) (a *app, c *MultiUserSyncController, server string
 	s, err := newSite(site.Options{Drain: time.Millisecond}, servers)
 	require.NoError(t, err)
 	a = &app{Site: s, fanout: fanout.New(fanout.Options{}), servers: servers, online: presence.New(presence.Options{})}
-	c, err = multiUserSyncHandler(a)
-	require.NoError(t, err)
+	c = multiUserSyncHandler(a)
+	require.NoError(t, a.broken)
 	return a, c, serve(t, a)
+}
+
+// A page that cannot be built keeps the app from serving, see newApp.
+func TestLive_NotesATemplateThatIsBroken(t *testing.T) {
+	a, _, _ := newCounter(t)
+	assert.Nil(t, live(a, "nowhere", &MultiUserSyncController{}, &MultiUserSyncState{}))
+	assert.ErrorContains(t, a.broken, "realtime/nowhere.tmpl")
 }
 
 // A total may arrive after a later one: from another server, or from a click.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"html/template"
 	"io"
 	"io/fs"
 	"log"
@@ -28,12 +29,14 @@ import (
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/listen"
+	"realtime/internal/listing"
+	"realtime/internal/phone"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/wsconn"
 )
 
-//go:embed templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
+//go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
 var embedded embed.FS
 
 func main() {
@@ -90,7 +93,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
 		slog.Info("listening on all interfaces", slog.Int("port", tcp.Port))
 	}
-	fmt.Fprintln(out, listen.Says(opts.addr, listener))
+	said := listen.Says(opts.addr, listener) + "\n"
+	if !opts.site.TrustProxy { // then nobody may go past the proxy, whose address is not known here
+		said += phone.Says(listener, out)
+	}
+	io.WriteString(out, said) // in one piece: a reader may close the pipe after the first line
 
 	select {
 	case err := <-failed:
@@ -119,6 +126,7 @@ type app struct {
 	fanout  *fanout.Fanout
 	servers *cluster.Member
 	online  *presence.Record
+	broken  error // what is wrong with the templates of live pages
 }
 
 // newApp builds the two pages and puts them on the site. An error means that an
@@ -134,38 +142,37 @@ func newApp(ctx context.Context, cfg config) (*app, error) {
 		return nil, err
 	}
 	a := &app{Site: s, fanout: fanout.New(cfg.fanout), servers: servers}
-	counter, err := multiUserSyncHandler(a)
-	if err != nil {
-		return nil, err
-	}
-	people, err := presenceHandler(a, cfg.presence)
-	if err != nil {
-		return nil, err
+	counter := multiUserSyncHandler(a)
+	people := presenceHandler(a, cfg.presence)
+	if a.broken != nil {
+		return nil, a.broken
 	}
 	a.online = people.online
 	addMetrics(s.Metrics, counter, people)
 	return a, join(ctx, servers, counter, people)
 }
 
-func multiUserSyncHandler(a *app) (c *MultiUserSyncController, err error) {
-	c = &MultiUserSyncController{servers: a.servers}
-	c.peers, err = live(a, "multi-user-sync", c, &MultiUserSyncState{Title: "Multi-User Refresh", Category: category})
-	return c, err
+func multiUserSyncHandler(a *app) *MultiUserSyncController {
+	c := &MultiUserSyncController{servers: a.servers}
+	c.peers = live(a, "multi-user-sync", c, &MultiUserSyncState{Title: "Multi-User Refresh", Category: category})
+	return c
 }
 
-func presenceHandler(a *app, opts presence.Options) (c *PresenceController, err error) {
-	c = newPresenceController(a.servers, opts)
-	c.peers, err = live(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
-	return c, err
+func presenceHandler(a *app, opts presence.Options) *PresenceController {
+	c := newPresenceController(a.servers, opts)
+	c.peers = live(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
+	return c
 }
 
-// live puts a live page on the site, and returns its peers.
-func live[S any](a *app, name string, controller any, state *S) (*fanout.Peers, error) {
+// live puts a live page on the site, and returns its peers. If the template is broken
+// it notes that in the app, which must not serve then.
+func live[S any](a *app, name string, controller any, state *S) *fanout.Peers {
 	page, err := site.Live(a.Site, "/realtime/"+name, "realtime/"+name+".tmpl", controller, state)
 	if err != nil {
-		return nil, err
+		a.broken = errors.Join(a.broken, err)
+		return nil
 	}
-	return a.fanout.Peers(page), nil
+	return a.fanout.Peers(page)
 }
 
 // newSite builds the site without the two pages.
@@ -177,6 +184,7 @@ func newSite(opts site.Options, servers *cluster.Member) (*site.Site, error) {
 		return nil, err
 	}
 	opts.Files, opts.Category = files, category
+	opts.Funcs = template.FuncMap{"listing": listing.In(embedded)}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Degraded = servers.Away
 	return site.New(opts)

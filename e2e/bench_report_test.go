@@ -6,7 +6,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -47,17 +46,30 @@ func table(results []result) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, `# Fan-out, measured
 
-Written by `+"`make bench`"+`: %d cores, %s, %s/%s, one run. Every tab is a real socket on loopback. The
-servers are processes of their own, and CPU time and memory are theirs; the clients share the machine.
+![Time until all tabs agree: this app, a plain hub, the pattern as documented](bench.svg)
+
+`+"`make bench`"+` has written this page in one run, on %d cores, with %s on %s/%s. It puts the same crowd in front of
+each server. Each tab is a real socket on loopback. Each server is a process of its own, and CPU time and memory are those
+of that process; the clients share the machine. [measurements.md](measurements.md#why-refreshes-are-merged) says why this
+app merges refreshes.
+
+Servers:
 
 - **hub**: a plain WebSocket hub that writes every change to every socket. It renders nothing.
-- **documented**: the pattern as documented, one publish for each click, every option of the framework left alone.
-- **whole page live**: the parts of this app, with the fixed text and the layout inside the live part of the page.
-- **one click** finds all tabs at rest; the time is until the last of them shows it.
-- **burst**: 1,000 clicks at once, until every tab shows the last number; the median of %d. > %.0f s: not by then.
-- **steady**: %d clicks a second, but at most 5 in each tab, for %.0f s. Staleness is how old the oldest change was that a
-  tab had not shown, whenever it showed a new number. Settled: after the last click.
-- **not counted**: clicks that did not count by then, or never.
+- **documented**: the pattern as documented: one publish for each click, and the default of every framework option.
+- **whole page live**: this app, but with the fixed text and the layout inside the live part of the page.
+
+Columns:
+
+- **one click**: the time from a click, while all tabs are idle, until the last tab shows it.
+- **burst**: the time from 1,000 clicks at once until all tabs show the last number; the median of %d. "> %.0f s" means
+  that they did not agree within that time.
+- **not counted / cut off**: clicks of the burst and of the steady stream that did not count in that time, and tabs that
+  the server disconnected.
+- **staleness**: under a steady stream of %d clicks a second, at most 5 in each tab, for %.0f s: whenever a tab shows a new
+  number, the age of the oldest change that it had not shown.
+- **settled**: the time from the last click of that stream until all tabs agree.
+- **frames a second, CPU a frame, frames that change nothing**: during that stream.
 
 | tabs | server | one click p50 / p99 | CPU for it, a tab | memory of an idle tab | burst | not counted / cut off | staleness p99 | settled | frames a second, busiest tab | CPU a frame | frames that change nothing |
 |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
@@ -86,7 +98,7 @@ func (i idle) table() string {
 	return fmt.Sprintf(`
 ## Connections at rest
 
-%d tabs of the counter are open, and nothing happens in them. The program pings each of them every 3 seconds.
+%d tabs of the counter are open and idle. The program pings each of them every 3 seconds.
 
 | a connection | |
 |---|--:|
@@ -97,11 +109,6 @@ func (i idle) table() string {
 | all of them: CPU | %.0f %% of one core |
 `, idleTabs, i.bytes/1000, i.resident/1000, float64(i.cpu.Microseconds())/1000,
 		i.resident*idleTabs/1e6, 100*idleTabs*i.cpu.Seconds()/60)
-}
-
-func (i idle) summary() string {
-	return fmt.Sprintf("\n%d idle connections, server alone: %.0f kB of memory and %.1f ms of CPU time in a minute for each.\n",
-		idleTabs, i.resident/1000, float64(i.cpu.Microseconds())/1000)
 }
 
 func (s sharing) report(b *testing.B) {
@@ -122,8 +129,8 @@ func (s sharing) table(results []result) string {
 	fmt.Fprintf(&out, `
 ## Two servers on one Redis
 
-The same crowd, half of it on each server; both servers, Redis and all clients share the machine. Commands are counted
-by Redis, with those inside scripts.
+The same crowd, half of it on each server. Both servers, Redis and all clients share the machine. Redis counts the
+commands, including those inside scripts.
 
 | %d tabs | frames for each Redis command |
 |---|--:|
@@ -135,7 +142,7 @@ by Redis, with those inside scripts.
 		}
 	}
 	fmt.Fprintf(&out, `
-What sharing costs: %d clicks one after the other, then %d people who join, on one of two servers.
+What sharing costs, with %d clicks one after the other and then %d people who join, all on one of two servers:
 
 | | |
 |---|--:|
@@ -144,37 +151,13 @@ What sharing costs: %d clicks one after the other, then %d people who join, on o
 | a person online | %.0f bytes in Redis, %.0f in each server they are not on |
 `, sharedClicks, sharedPeople, s.atRest, s.clickCommands, s.person, s.personHere)
 	fmt.Fprint(&out, `
-CPU of Redis, by how many servers share it:
+CPU time of Redis, by the number of servers that share it:
 
 | servers | at rest, in a second | a click that comes alone | a join that comes alone |
 |--:|--:|--:|--:|
 `)
 	for _, size := range s.bySize {
 		fmt.Fprintf(&out, "| %d | %d µs | %d µs | %d µs |\n", size.servers, size.atRest.Microseconds(), size.perClick.Microseconds(), size.perJoin.Microseconds())
-	}
-	return out.String()
-}
-
-// The summary in the README stands between these.
-const (
-	inReadmeAfter  = "<!-- written by make bench -->\n\n"
-	inReadmeBefore = "\n<!-- until here -->\n"
-)
-
-var inReadme = regexp.MustCompile(`(?s)` + inReadmeAfter + `.*` + inReadmeBefore)
-
-// summary returns the part of the table that the README quotes.
-func summary(results []result) string {
-	var out strings.Builder
-	fmt.Fprint(&out, `| tabs | server | one click, p50 | 1,000 clicks at once | clicks not counted / tabs cut off | 500 clicks a second: staleness, p99 | memory of an idle tab |
-|--:|---|--:|--:|--:|--:|--:|
-`)
-	for _, r := range results {
-		if r.tabs < 1000 || r.pages {
-			continue
-		}
-		fmt.Fprintf(&out, "| %d | %s | %s | %s | %d / %d | %s | %.0f kB |\n", r.tabs, r.name, short(r.clickP50),
-			orTooLong(r.burst), r.lost, r.cutOff, orTooLong(r.staleP99), float64(r.idle)/1000)
 	}
 	return out.String()
 }
@@ -281,8 +264,8 @@ func sharesTable(shares []share) string {
 	fmt.Fprintf(&out, `
 ## The budget of refreshes
 
-%d clicks, or joins and leaves, a second, so that a refresh always waits. Refreshes may take %.0f %% of the CPU time that
-the program may use. The share is that of the whole program: refreshes and all else.
+With %d clicks, or joins and leaves, a second, a refresh is always waiting. Refreshes may take %.0f %% of the CPU time that
+the program may use. The share in the table is that of the whole program, refreshes and everything else.
 
 | machine | page | tabs | share | at rest | refreshes a second |
 |---|---|--:|--:|--:|--:|
@@ -293,14 +276,11 @@ the program may use. The share is that of the whole program: refreshes and all e
 	return out.String()
 }
 
-// write writes what was measured into docs and the README.
+// write writes what was measured into docs.
 func write(b *testing.B, results []result, atRest idle, shares []share, redisCost sharing) {
 	save := func(name, content string) {
 		require.NoError(b, os.WriteFile(filepath.Join(visitor.Root(), name), []byte(content), 0o644))
 	}
 	save("docs/bench.md", table(results)+atRest.table()+sharesTable(shares)+redisCost.table(results))
 	save("docs/bench.svg", plot(results))
-	readme, err := os.ReadFile(filepath.Join(visitor.Root(), "README.md"))
-	require.NoError(b, err)
-	save("README.md", inReadme.ReplaceAllLiteralString(string(readme), inReadmeAfter+summary(results)+atRest.summary()+inReadmeBefore))
 }

@@ -38,9 +38,16 @@ const stockTemplate = `<!DOCTYPE html><html><head><title>Stock</title><link rel=
 <p><button id="elsewhere">Elsewhere</button></p>
 </body></html>`
 
+// listTemplate is a page that is one list and nothing else.
+const listTemplate = `<!DOCTYPE html><html><head><title>List</title><link rel="icon" href="data:,">
+<script src="/client.js" defer></script></head><body>{{range .Names}}
+<form method="POST" data-key="{{.}}"><p>{{.}}: {{$.Shared}}</p><button name="press">Press</button></form>
+{{end}}</body></html>`
+
 type stockState struct {
 	Shared int
 	Said   string
+	Names  []string
 }
 
 // stockController is the documented pattern.
@@ -84,11 +91,16 @@ func (c *stockController) read(s stockState) stockState {
 // and the client as it comes. wrap may answer requests in its place.
 func newStock(t testing.TB, wrap func(http.Handler) http.Handler, opts ...livetemplate.Option) (server string) {
 	t.Helper()
+	return serveStock(t, stockTemplate, wrap, opts...)
+}
+
+func serveStock(t testing.TB, text string, wrap func(http.Handler) http.Handler, opts ...livetemplate.Option) (server string) {
+	t.Helper()
 	browser.NeedFiles(t)
-	page := fstest.MapFS{"page.tmpl": {Data: []byte(stockTemplate)}}
+	page := fstest.MapFS{"page.tmpl": {Data: []byte(text)}}
 	tmpl, err := livetemplate.New("stock", append(opts, livetemplate.WithParseFS(page, "page.tmpl"))...)
 	require.NoError(t, err)
-	handler := tmpl.Handle(&stockController{}, livetemplate.AsState(&stockState{}))
+	handler := tmpl.Handle(&stockController{}, livetemplate.AsState(&stockState{Names: []string{"Tea", "Coffee"}}))
 	mux := http.NewServeMux()
 	mux.Handle("/stock", wrap(handler))
 	mux.HandleFunc("/client.js", func(w http.ResponseWriter, r *http.Request) {
@@ -227,6 +239,16 @@ func TestClient_LeavesOutTextThatIsAllInBraces(t *testing.T) {
 	tb.Shows("Shared: 1")
 	mended(t, tb.Eval(`document.querySelector("b").textContent`) == "", "shows text that is all in double braces",
 		"the space after a name in templates/realtime/presence.tmpl")
+}
+
+func TestClient_LosesAListThatStandsAlone(t *testing.T) {
+	t.Parallel()
+	server := serveStock(t, listTemplate, unchanged)
+	person := browser.New(t)
+	tb, peer := person.OpenWindow(server+"/stock"), person.OpenWindow(server+"/stock")
+	peer.Click("press")
+	mended(t, !tb.Becomes(3*time.Second, `document.body.innerText.includes("Tea: 1")`), "keeps a list that is all of a page",
+		"the element around the list in docs/adapt.md")
 }
 
 func TestClient_AddsStylesOfItsOwn(t *testing.T) {

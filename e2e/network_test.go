@@ -74,7 +74,7 @@ func TestBrowser_ClickThatWaitsForRedisKeepsItsSocket(t *testing.T) {
 	network.Delay(2 * time.Second)
 	tb.Click("increment")
 	tb.Eval(comesOnline)
-	tb.WaitUntil(`document.getElementById("increment-error").textContent`, "what the server says about the click")
+	tb.WaitUntil(`document.querySelector(".note")?.textContent`, "what the server says about the click")
 	assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
 	assert.Empty(t, notices(tb))
 }

@@ -25,10 +25,10 @@ func TestPages_AreThere(t *testing.T) {
 		visitor.CounterPage: {http.StatusOK, "text/html; charset=utf-8", []string{
 			"<title>Multi-User Refresh · Real-Time &amp; Multi-User</title>", "<h1>Multi-User Refresh</h1>",
 			"Counter: <strong>0</strong>", `<form method="POST">`, `<button name="increment">`,
-			"ctx.Subscribe", "ctx.SelfTopic", "ctx.Publish", "Try:"}},
+			"ctx.Subscribe", "ctx.SelfTopic", "Publish", "Try:"}},
 		visitor.PresencePage: {http.StatusOK, "text/html; charset=utf-8", []string{
 			"<title>Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
-			`role="status" aria-live="polite">0 user(s) online<`, `<label for="username">Username</label>`,
+			`role="status" aria-live="polite"><mark>0 user(s) online<`, `<label for="username">Username</label>`,
 			`name="username"`, `placeholder="Pick a name…"`, `<button name="join">`, "Closed tabs", "Same names"}},
 		"/readyz":                 {http.StatusOK, "text/plain; charset=utf-8", []string{"ready"}},
 		"/metrics":                {http.StatusNotFound, "text/html; charset=utf-8", nil}, // they have an address of their own
@@ -36,9 +36,13 @@ func TestPages_AreThere(t *testing.T) {
 		"/healthz":                {http.StatusOK, "text/plain; charset=utf-8", []string{"ok"}},
 		"/static/app.css":         {http.StatusOK, "text/css; charset=utf-8", nil},
 		"/static/focus.js":        {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/static/frames.js":       {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/static/listing.js":      {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/live.js":         {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/notice.js":       {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/status.js":       {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/static/pulse.js":        {http.StatusOK, "text/javascript; charset=utf-8", nil},
+		"/static/wire.js":         {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/static/presence.js":     {http.StatusOK, "text/javascript; charset=utf-8", nil},
 		"/nowhere":                {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>", `href="/"`}},
 		visitor.CounterPage + "/": {http.StatusNotFound, "text/html; charset=utf-8", []string{"<h1>Page not found</h1>"}},
@@ -69,7 +73,7 @@ func TestStatic_IsKeptForAYearUnderItsHashAndAskedForOtherwise(t *testing.T) {
 	v := visitor.New(t, newServer(t))
 	_, page := v.Send(http.MethodGet, visitor.CounterPage, "", "")
 	addresses := addressOf.FindAllStringSubmatch(page, -1)
-	require.Len(t, addresses, 9)
+	require.Len(t, addresses, 12)
 	for _, address := range addresses {
 		resp, _ := v.Send(http.MethodGet, address[1], "", "")
 		assert.Equal(t, http.StatusOK, resp.StatusCode)

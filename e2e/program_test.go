@@ -23,8 +23,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"realtime/internal/phone"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
+	"realtime/internal/visitor/browser"
 )
 
 // The built program, as an operator starts and stops it.
@@ -275,6 +277,74 @@ func TestProgram(t *testing.T) {
 			assert.Equal(t, 1, strings.Count(stderr.String(), "\n"), "want one line, got:\n%s", stderr.String())
 			assert.Contains(t, stderr.String(), row.want)
 			assert.Empty(t, stdout.String())
+		})
+	}
+}
+
+// Somebody with a phone types the address that the program says, or scans it.
+func TestProgram_TellsPhonesItsAddress(t *testing.T) {
+	t.Parallel()
+	exe := visitor.Build(t)
+	everywhere, err := net.Listen("tcp", ":0")
+	require.NoError(t, err)
+	defer everywhere.Close()
+	if phone.URL(everywhere) == "" {
+		visitor.Missing(t, "this machine is in no network")
+	}
+	if _, err := exec.LookPath("script"); err != nil {
+		visitor.Missing(t, "no script, which makes a terminal: install bsdutils")
+	}
+	const (
+		open    = `^Open (http://localhost:\d+)\n`
+		onPhone = `On a phone in the same network: (http://\S+)\n`
+		code    = `(?:\x1b\[38;5;16;48;5;231m[█▀▄ ]{33,41}\x1b\[0m\n){17,21}`
+	)
+	for name, row := range map[string]struct {
+		args     string
+		terminal bool
+		want     string
+	}{
+		"on all interfaces":                  {"-addr :0", false, open + onPhone},
+		"on all interfaces, in a terminal":   {"-addr 0.0.0.0:0", true, open + onPhone + code},
+		"on localhost":                       {"-addr localhost:0", false, open},
+		"on localhost, in a terminal":        {"-addr localhost:0", true, open},
+		"for a trusted proxy":                {"-addr :0 -trust-proxy", false, open},
+		"for a trusted proxy, in a terminal": {"-addr :0 -trust-proxy", true, open},
+	} {
+		t.Run(name, func(t *testing.T) {
+			command := "exec " + exe + " -log-level error -drain 10ms " + row.args
+			cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+			if row.terminal {
+				cmd = exec.CommandContext(t.Context(), "script", "-qec", command, os.DevNull)
+			}
+			said := &visitor.Log{}
+			cmd.Stdout = said
+			keyboard, err := cmd.StdinPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			lines := func() string { return strings.ReplaceAll(said.String(), "\r\n", "\n") }
+			var urls []string
+			assert.Eventually(t, func() bool {
+				urls = regexp.MustCompile(row.want + "$").FindStringSubmatch(lines())
+				return urls != nil
+			}, visitor.Soon, time.Millisecond)
+			require.Regexp(t, row.want+"$", lines())
+			if len(urls) > 2 {
+				desk, mobile := visitor.New(t, urls[1]).Open(visitor.CounterPage), browser.New(t).Open(urls[2]+visitor.CounterPage)
+				mobile.ExpectErrors("net::ERR_") // of a server that has stopped
+				mobile.ExpectErrors("503")       // and of one that stops
+				desk.Increment()
+				mobile.Shows("Counter: 1")
+				mobile.Click("increment")
+				desk.Shows("Counter: 2")
+			}
+			if row.terminal {
+				io.WriteString(keyboard, "\x03") // Ctrl-C
+			} else {
+				cmd.Process.Signal(syscall.SIGTERM)
+			}
+			assert.NoError(t, cmd.Wait())
+			assert.Regexp(t, row.want+`(?:\^C)?$`, lines(), "nothing more, except for the key")
 		})
 	}
 }

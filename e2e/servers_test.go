@@ -268,7 +268,7 @@ func TestServers_StartBeforeRedis(t *testing.T) {
 	t.Run("which does not come before the program is stopped", func(t *testing.T) {
 		redis.Stop()
 		socket := filepath.Join(t.TempDir(), "socket")
-		cmd := exec.Command(exe, "-addr", "unix:"+socket, "-redis", redis.URL)
+		cmd := exec.Command(visitor.BuildPlain(t), "-addr", "unix:"+socket, "-redis", redis.URL) // what is measured is time
 		require.NoError(t, cmd.Start())
 		require.Eventually(t, func() bool {
 			conn, err := net.Dial("unix", socket)

@@ -9,11 +9,13 @@
 //   "unanswered" Something the person did may not have counted: no answer has come.
 //   "uncounted"  Something the person did has not counted. The detail is "too fast",
 //                "refused" or "not sent".
+//   "socket"     The page has made a socket, which is the detail. window.openSockets
+//                has all that are not closed.
 //
 // This script does all the reconnecting, because the client gives up after one attempt
 // that fails. The layout switches the client's own heartbeat off. This script must load
-// before the client, because it bounds the client's requests. docs/framework.md lists
-// the behaviour of the client that it answers.
+// before the client, because it bounds the client's requests and numbers its sockets.
+// docs/framework.md lists the behaviour of the client that it answers.
 (() => {
   if (!document.querySelector("[data-lvt-id]")) return; // nothing on this page is live
 
@@ -266,4 +268,34 @@
   }
   addEventListener("pageshow", (event) => { if (event.persisted) comeBack(); });
   on("resume", comeBack);
+
+  // The panel "On the wire" says which socket is which: they are numbered in the order in
+  // which the page made them. Until it is opened, nothing looks at their frames.
+  const sockets = window.openSockets = new Set();
+  let made = 0;
+  window.WebSocket = class extends WebSocket {
+    constructor(...options) {
+      super(...options);
+      this.number = ++made;
+      sockets.add(this);
+      this.addEventListener("open", () => { this.openedAt = new Date(); });
+      this.addEventListener("close", () => sockets.delete(this));
+      tell("socket", this);
+    }
+  };
+
+  const panel = document.getElementById("wire");
+  let asked = false; // for its script
+
+  function loadPanel() {
+    if (asked || !panel?.open) return;
+    asked = true;
+    const script = document.createElement("script");
+    script.src = panel.dataset.src;
+    script.onerror = () => { asked = false; }; // the server is away: the next "live" tries again
+    document.head.append(script);
+  }
+  panel?.addEventListener("toggle", loadPanel);
+  on("live", loadPanel);
+  loadPanel(); // it may be open already
 })();

@@ -3,12 +3,13 @@
 // The tab remembers its name and joins under it whenever its page or its socket is new:
 // after a reload, a break in the network, a time in the background, or a restart of the
 // server. Leave makes it forget the name. The name is kept in sessionStorage, for this
-// tab alone. Where the browser blocks site data it is kept as long as the page.
+// tab alone, and for this frame alone if it is one of several. Where the browser blocks
+// site data it is kept as long as the page.
 //
 // This script runs before the page is drawn, so that a tab that will join again does
 // not show the form first.
 (() => {
-  const key = "presence-name";
+  const key = window === window.top ? "presence-name" : `presence-name in ${window.name}`;
   let leaving = false; // Leave was pressed and is not answered yet
   let inPage = null;   // the name, for a browser that blocks site data
 
@@ -38,23 +39,24 @@
     remember(null);
   }, true);
 
+  const shown = () => document.querySelector("article mark"); // the count, on the page of presence
+
   document.addEventListener("live", (event) => {
     const username = remembered();
-    if (event.detail === "up" && username !== null && document.querySelector("[data-count]")) {
+    if (event.detail === "up" && username !== null && shown()) {
       window.liveTemplateClient.send({ action: "join", data: { username } });
     }
   });
 
   // The client's events do not bubble.
   document.addEventListener("lvt:updated", () => {
-    const page = document.querySelector("[data-count]");
-    if (!page) return;
-    document.title = document.title.replace(/^(\(\d+\) )?/, `(${page.dataset.count}) `);
+    if (!shown()) return;
+    document.title = document.title.replace(/^(\(\d+\) )?/, `(${parseInt(shown().textContent)}) `);
 
-    const joined = page.querySelector("form strong");
+    const joined = document.querySelector("article form strong");
     if (!joined) {
       leaving = false;
-      if (page.querySelector("[aria-invalid]")) remember(null); // the server no longer takes the name
+      if (document.querySelector("[aria-invalid]")) remember(null); // the server no longer takes the name
     } else if (!leaving) {
       remember(joined.textContent.trim());
     }

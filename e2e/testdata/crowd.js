@@ -72,6 +72,7 @@ async (liveScript, tabs, away, seed) => {
     };
     target.hidden = false;
     target.querySelector = () => target; // the page has a live part
+    target.getElementById = () => null;  // and nothing else
     Function("window", "document", "fetch", "localStorage", "addEventListener", "setTimeout", "clearTimeout", "setInterval", "Date", "Math", liveScript)(
       window, target, (...args) => window.fetch(...args), { setItem() {} }, () => {}, setTimeout, clearTimeout, setInterval,
       { now: () => now }, Object.assign(Object.create(Math), { random, min: Math.min, max: Math.max }));

@@ -107,6 +107,9 @@ func (f *Files) Handler(notFound http.Handler) http.Handler {
 		_, hash := f.hashed.ParseName(f.hashed.HashName(r.URL.Path))
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", `"`+hash+`"`)
+		// A file is not a page: a short policy is enough, and saves 0.3 kB for each.
+		w.Header().Set("Content-Security-Policy", "default-src 'none'")
+		w.Header().Del("Permissions-Policy")
 		files.ServeHTTP(w, r)
 	})
 }

@@ -27,19 +27,17 @@ func Text(ctx *livetemplate.Context, field string) string {
 	}
 }
 
-// Refuse returns the error of an action that refuses what a person has done, to be
-// shown as the template's .lvt.Error of name.
+// Refuse returns the error of an action that refuses what a person has asked for. The
+// action returns it together with its state, which tells the person why, and keeps what
+// they have typed.
 //
-// On a socket there is no error: the state has to keep the reason, because the
-// framework removes an error at the next update from a peer. A plain request has no
-// state that lasts. There the error carries the reason, and the text of the given
-// fields is kept as .lvt.Flash, so that nobody has to type it again.
-func Refuse(ctx *livetemplate.Context, name, why string, fields ...string) error {
-	if !ctx.IsHTTP() {
+// On a socket it returns nil, because the framework drops a state that comes with an
+// error. A plain request gets the error, and Refuse makes the page answer with the state.
+func Refuse(ctx *livetemplate.Context, state any, why string) error {
+	sent := postOf(ctx)
+	if sent == nil {
 		return nil
 	}
-	for _, field := range fields {
-		ctx.SetFlash(field, Text(ctx, field))
-	}
-	return livetemplate.FieldError{Field: name, Message: why}
+	sent.refused = state
+	return livetemplate.FieldError{Field: ctx.Action(), Message: why}
 }

@@ -14,15 +14,29 @@ import (
 type layout struct {
 	templates fs.FS
 	files     *assets.Files
+	funcs     template.FuncMap
 }
 
 // livePart stands for the live part of a page while its fixed text is rendered.
 const livePart = "<live-part></live-part>"
 
-// render renders a page from its template file.
-func (l layout) render(data any, file string) (string, error) {
-	funcs := template.FuncMap{"asset": l.files.Lookup}
-	t, err := template.New("layout.tmpl").Funcs(funcs).ParseFS(l.templates, "layout.tmpl", file)
+// The kinds of a page, for the layout.
+const (
+	fixedPage  = "fixed" // it has no live part
+	livePage   = "live"
+	framedPage = "framed" // a live page as it is in a frame
+)
+
+// fixedText is the text before and after the live part of a page.
+type fixedText struct{ before, after string }
+
+// render renders a page of a kind from its template file.
+func (l layout) render(data any, file, kind string) (string, error) {
+	t := template.New("layout.tmpl").Funcs(l.funcs).Funcs(template.FuncMap{
+		"asset": l.files.Lookup,
+		"kind":  func() string { return kind },
+	})
+	t, err := t.ParseFS(l.templates, "layout.tmpl", "parts.tmpl", file)
 	if err != nil {
 		return "", err
 	}
@@ -34,22 +48,22 @@ func (l layout) render(data any, file string) (string, error) {
 	return page.String(), err
 }
 
-// around renders the fixed text before and after the live part of a page.
-func (l layout) around(data any, file string) (before, after string, err error) {
-	page, err := l.render(data, file)
+// around renders the fixed text of a live page.
+func (l layout) around(data any, file, kind string) (text fixedText, err error) {
+	page, err := l.render(data, file, kind)
 	if err != nil {
-		return "", "", err
+		return text, err
 	}
-	before, after, found := strings.Cut(page, livePart)
-	if !found {
-		return "", "", fmt.Errorf("%s has no live part", file)
+	var found bool
+	if text.before, text.after, found = strings.Cut(page, livePart); !found {
+		return text, fmt.Errorf("%s has no live part", file)
 	}
-	return before, after, nil
+	return text, nil
 }
 
 // fixed returns the handler of a page without a live part.
 func (l layout) fixed(status int, data any, file string) (http.Handler, error) {
-	page, err := l.render(data, file)
+	page, err := l.render(data, file, fixedPage)
 	if err != nil {
 		return nil, err
 	}

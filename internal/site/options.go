@@ -1,6 +1,7 @@
 package site
 
 import (
+	"html/template"
 	"io/fs"
 	"log/slog"
 	"time"
@@ -14,10 +15,16 @@ import (
 // Options configure a Site.
 type Options struct {
 	// Templates holds the template files of the pages. Beside them it holds
-	// layout.tmpl, which renders a page around its template "content" and may load
-	// files by the function asset; live.tmpl, which renders the template "live";
-	// index.tmpl; and not-found.tmpl.
+	// layout.tmpl, which renders a page around its template "content"; parts.tmpl,
+	// whose definitions all pages may use; live.tmpl, which renders the template
+	// "live"; index.tmpl; and not-found.tmpl. These may call asset, which returns a
+	// file that a page loads, and kind, which returns "fixed" for a page without a live
+	// part, "live", or "framed" for a live page in a frame, where the layout should show
+	// "live" and little else.
 	Templates fs.FS
+	// Funcs are functions that these files may call as well. The files of live pages
+	// may call none: the framework reads them too, and does not know them.
+	Funcs template.FuncMap
 	// Files are the files that pages load.
 	Files *assets.Files
 	// Authenticator identifies visitors. A visitor whom it gives no identity has that

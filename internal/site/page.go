@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 //
 // A POST has a state and a session group of its own: in its action, GroupID and Session
 // of the context are not those of the browser, and persistent fields are not restored.
+// Browser works in any action.
 type Page struct {
 	handler       livetemplate.LiveHandler
 	sessions      livetemplate.SessionStore
@@ -32,7 +34,8 @@ type Page struct {
 	rate          *rateLimit
 	refused       refusals
 	path          string
-	before, after string // the fixed text around the live part
+	whole, framed fixedText
+	live          *livetemplate.Template // the live part
 }
 
 // name is the name of the page in metrics.
@@ -72,7 +75,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := newRecorder(w.Header())
 	if r.Method != http.MethodPost {
 		p.handler.ServeHTTP(answer, r)
-		p.send(w, answer)
+		p.send(w, r, answer)
 		return
 	}
 	form, why := p.form(r)
@@ -82,7 +85,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = io.NopCloser(bytes.NewReader(form))
 	p.act(answer, r)
-	p.send(w, answer)
+	p.send(w, r, answer)
 }
 
 // form returns the form that a visitor has posted, or the reason to refuse it.
@@ -126,30 +129,71 @@ func (p *Page) refuseForm(w http.ResponseWriter, r *http.Request, why string) {
 	http.Error(w, "Your form was not accepted: it was "+words(why)+".", status[why])
 }
 
-// groupKey is the key of the session group of a POST in its context.
-type groupKey struct{}
+// post is what the context of a POST holds.
+type post struct {
+	group   string // its session group
+	browser string // the session of the browser that sends it
+	refused any    // the state that Refuse was called with
+}
+
+type postKey struct{}
+
+// postOf returns the post that ctx is the context of, or nil.
+func postOf(ctx context.Context) *post {
+	p, _ := ctx.Value(postKey{}).(*post)
+	return p
+}
 
 // act runs an action in a session group of its own, and then a GET, which makes the
 // framework forget the group. The framework sends an answer as a difference to the
 // last one of the group. In the group of the browser, a tab would get the difference
 // to what another tab shows.
 func (p *Page) act(answer *recorder, r *http.Request) {
-	group := rand.Text()
-	r = r.WithContext(context.WithValue(r.Context(), groupKey{}, group))
+	sent := &post{group: rand.Text(), browser: sessionOf(r)}
+	r = r.WithContext(context.WithValue(r.Context(), postKey{}, sent))
 	defer func() {
 		get := r.Clone(r.Context())
 		get.Method, get.Body = http.MethodGet, http.NoBody
 		p.handler.ServeHTTP(newRecorder(http.Header{}), get)
 	}()
 	p.handler.ServeHTTP(answer, r)
+	if sent.refused != nil {
+		if err := p.show(answer, sent.refused); err != nil {
+			answer.WriteHeader(http.StatusInternalServerError)
+		}
+	}
 	answer.header["Set-Cookie"] = slices.DeleteFunc(answer.header["Set-Cookie"], func(cookie string) bool {
-		return strings.HasPrefix(cookie, sessionCookie+"="+group) // the browser keeps its own
+		return strings.HasPrefix(cookie, sessionCookie+"="+sent.group) // the browser keeps its own
 	})
+}
+
+// show puts a state into the answer to an action that has failed. The framework has
+// left it out.
+func (p *Page) show(answer *recorder, state any) error {
+	t, err := p.live.Clone() // a new clone renders everything, and not a difference
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(answer.header.Get("Content-Type"), "text/html") {
+		answer.body.Reset()
+		return t.Execute(&answer.body, state)
+	}
+	var parts map[string]json.RawMessage
+	if err := json.Unmarshal(answer.body.Bytes(), &parts); err != nil {
+		return err
+	}
+	var tree bytes.Buffer
+	if err := t.ExecuteUpdates(&tree, state); err != nil {
+		return err
+	}
+	parts["tree"] = tree.Bytes()
+	answer.body.Reset()
+	return json.NewEncoder(&answer.body).Encode(parts)
 }
 
 // send sends an answer of the framework. It puts HTML between the fixed text of the
 // page, and replaces the text of errors, which shows internals.
-func (p *Page) send(w http.ResponseWriter, answer *recorder) {
+func (p *Page) send(w http.ResponseWriter, r *http.Request, answer *recorder) {
 	if answer.status() >= http.StatusBadRequest {
 		http.Error(w, "Your request was not understood, and did not count.", answer.status())
 		return
@@ -159,7 +203,11 @@ func (p *Page) send(w http.ResponseWriter, answer *recorder) {
 	}
 	w.WriteHeader(answer.status())
 	if answer.body.Len() > 0 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
-		fmt.Fprint(w, p.before, answer.body.String(), p.after)
+		text := p.whole
+		if inFrame(r) {
+			text = p.framed
+		}
+		fmt.Fprint(w, text.before, answer.body.String(), text.after)
 		return
 	}
 	answer.body.WriteTo(w)

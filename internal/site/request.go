@@ -27,10 +27,15 @@ func takesOnly(next http.Handler, methods ...string) http.Handler {
 	})
 }
 
+// inFrame reports whether a request asks for a page as it is in a frame.
+func inFrame(r *http.Request) bool { return r.URL.Query().Has("frame") }
+
 // withPolicy tells browsers what pages may do: load from this server and talk to
-// it. cdn is the origin of third-party files, if they are not served from here.
+// it. cdn is the origin of third-party files, if they are not served from here. Only
+// the index may have frames, and only a page that is asked for as in a frame may be in
+// one.
 func withPolicy(cdn string, next http.Handler) http.Handler {
-	policy := strings.Join([]string{
+	strict := strings.Join([]string{
 		"default-src 'none'",
 		strings.TrimSpace("script-src 'self' " + cdn),
 		strings.TrimSpace("style-src 'self' " + cdn),
@@ -43,6 +48,13 @@ func withPolicy(cdn string, next http.Handler) http.Handler {
 	}, "; ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
+		policy := strict
+		switch {
+		case r.URL.Path == "/":
+			policy += "; frame-src 'self'"
+		case inFrame(r):
+			policy = strings.Replace(policy, "frame-ancestors 'none'", "frame-ancestors 'self'", 1)
+		}
 		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "same-origin")

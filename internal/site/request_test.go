@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,6 +120,29 @@ func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 			assert.Empty(t, resp.Header.Get("Strict-Transport-Security"), "plain HTTP")
 		}
 	}
+}
+
+func TestPolicy_OnlyTheIndexHasFramesAndOnlyFramedPagesAreInOne(t *testing.T) {
+	v := visitor.New(t, newServer(t, site.Options{}))
+	for path, row := range map[string]struct{ frames, ancestors string }{
+		"/":                 {"frame-src 'self'", "frame-ancestors 'none'"},
+		toyPage:             {"", "frame-ancestors 'none'"},
+		toyPage + "?frame":  {"", "frame-ancestors 'self'"},
+		toyPage + "?frames": {"", "frame-ancestors 'none'"},
+		"/nowhere":          {"", "frame-ancestors 'none'"},
+	} {
+		resp, _ := v.Send(http.MethodGet, path, "", "")
+		policy := strings.Split(resp.Header.Get("Content-Security-Policy"), "; ")
+		assert.Contains(t, policy, row.ancestors, path)
+		assert.Equal(t, row.frames != "", slices.ContainsFunc(policy, func(part string) bool { return strings.HasPrefix(part, "frame-src") }), path)
+		if row.frames != "" {
+			assert.Contains(t, policy, row.frames, path)
+		}
+	}
+	resp, _ := v.Send(http.MethodGet, "/static/toy.css", "", "")
+	assert.Equal(t, "default-src 'none'", resp.Header.Get("Content-Security-Policy"), "a file is no page")
+	assert.Empty(t, resp.Header.Get("Permissions-Policy"))
+	assert.Equal(t, "nosniff", resp.Header.Get("X-Content-Type-Options"))
 }
 
 func TestStatic_IsCompressedAndTheSocketIsNot(t *testing.T) {

@@ -63,6 +63,17 @@ func withCookie(r *http.Request, cookie *http.Cookie) *http.Request {
 	return r
 }
 
+// Browser returns the session of the browser that an action runs for: the same in all
+// its tabs and in its plain requests, and another in every other browser. A browser that
+// has lost its cookie is another one. Do not show it or log it: whoever knows it can act
+// as that browser.
+func Browser(ctx *livetemplate.Context) string {
+	if sent := postOf(ctx); sent != nil {
+		return sent.browser
+	}
+	return ctx.GroupID()
+}
+
 // authenticator gives every POST the session group that Page.act has chosen. The self
 // topic of a visitor without an identity would be the topic of that group, so it also
 // gives an identity to everybody who has none.
@@ -92,8 +103,8 @@ func (a authenticator) Identify(r *http.Request) (string, error) {
 
 // GetSessionGroup returns the group of a POST, or the one of the visitor.
 func (a authenticator) GetSessionGroup(r *http.Request, user string) (string, error) {
-	if group, ok := r.Context().Value(groupKey{}).(string); ok {
-		return group, nil
+	if sent := postOf(r.Context()); sent != nil {
+		return sent.group, nil
 	}
 	return a.Authenticator.GetSessionGroup(r, user)
 }

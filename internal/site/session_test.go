@@ -3,9 +3,11 @@ package site_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -120,4 +122,46 @@ func TestSession_HostileCookiesHoldNoMemory(t *testing.T) {
 	after := collected()
 	t.Logf("%d kB, then %d kB", before>>10, after>>10)
 	assert.Less(t, after, before+500<<10, "1 kB a post")
+}
+
+// who is a page that shows which browser its last action ran for.
+type who struct{}
+
+type whoState struct{ Browser string }
+
+func (who) Mount(s whoState, ctx *livetemplate.Context) (whoState, error) {
+	s.Browser = site.Browser(ctx)
+	return s, ctx.Subscribe(ctx.SelfTopic())
+}
+
+func (who) Ask(s whoState, ctx *livetemplate.Context) (whoState, error) {
+	return whoState{"asks: " + site.Browser(ctx)}, ctx.Publish(ctx.SelfTopic(), "Asked", nil)
+}
+
+func (who) Asked(s whoState, ctx *livetemplate.Context) (whoState, error) {
+	return whoState{"hears: " + site.Browser(ctx)}, nil
+}
+
+func TestBrowser_IsTheSameInEveryActionOfABrowserAndInNoOther(t *testing.T) {
+	s := newSite(t, site.Options{})
+	_, err := site.Live(s, "/who", "who.tmpl", who{}, &whoState{})
+	require.NoError(t, err)
+	server := serveOn(t, s, httptest.NewServer(s)).URL
+	alice, bob := visitor.New(t, server), visitor.New(t, server)
+	tab, second, other := alice.Open("/who"), alice.Open("/who"), bob.Open("/who")
+	require.NotEqual(t, alice.Session(), bob.Session())
+	tab.Shows("Browser: " + alice.Session())
+	other.Shows("Browser: " + bob.Session())
+
+	tab.Do("ask", nil)
+	tab.Shows("asks: " + alice.Session())
+	second.Shows("hears: " + alice.Session())
+	other.Shows("hears: " + bob.Session())
+
+	withoutSocket := alice.OpenWithoutSocket("/who")
+	assert.Contains(t, withoutSocket.Text(), "Browser: "+alice.Session())
+	withoutSocket.Act("ask", nil)
+	assert.Contains(t, withoutSocket.Text(), "asks: "+alice.Session())
+	withoutSocket.Act("unknown", nil) // shows what Mount has read
+	assert.Contains(t, withoutSocket.Text(), "Browser: "+alice.Session())
 }

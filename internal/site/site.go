@@ -56,7 +56,7 @@ func New(opts Options) (*Site, error) {
 		Admin:   m.admin(),
 		Metrics: m,
 		opts:    opts,
-		layout:  layout{opts.Templates, opts.Files},
+		layout:  layout{opts.Templates, opts.Files, opts.Funcs},
 		mux:     http.NewServeMux(),
 		stats:   &wsconn.Stats{},
 		admission: newAdmission(opts, newRefusals(opts.Log, m.registry, "live connection", "realtime_connections_refused_total",
@@ -93,9 +93,14 @@ func (s *Site) addFixed() error {
 
 // Live adds a live page to a site: the template file, run by a controller from a
 // first state. The file defines "content", and within it uses "live", the part that
-// the framework renders. An error means that a template is broken.
+// the framework renders. With the query ?frame the page is there for a frame of another
+// page of the site. An error means that a template is broken.
 func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, error) {
-	before, after, err := s.layout.around(state, file)
+	whole, err := s.layout.around(state, file, livePage)
+	if err != nil {
+		return nil, err
+	}
+	framed, err := s.layout.around(state, file, framedPage)
 	if err != nil {
 		return nil, err
 	}
@@ -105,10 +110,10 @@ func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, e
 		rate:      s.rate,
 		refused:   s.formRefused,
 		path:      path,
-		before:    before,
-		after:     after,
+		whole:     whole,
+		framed:    framed,
 	}
-	t, err := livetemplate.New(p.name(), append(s.liveOptions(p),
+	p.live, err = livetemplate.New(p.name(), append(s.liveOptions(p),
 		livetemplate.WithParseFS(s.opts.Templates, "live.tmpl", file),
 		func(c *livetemplate.Config) { p.sessions = c.SessionStore })...)
 	if err != nil {
@@ -116,10 +121,10 @@ func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, e
 	}
 	// All connections share what the first rendering parses, but only if it comes
 	// before them.
-	if err := t.Execute(io.Discard, state); err != nil {
+	if err := p.live.Execute(io.Discard, state); err != nil {
 		return nil, err
 	}
-	p.handler = t.Handle(controller, livetemplate.AsState(state))
+	p.handler = p.live.Handle(controller, livetemplate.AsState(state))
 	s.add(p)
 	return p, nil
 }

@@ -39,12 +39,13 @@ const (
 	toyPage     = "/toy"
 	toyTemplate = `{{define "content"}}<h1>Toy</h1>{{template "live" .}}{{end}}
 {{define "live"}}<p>Lamps: {{.Lamps}} Typed: {{.Typed}}</p>
-<form method="POST"><input name="text"><button name="light">Light</button><small>{{.lvt.Error "light"}} {{.lvt.Flash "text"}}</small></form>{{end}}`
+<form method="POST"><input name="text"><button name="light">Light</button><small>{{.Problem}}</small></form>{{end}}`
 )
 
 type toyState struct {
-	Lamps int
-	Typed string
+	Lamps   int
+	Typed   string
+	Problem string
 }
 
 type toy struct {
@@ -60,7 +61,8 @@ func (c *toy) Mount(s toyState, ctx *livetemplate.Context) (toyState, error) {
 
 func (c *toy) Light(s toyState, ctx *livetemplate.Context) (toyState, error) {
 	if s.Typed = site.Text(ctx, "text"); s.Typed == "dark" {
-		return s, site.Refuse(ctx, "light", "That is not a light.", "text")
+		s.Problem = "That is not a light."
+		return s, site.Refuse(ctx, s, s.Problem)
 	}
 	c.mu.Lock()
 	c.lamps++
@@ -90,10 +92,12 @@ func templates() fs.FS {
 	return fstest.MapFS{
 		"layout.tmpl": file(`<!DOCTYPE html><html><head><link rel="stylesheet" href="{{(asset "toy.css").URL}}">` +
 			`{{with asset "pico.min.css"}}<link rel="stylesheet" href="{{.URL}}" integrity="{{.Integrity}}">{{end}}</head><body>` + strings.Repeat("<p>The layout is long enough to compress.</p>", 30) + `{{template "content" .}}</body></html>`),
+		"parts.tmpl":     file(""),
 		"live.tmpl":      file(`{{template "live" .}}`),
 		"index.tmpl":     file(`{{define "content"}}<h1>{{.Title}}</h1>{{end}}`),
 		"not-found.tmpl": file(`{{define "content"}}<h1>{{.Title}}</h1>{{end}}`),
 		"toy.tmpl":       file(toyTemplate),
+		"who.tmpl":       file(`{{define "content"}}{{template "live" .}}{{end}}{{define "live"}}<p>Browser: {{.Browser}} </p>{{end}}`),
 		"plain.tmpl":     file(`{{define "content"}}plain{{end}}`),
 	}
 }
@@ -283,7 +287,7 @@ func TestNew_SaysWhatIsBroken(t *testing.T) {
 		_, err := site.Live(s, "/broken", file, &toy{}, &toyState{})
 		assert.ErrorContains(t, err, want)
 	}
-	opts.Templates = fstest.MapFS{"layout.tmpl": {Data: []byte(`{{asset "nothing.js"}}`)}, "index.tmpl": {Data: []byte(`{{define "content"}}{{end}}`)}}
+	opts.Templates = fstest.MapFS{"layout.tmpl": {Data: []byte(`{{asset "nothing.js"}}`)}, "parts.tmpl": {}, "index.tmpl": {Data: []byte(`{{define "content"}}{{end}}`)}}
 	_, err = site.New(opts)
 	assert.ErrorContains(t, err, fmt.Sprintf("%q", "nothing.js"))
 }

@@ -110,17 +110,36 @@ func (b *build) exe(t testing.TB) string {
 		if b.err = readSources(); b.err != nil {
 			return
 		}
-		if b.dir, b.err = os.MkdirTemp("", "realtime"); b.err != nil {
-			return
-		}
-		cmd := exec.Command("go", slices.Concat([]string{"build"}, b.args, []string{"-o", b.dir, "."})...)
-		cmd.Dir = Root()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.err = fmt.Errorf("%w: %s", err, out)
+		if b.dir, b.err = os.MkdirTemp("", "realtime"); b.err == nil {
+			b.err = goTool(Root(), slices.Concat([]string{"build"}, b.args, []string{"-o", b.dir, "."})...)
 		}
 	})
 	require.NoError(t, b.err)
 	return filepath.Join(b.dir, "realtime")
+}
+
+// BuildCopy vets and builds a changed copy of the module, with the race detector if the
+// test has it, and returns the path of the executable.
+func BuildCopy(t testing.TB, copied string) (exe string) {
+	t.Helper()
+	b := plain.args
+	if raceDetector {
+		b = raced.args
+	}
+	exe = filepath.Join(t.TempDir(), "realtime")
+	require.NoError(t, goTool(copied, "vet", "."))
+	require.NoError(t, goTool(copied, slices.Concat([]string{"build"}, b, []string{"-o", exe, "."})...))
+	return exe
+}
+
+// goTool runs a command of Go in a directory. Its error says what the command has said.
+func goTool(dir string, args ...string) error {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // Program is a running copy of the built program.

@@ -104,8 +104,12 @@ func Around(t testing.TB, page string) (before, after string) {
 
 var around = regexp.MustCompile(`(?s)^(.*<div data-lvt-id=[^>]*>).*(</div>.*)$`)
 
-// Readable returns the text a person sees of some HTML.
+// listings show the code of a page, which holds the words that the page may say.
+var listings = regexp.MustCompile(`(?s)<figure class="listing">.*?</figure>`)
+
+// Readable returns the text a person sees of some HTML, without listings.
 func Readable(markup string) string {
+	markup = listings.ReplaceAllString(markup, "")
 	var text strings.Builder
 	for markup != "" {
 		before, tag, _ := strings.Cut(markup, "<")

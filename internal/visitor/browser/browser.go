@@ -329,10 +329,14 @@ func (tb *Tab) Becomes(timeout time.Duration, script string) bool {
 	return false
 }
 
+// readable is the text of a page without listings, which hold all words that the page
+// may say.
+const readable = `[...document.querySelectorAll("body > :not(main), main > :not(.listing)")].filter((part) => part.checkVisibility()).map((part) => part.innerText).join("\n")`
+
 // Shows waits until the person reads want.
 func (tb *Tab) Shows(want string) {
 	tb.t.Helper()
-	tb.WaitUntil(`(document.body.innerText.replace(/\s+/g, " ") + " ").includes(`+Quote(want)+`)`, fmt.Sprintf("%q", want))
+	tb.WaitUntil(`(`+readable+`.replace(/\s+/g, " ") + " ").includes(`+Quote(want)+`)`, fmt.Sprintf("%q", want))
 }
 
 // Reload loads the page again.
@@ -435,10 +439,10 @@ func (tb *Tab) SawForm() bool {
 	return tb.Eval(`window.sawForm === true`) == "true"
 }
 
-// Text returns what the person reads.
+// Text returns what the person reads, without listings.
 func (tb *Tab) Text() string {
 	tb.t.Helper()
-	return tb.Eval(`document.body.innerText`)
+	return tb.Eval(readable)
 }
 
 // Has reports whether the page has an element.

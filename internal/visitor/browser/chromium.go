@@ -230,10 +230,9 @@ func (tb *Tab) listen(event any) {
 
 // LoadedFiles adds up what a tab loads over the network.
 type LoadedFiles struct {
-	mu    sync.Mutex
-	urls  map[network.RequestID]string
-	bytes int
-	files []string
+	mu     sync.Mutex
+	urls   map[network.RequestID]string
+	loaded map[string]int
 }
 
 // Listen notes an event of chromedp.
@@ -243,7 +242,7 @@ func (l *LoadedFiles) Listen(event any) {
 	switch e := event.(type) {
 	case *network.EventResponseReceived:
 		if l.urls == nil {
-			l.urls = map[network.RequestID]string{}
+			l.urls, l.loaded = map[network.RequestID]string{}, map[string]int{}
 		}
 		if !e.Response.FromDiskCache {
 			l.urls[e.RequestID] = e.Response.URL
@@ -252,17 +251,16 @@ func (l *LoadedFiles) Listen(event any) {
 		delete(l.urls, e.RequestID)
 	case *network.EventLoadingFinished:
 		if url, found := l.urls[e.RequestID]; found && e.EncodedDataLength > 0 {
-			l.bytes += int(e.EncodedDataLength)
-			l.files = append(l.files, url)
+			l.loaded[url] += int(e.EncodedDataLength)
 		}
 	}
 }
 
-// Sum returns what was loaded since the last Sum.
-func (l *LoadedFiles) Sum() (bytes int, files []string) {
+// Take returns the bytes of each address that was loaded since the last Take.
+func (l *LoadedFiles) Take() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	bytes, files = l.bytes, l.files
-	l.bytes, l.files = 0, nil
-	return bytes, files
+	loaded := l.loaded
+	l.loaded = map[string]int{}
+	return loaded
 }

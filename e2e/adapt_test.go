@@ -1,0 +1,209 @@
+package e2e
+
+import (
+	"fmt"
+	"go/format"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
+	"realtime/internal/visitor/browser"
+)
+
+// A snippet of docs/adapt.md is a fenced block below the sentence that says where it
+// goes: "Create `file`:", or "In `file`, below `line`, add:", where "the last" stands
+// before a line that the file has more than once.
+var (
+	snippet = regexp.MustCompile("(?ms)^(?:Create `([^`]+)`|In `([^`]+)`, below (the last )?`([^`]+)`, add):\n\n```\\w+\n(.*?)^```$")
+	fenced  = regexp.MustCompile("(?m)^```[a-z]+$")
+)
+
+// adapted returns a copy of this repository to which docs/adapt.md is applied, and the
+// number of lines that its reader writes.
+func adapted(t *testing.T) (dir string, lines int) {
+	t.Helper()
+	guide, err := os.ReadFile("../docs/adapt.md")
+	require.NoError(t, err)
+	dir = copyOfRepository(t)
+	snippets := snippet.FindAllStringSubmatch(string(guide), -1)
+	require.Len(t, snippets, len(fenced.FindAll(guide, -1)), "snippets that say where they go")
+	for _, s := range snippets {
+		created, changed, theLast, place, text := s[1], s[2], s[3] != "", s[4], s[5]
+		for line := range strings.Lines(text) {
+			if strings.TrimSpace(line) != "" {
+				lines++
+			}
+		}
+		file := filepath.Join(dir, created+changed)
+		if created != "" {
+			require.NoFileExists(t, file)
+			if filepath.Ext(file) == ".go" {
+				formatted, err := format.Source([]byte(text))
+				require.NoError(t, err)
+				assert.Equal(t, string(formatted), text, "what gofmt makes of the snippet")
+			}
+			require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+			continue
+		}
+		before, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(file, []byte(insertBelow(t, string(before), place, theLast, text)), 0o644))
+	}
+	assert.Contains(t, string(guide), fmt.Sprintf("five steps and %d lines", lines))
+	return dir, lines
+}
+
+// insertBelow inserts text below the line of a file that reads place.
+func insertBelow(t *testing.T, file, place string, theLast bool, text string) string {
+	t.Helper()
+	lines := slices.Collect(strings.Lines(file))
+	var found []int
+	for i, line := range lines {
+		if strings.TrimSpace(line) == place {
+			found = append(found, i)
+		}
+	}
+	require.NotEmpty(t, found, "no line %s", place)
+	if !theLast {
+		require.Len(t, found, 1, "lines %s", place)
+	}
+	return strings.Join(slices.Insert(lines, found[len(found)-1]+1, text), "")
+}
+
+// copyOfRepository copies what the program is built from.
+func copyOfRepository(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	root := visitor.Root()
+	require.NoError(t, filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		below, err := filepath.Rel(root, name)
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if slices.Contains([]string{".git", "node_modules", "bin", "testdata"}, entry.Name()) {
+				return fs.SkipDir
+			}
+			return os.MkdirAll(filepath.Join(dir, below), 0o755)
+		}
+		content, err := os.ReadFile(name)
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, below), content, 0o644)
+	}))
+	return dir
+}
+
+const pollPage = "/realtime/poll"
+
+// Who follows docs/adapt.md has a page that is as good as the two others.
+func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
+	t.Parallel()
+	dir, lines := adapted(t)
+	assert.LessOrEqual(t, lines, 60, "lines that the reader writes")
+	p := visitor.StartExe(t, visitor.BuildCopy(t, dir))
+	aliceVisitor, bobVisitor := visitor.New(t, p.URL), visitor.New(t, p.URL)
+	_, home := aliceVisitor.Send(http.MethodGet, "/", "", "")
+	assert.Equal(t, 2, strings.Count(home, `href="`+pollPage+`"`), "in the navigation and below")
+
+	alice, aliceSecond, bob := aliceVisitor.Open(pollPage), aliceVisitor.Open(pollPage), bobVisitor.Open(pollPage)
+	tabs := []*visitor.Tab{alice, aliceSecond, bob}
+	all := func(want ...string) {
+		t.Helper()
+		for _, tb := range tabs {
+			for _, text := range want {
+				tb.Shows(text)
+			}
+		}
+	}
+	vote := func(tb *visitor.Tab, choice string) { t.Helper(); tb.Do("vote", map[string]any{"choice": choice}) }
+	all("Coffee: 0", "Tea: 0", "Water: 0")
+
+	vote(alice, "Tea")
+	all("Coffee: 0", "Tea: 1", "Water: 0")
+	alice.Shows("Tea: 1 (your vote)")
+	aliceSecond.Shows("Tea: 1 (your vote)")
+	bob.Never("your vote")
+
+	vote(aliceSecond, "Coffee") // moves the vote of the first tab
+	all("Coffee: 1", "Tea: 0", "Water: 0")
+	alice.Shows("Coffee: 1 (your vote)")
+	alice.Never("Tea: 0 (your vote)")
+
+	vote(bob, "Tea")
+	all("Coffee: 1", "Tea: 1", "Water: 0")
+	bob.Shows("Tea: 1 (your vote)")
+	assert.Contains(t, aliceVisitor.Get(pollPage), "Coffee: 1 (your vote)", "after a reload")
+	late := visitor.New(t, p.URL).Get(pollPage)
+	for _, want := range []string{"Coffee: 1", "Tea: 1", "Water: 0"} {
+		assert.Contains(t, late, want, "a late visitor")
+	}
+	assert.NotContains(t, late, "your vote")
+
+	t.Run("plain requests have the vote of their browser", func(t *testing.T) {
+		for range 3 {
+			resp, _ := bobVisitor.Post(pollPage, url.Values{"choice": {"Water"}, "vote": {""}})
+			assert.Equal(t, http.StatusSeeOther, resp.StatusCode)
+		}
+		all("Coffee: 1", "Tea: 0", "Water: 1")
+		bob.Shows("Water: 1 (your vote)")
+		withoutSocket := bobVisitor.OpenWithoutSocket(pollPage)
+		withoutSocket.Act("vote", map[string]any{"choice": "Tea"})
+		assert.Contains(t, withoutSocket.Text(), "Tea: 1 (your vote)")
+		all("Coffee: 1", "Tea: 1", "Water: 0")
+	})
+
+	t.Run("a choice that does not exist is refused", func(t *testing.T) {
+		vote(alice, "Beer")
+		alice.Settle()
+		_, answer := aliceVisitor.Request(http.MethodPost, pollPage, "application/json", "application/json", `{"action":"vote","data":{"choice":"Beer"}}`)
+		assert.Contains(t, answer, `"success":false`)
+		assert.Contains(t, answer, "There is no such choice.")
+		aliceVisitor.Post(pollPage, url.Values{"vote": {""}})
+		assert.Contains(t, alice.Text(), "Coffee: 1 (your vote)")
+		assert.Contains(t, visitor.New(t, p.URL).Get(pollPage), "Coffee: 1 Vote for Coffee Tea: 1 Vote for Tea Water: 0")
+	})
+
+	t.Run("refreshes of many votes are merged", func(t *testing.T) {
+		const votes = 100
+		const sent = `realtime_refreshes_sent_total{page="poll"}`
+		before, began := p.Metric(sent), time.Now()
+		for i := range votes {
+			vote(alice, []string{"Water", "Coffee"}[i%2])
+		}
+		alice.Settle()
+		all("Coffee: 1", "Tea: 1", "Water: 0")
+		most := len(tabs) * (2 + int(time.Since(began)/interval)) // one for each interval, the first, and the last
+		assert.LessOrEqual(t, int(p.Metric(sent)-before), most, "refreshes that the tabs were sent")
+	})
+
+	t.Run("browsers show it", func(t *testing.T) {
+		one, two := browser.New(t).Open(p.URL), browser.New(t).Open(p.URL+pollPage)
+		one.Follow(pollPage)
+		for _, choice := range []string{"Tea", "Coffee"} { // moves the vote
+			one.Run(chromedp.Click(`[data-key="`+choice+`"] button`, chromedp.ByQuery))
+			one.Shows(choice + ": 2 (your vote)")
+			two.Shows(choice + ": 2")
+		}
+		two.Shows("Tea: 1")
+		assert.NotContains(t, two.Text(), "your vote")
+		one.Reload()
+		one.Shows("Coffee: 2 (your vote)")
+	})
+}
