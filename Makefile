@@ -1,11 +1,11 @@
-# The interface of this repository: run, test, check, bench, soak, fuzz; assets on its own.
+# The interface of this repository: run, test, check, bench, soak, fuzz, pictures; assets on its own.
 
 ADDR ?= localhost:8080
 
 VENDOR := static/vendor
 NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/pico/css/pico.min.css
 
-.PHONY: run test check bench soak fuzz assets test-tools
+.PHONY: run test check bench soak fuzz pictures assets test-tools
 
 run: assets
 	@go build -o bin/realtime .
@@ -17,8 +17,8 @@ test: assets test-tools
 
 check: assets
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
-	go vet -tags soak ./...
-	go tool staticcheck -tags soak ./...
+	go vet -tags soak,pictures ./...
+	go tool staticcheck -tags soak,pictures ./...
 
 bench: assets test-tools
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e
@@ -29,6 +29,9 @@ soak: assets test-tools
 fuzz: assets
 	go test -run '^$$' -fuzz FuzzName -fuzztime 1m ./internal/presence
 	go test -run '^$$' -fuzz FuzzFrames -fuzztime 1m ./e2e
+
+pictures: assets test-tools
+	go test -count=1 -tags pictures -run Pictures -v ./e2e
 
 assets: $(VENDOR)/.fetched
 

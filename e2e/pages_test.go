@@ -25,7 +25,7 @@ func TestPages_AreThere(t *testing.T) {
 		visitor.CounterPage: {http.StatusOK, "text/html; charset=utf-8", []string{
 			"<title>Multi-User Refresh · Real-Time &amp; Multi-User</title>", "<h1>Multi-User Refresh</h1>",
 			"Counter: <strong>0</strong>", `<form method="POST">`, `<button name="increment">`,
-			"ctx.Subscribe", "ctx.SelfTopic", "Publish", "Try:"}},
+			"ctx.Subscribe", "ctx.SelfTopic", "ctx.Publish", "Try:"}},
 		visitor.PresencePage: {http.StatusOK, "text/html; charset=utf-8", []string{
 			"<title>Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
 			`role="status" aria-live="polite"><mark>0 user(s) online<`, `<label for="username">Username</label>`,
