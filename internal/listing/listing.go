@@ -2,8 +2,7 @@
 // that a program was built from, and renders them as HTML with their line numbers.
 //
 // It highlights by classes, without styles of its own: k is a keyword, s a string, c a
-// comment, m a number, n a tag or an attribute; ln is the number of a line, and cl its
-// text.
+// comment; ln is the number of a line, and cl its text.
 package listing
 
 import (
@@ -221,10 +220,6 @@ func kind(t chroma.TokenType) chroma.TokenType {
 		return chroma.Comment
 	case t.InSubCategory(chroma.LiteralString):
 		return chroma.LiteralString
-	case t.InSubCategory(chroma.LiteralNumber):
-		return chroma.LiteralNumber
-	case t == chroma.NameTag, t == chroma.NameAttribute:
-		return chroma.Name
 	}
 	return chroma.Text
 }

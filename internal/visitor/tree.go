@@ -107,9 +107,12 @@ var around = regexp.MustCompile(`(?s)^(.*<div data-lvt-id=[^>]*>).*(</div>.*)$`)
 // listings show the code of a page, which holds the words that the page may say.
 var listings = regexp.MustCompile(`(?s)<figure class="listing">.*?</figure>`)
 
+// WithoutListings returns a page without its listings.
+func WithoutListings(page string) string { return listings.ReplaceAllString(page, "") }
+
 // Readable returns the text a person sees of some HTML, without listings.
 func Readable(markup string) string {
-	markup = listings.ReplaceAllString(markup, "")
+	markup = WithoutListings(markup)
 	var text strings.Builder
 	for markup != "" {
 		before, tag, _ := strings.Cut(markup, "<")
