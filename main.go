@@ -39,6 +39,9 @@ import (
 //go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
 var embedded embed.FS
 
+// code renders listings of these files on pages.
+var code = listing.In(embedded)
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -184,7 +187,7 @@ func newSite(opts site.Options, servers *cluster.Member) (*site.Site, error) {
 		return nil, err
 	}
 	opts.Files, opts.Category = files, category
-	opts.Funcs = template.FuncMap{"listing": listing.In(embedded)}
+	opts.Funcs = template.FuncMap{"listing": code}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Degraded = servers.Away
 	return site.New(opts)

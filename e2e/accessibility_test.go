@@ -27,7 +27,9 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	listings := "" // what axe leaves out: they are the same in every state, and most of the page
 	check := func(tb *browser.Tab, state string) {
 		t.Helper()
-		tb.Run(chromedp.Evaluate(string(axe), nil))
+		if tb.Eval(`typeof axe`) == "undefined" {
+			tb.Run(chromedp.Evaluate(string(axe), nil))
+		}
 		for _, look := range []*struct {
 			emulation.MediaFeature
 			rules string
@@ -125,7 +127,8 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	network.ComeBack()
 	counter.Shows("Back online")
 	check(counter, "back online")
-	counter.Eval(`for (let i = 0; i < 300; i++) document.querySelector("[name=increment]").click()`)
+	toggleWire(counter, false) // drawing every frame would slow the clicks down
+	counter.Eval(`for (let i = 0; i < 1000; i++) document.querySelector("[name=increment]").click()`)
 	counter.Shows("Slow down")
 	check(counter, "too fast")
 }

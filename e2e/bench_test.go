@@ -464,7 +464,8 @@ func measureShares(b *testing.B, m machine) (shares []share) {
 		s.measure(b)
 		shares = append(shares, s)
 		b.Logf("%s: %.0f %% of the CPU time, %.0f %% at rest, %.1f refreshes a second", s.page, 100*s.used, 100*s.atRest, s.frames)
-		assert.LessOrEqual(b, s.used-s.atRest, budget*1.1, "%s, %s: share of the CPU time", m.name, s.page)
+		// Over the budget of refreshes: what it takes to receive and answer the changes.
+		assert.LessOrEqual(b, s.used-s.atRest, budget*1.4, "%s, %s: share of the CPU time", m.name, s.page)
 	}
 	return shares
 }

@@ -210,7 +210,8 @@ func TestBrowser_FirstVisitIsSmallAndStillAndTheSecondOnlyHTML(t *testing.T) {
 		chromedp.ListenTarget(tb.Ctx, wire.Listen)
 		tb.InEveryPage(`window.shifts = ""; new PerformanceObserver((list) => {
 			for (const { value, sources } of list.getEntries()) {
-				shifts += value + ": " + sources.map(({ node }) => node?.outerHTML ?? node?.textContent);
+				// A page that is drawn half parsed moves the word at its end by less than a pixel.
+				if (value >= 0.001) shifts += value + ": " + sources.map(({ node }) => node?.outerHTML ?? node?.textContent);
 			}
 		}).observe({type: "layout-shift", buffered: true})`)
 		load := func() map[string]int {
@@ -220,6 +221,8 @@ func TestBrowser_FirstVisitIsSmallAndStillAndTheSecondOnlyHTML(t *testing.T) {
 			} else {
 				tb.WaitUntil(browser.Live, "a live page")
 			}
+			tb.Eval(`void requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => window.drawn = true)))`)
+			tb.WaitUntil(`window.drawn`, "the live page to be drawn")
 			assert.Empty(t, tb.Eval(`shifts`), "%s: what has moved", path)
 			return wire.Take()
 		}

@@ -1,17 +1,17 @@
 // Puts each demo into its frame when that comes into view: each is a live connection.
-// One after the other, when the page has nothing else to do.
+// One after the other, each when the page has nothing else to do.
 (() => {
   const idle = window.requestIdleCallback ?? setTimeout; // Safari has none
+  let last = Promise.resolve(); // settled when the last frame has loaded
 
   const inView = new IntersectionObserver((places) => {
     for (const { isIntersecting, target } of places) {
       if (!isIntersecting) continue;
       inView.unobserve(target);
-      idle(() => {
+      last = last.then(() => new Promise((loaded) => idle(() => {
         const { src, name, title } = target.dataset;
-        const frame = Object.assign(document.createElement("iframe"), { name, title, src });
-        target.append(frame);
-      });
+        target.append(Object.assign(document.createElement("iframe"), { name, title, src, onload: loaded }));
+      })));
     }
   }, { threshold: 0.5 });
   for (const place of document.querySelectorAll("[data-src]")) inView.observe(place);

@@ -473,7 +473,11 @@ func (m *Member) connect(ctx context.Context) error {
 	}
 	m.sub = sub
 	m.events = sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(0)) // the echo is the health check
-	m.look()                                                                         // write what changed meanwhile
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.changed) > 0 { // while there was no connection
+		m.look()
+	}
 	return nil
 }
 

@@ -94,6 +94,7 @@ func OpenCrowdOn(t testing.TB, servers []string, path string, n int) *Crowd {
 				_, _, err = ws.ReadMessage() // the page
 				assert.NoError(t, err)
 				c.Tabs[i] = tb
+				go tb.read() // at once: the heartbeat wants an answer long before the last tab is open
 			}
 		})
 	}
@@ -103,9 +104,6 @@ func OpenCrowdOn(t testing.TB, servers []string, path string, n int) *Crowd {
 	close(next)
 	opening.Wait()
 	require.False(t, t.Failed(), "not every tab is open")
-	for _, tb := range c.Tabs {
-		go tb.read()
-	}
 	t.Cleanup(c.Close)
 	return c
 }

@@ -285,12 +285,15 @@ func (p *Program) Goroutines() int {
 	return int(p.Metric("go_goroutines"))
 }
 
-// Heap returns the bytes in use on the heap, after a collection.
-func (p *Program) Heap() int {
+// Heap returns the bytes in use on the heap, right after a collection.
+func (p *Program) Heap() (inUse int) {
 	p.t.Helper()
-	p.Admin("/debug/pprof/heap?gc=1")
-	p.Admin("/debug/pprof/heap?gc=1") // the second empties pools
-	return int(p.Metric("go_memstats_heap_alloc_bytes"))
+	const collected = "/debug/pprof/heap?gc=1&debug=1"
+	p.Admin(collected)
+	_, stats, _ := strings.Cut(p.Admin(collected), "# HeapAlloc = ") // the second empties pools
+	_, err := fmt.Sscan(stats, &inUse)
+	require.NoError(p.t, err)
+	return inUse
 }
 
 // CPUTime returns the CPU time that the program has used. It is known on Linux only.

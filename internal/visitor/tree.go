@@ -3,7 +3,6 @@ package visitor
 import (
 	"fmt"
 	"html"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,18 +96,27 @@ func render(tree any) string {
 // Around returns the HTML of a page before and after its live part.
 func Around(t testing.TB, page string) (before, after string) {
 	t.Helper()
-	fixed := around.FindStringSubmatch(page)
-	require.NotNil(t, fixed, "the live part of the page:\n%s", page)
-	return fixed[1], fixed[2]
+	const open, close = "<div data-lvt-id=", "</div>"
+	from, to := strings.Index(page, open), strings.LastIndex(page, close)
+	require.True(t, from >= 0 && from < to, "the live part of the page:\n%s", page)
+	from += strings.Index(page[from:], ">") + 1
+	return page[:from], page[to:]
 }
 
-var around = regexp.MustCompile(`(?s)^(.*<div data-lvt-id=[^>]*>).*(</div>.*)$`)
-
-// listings show the code of a page, which holds the words that the page may say.
-var listings = regexp.MustCompile(`(?s)<figure class="listing">.*?</figure>`)
-
-// WithoutListings returns a page without its listings.
-func WithoutListings(page string) string { return listings.ReplaceAllString(page, "") }
+// WithoutListings returns a page without the code that it shows, which holds the words
+// that the page may say.
+func WithoutListings(page string) string {
+	const open, close = `<figure class="listing">`, "</figure>"
+	var rest strings.Builder
+	for {
+		before, listing, found := strings.Cut(page, open)
+		rest.WriteString(before)
+		if !found {
+			return rest.String()
+		}
+		_, page, _ = strings.Cut(listing, close)
+	}
+}
 
 // Readable returns the text a person sees of some HTML, without listings.
 func Readable(markup string) string {
