@@ -138,7 +138,7 @@ func reference(kind string) func(b *testing.B) ([]*visitor.Program, *visitor.Red
 // text as the program serves it, without listings, around the template of its live part.
 func writePages(b *testing.B, dir string) {
 	_, html := visitor.New(b, visitor.Start(b).URL).Send("GET", visitor.CounterPage, "", "")
-	before, after := visitor.Around(b, visitor.WithoutListings(html))
+	before, after := visitor.Around(b, html)
 	file, err := os.ReadFile("../templates/realtime/multi-user-sync.tmpl")
 	require.NoError(b, err)
 	_, live, found := strings.Cut(string(file), `{{define "live"}}`)

@@ -93,9 +93,10 @@ func render(tree any) string {
 	return b.String()
 }
 
-// Around returns the HTML of a page before and after its live part.
+// Around returns the HTML of a page before and after its live part, without listings.
 func Around(t testing.TB, page string) (before, after string) {
 	t.Helper()
+	page = withoutListings(page)
 	const open, close = "<div data-lvt-id=", "</div>"
 	from, to := strings.Index(page, open), strings.LastIndex(page, close)
 	require.True(t, from >= 0 && from < to, "the live part of the page:\n%s", page)
@@ -103,9 +104,9 @@ func Around(t testing.TB, page string) (before, after string) {
 	return page[:from], page[to:]
 }
 
-// WithoutListings returns a page without the code that it shows, which holds the words
+// withoutListings returns a page without the code that it shows, which holds the words
 // that the page may say.
-func WithoutListings(page string) string {
+func withoutListings(page string) string {
 	const open, close = `<figure class="listing">`, "</figure>"
 	var rest strings.Builder
 	for {
@@ -120,7 +121,7 @@ func WithoutListings(page string) string {
 
 // Readable returns the text a person sees of some HTML, without listings.
 func Readable(markup string) string {
-	markup = WithoutListings(markup)
+	markup = withoutListings(markup)
 	var text strings.Builder
 	for markup != "" {
 		before, tag, _ := strings.Cut(markup, "<")

@@ -123,7 +123,7 @@ func (v *Visitor) Open(path string) *Tab {
 	v.t.Helper()
 	_, page := v.Send(http.MethodGet, path, "", "")
 	tb := &Tab{t: v.t, Visitor: v, Path: path}
-	tb.before, tb.after = Around(v.t, WithoutListings(page))
+	tb.before, tb.after = Around(v.t, page)
 	tb.Connect()
 	v.t.Cleanup(tb.Close)
 	return tb
