@@ -21,7 +21,7 @@ import (
 
 func TestBrowser_CounterTicksInEveryTabOfEveryBrowser(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	alice, bob := browser.New(t), browser.New(t)
 	tab1, tab2, other := alice.Open(server+visitor.CounterPage), alice.Open(server+visitor.CounterPage), bob.Open(server+visitor.CounterPage)
 	tabs := []*browser.Tab{tab1, tab2, other}
@@ -42,7 +42,7 @@ func TestBrowser_CounterTicksInEveryTabOfEveryBrowser(t *testing.T) {
 
 func TestBrowser_PresenceCountsEverywhereAndNamesStayApart(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	alice, bob := browser.New(t).Open(server+visitor.PresencePage), browser.New(t).Open(server+visitor.PresencePage)
 
 	alice.TypeInto("username", "Alice")
@@ -73,7 +73,7 @@ func TestBrowser_PresenceCountsEverywhereAndNamesStayApart(t *testing.T) {
 
 func TestBrowser_TabsOfOneBrowserShareAUserNotTheirNames(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	person := browser.New(t)
 	peer := visitor.New(t, server).Open(visitor.PresencePage)
 	first := person.Open(server + visitor.PresencePage)
@@ -104,7 +104,7 @@ func TestBrowser_TabsOfOneBrowserShareAUserNotTheirNames(t *testing.T) {
 
 func TestBrowser_LeaveForgetsTheNameThoughAnUpdateComesFirst(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	alice, peer := browser.New(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.Join("Alice")
 	alice.Eval(`void (window.held = [], liveTemplateClient.send = (message) => held.push(message))`)
@@ -131,12 +131,12 @@ func TestBrowser_LeaveForgetsTheNameThoughAnUpdateComesFirst(t *testing.T) {
 
 func TestBrowser_RememberedNameThatIsRefusedIsForgotten(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	alice := browser.New(t).Open(server + visitor.PresencePage)
 	alice.Join("Alice")
 	alice.Eval(`sessionStorage.setItem("presence-name", "A".repeat(41))`)
 	alice.Reload()
-	alice.Shows(longName)
+	alice.Shows(visitor.LongName)
 	assert.True(t, alice.ShowsForm())
 	alice.Join("Alice")
 	alice.Reload()
@@ -145,7 +145,7 @@ func TestBrowser_RememberedNameThatIsRefusedIsForgotten(t *testing.T) {
 
 func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	alice, peer := browser.New(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.WatchForm()
 	alice.Reload()
@@ -155,29 +155,15 @@ func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
 	alice.Join("Alice")
 	peer.Join("Bob")
 	alice.Shows("2 user(s) online")
-	reloadUnnoticed(t, alice, peer, 10)
+	browser.ReloadUnnoticed(t, alice, peer, 10)
 
 	alice.Close()
 	peer.Shows("1 user(s) online")
 }
 
-// reloadUnnoticed reloads Alice's tab, where Bob is online as well. It joins again
-// without showing the form, and a peer notices nothing.
-func reloadUnnoticed(t *testing.T, alice *browser.Tab, peer *visitor.Tab, times int) {
-	t.Helper()
-	peer.Settle()
-	peer.StartHistory()
-	for range times {
-		alice.Reload()
-		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
-		assert.False(t, alice.SawForm(), "while it joins again")
-	}
-	peer.NoChange(grace)
-}
-
 func TestBrowser_BrokenSocketComesBackJoined(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
 	alice, peer := browser.New(t).Open(network.URL+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.Join("Alice")
@@ -191,7 +177,7 @@ func TestBrowser_BrokenSocketComesBackJoined(t *testing.T) {
 		alice.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
 		peer.Settle()
 	}
-	peer.NoChange(grace)
+	peer.NoChange(visitor.Grace)
 	assert.False(t, alice.SawForm(), "while it joined again")
 	assert.Equal(t, 1, alice.Loads())
 	peer.Join("Bob")
@@ -227,7 +213,7 @@ func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
 }
 
 func TestBrowser_KilledBrowserLeavesWithAllItsTabs(t *testing.T) {
-	server := newServer(t)
+	server := visitor.Serve(t)
 	person, peer := browser.NewProcess(t), visitor.New(t, server).Open(visitor.PresencePage)
 	for i := range 5 {
 		person.Open(server + visitor.PresencePage).Join(fmt.Sprint("tab ", i))
@@ -242,7 +228,7 @@ func TestBrowser_KilledBrowserLeavesWithAllItsTabs(t *testing.T) {
 
 func TestBrowser_ListNamesEveryoneUpToALimit(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	person := browser.New(t)
 	alice := person.Open(server + visitor.PresencePage)
 	var guests []*visitor.Tab
@@ -275,7 +261,7 @@ func TestBrowser_ListNamesEveryoneUpToALimit(t *testing.T) {
 // new page shows.
 func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
 	alice := browser.New(t).Open(network.URL + visitor.PresencePage)
 	var guests []*visitor.Tab
@@ -306,7 +292,7 @@ func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 
 func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb := browser.New(t).Open(server + visitor.PresencePage)
 	for _, name := range []string{"true", "007", "1e-7", "1e21", "Infinity", "null", "{{.OnlineCount}}", "Zoë ☕", "<img src=x onerror=alert(1)>", `" onfocus="alert(2)`} {
 		tb.TypeInto("username", name)
@@ -320,7 +306,7 @@ func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 
 func TestBrowser_RefusedNameKeepsReasonAndTextThroughUpdates(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	person := browser.New(t)
 	peer := visitor.New(t, server).Open(visitor.PresencePage)
 	for name, submit := range map[string]func(*browser.Tab){
@@ -331,14 +317,14 @@ func TestBrowser_RefusedNameKeepsReasonAndTextThroughUpdates(t *testing.T) {
 			alice := person.Open(server + visitor.PresencePage)
 			alice.TypeInto("username", "   ")
 			submit(alice)
-			alice.Shows(noName)
+			alice.Shows(visitor.NoName)
 			for range 5 {
 				peer.Join("Bob")
 				alice.Shows("1 user(s) online")
 				peer.Leave()
 				alice.Shows("0 user(s) online")
 			}
-			alice.Shows(noName)
+			alice.Shows(visitor.NoName)
 			assert.Equal(t, "   ", alice.Eval(`document.querySelector("[name=username]").value`))
 
 			alice.TypeInto("username", "Alice")
@@ -352,7 +338,7 @@ func TestBrowser_RefusedNameKeepsReasonAndTextThroughUpdates(t *testing.T) {
 
 func TestBrowser_WithoutScriptsCounterCountsAndPresenceSaysWhyNot(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	live := browser.New(t).Open(server + visitor.CounterPage)
 	plain := browser.New(t).OpenWithoutScripts(server + visitor.CounterPage)
 
@@ -366,10 +352,10 @@ func TestBrowser_WithoutScriptsCounterCountsAndPresenceSaysWhyNot(t *testing.T) 
 	live.Shows("Counter: 3")
 
 	plain.Navigate(server + visitor.PresencePage)
-	plain.Shows(notLive) // the noscript line
+	plain.Shows(visitor.NotLive) // the noscript line
 	plain.TypeInto("username", "Alice")
 	plain.Click("join")
-	plain.WaitUntil(`document.querySelector("[role=alert]").innerText === `+browser.Quote(notLive), "the reason beside the field")
+	plain.WaitUntil(`document.querySelector("[role=alert]").innerText === `+browser.Quote(visitor.NotLive), "the reason beside the field")
 	assert.Equal(t, "Alice", plain.Eval(`document.querySelector("[name=username]").value`))
 	plain.Shows("0 user(s) online")
 }
@@ -377,7 +363,7 @@ func TestBrowser_WithoutScriptsCounterCountsAndPresenceSaysWhyNot(t *testing.T) 
 func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
 	t.Parallel()
 	sockets := &visitor.SocketCount{}
-	server := newServerBehind(t, sockets.Count)
+	server := visitor.ServeBehind(t, sockets.Count)
 	tb := browser.New(t).Open(server + "/")
 	steps := []struct{ do, wantHeading, wantSocket string }{
 		{`document.querySelector("main a[href='/realtime/multi-user-sync']").click()`, "Multi-User Refresh", visitor.CounterPage},
@@ -403,7 +389,7 @@ func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
 func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T) {
 	t.Parallel()
 	sockets := &visitor.SocketCount{}
-	server := newServerBehind(t, sockets.Count)
+	server := visitor.ServeBehind(t, sockets.Count)
 	alice, bob := browser.NewWindowed(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.Join("Alice")
 	bob.Shows("1 user(s) online")
@@ -423,7 +409,7 @@ func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T)
 
 func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb := browser.New(t).Open(server + visitor.PresencePage)
 	peer := visitor.New(t, server).Open(visitor.PresencePage)
 	tb.Eval(`void (window.focused = [], document.addEventListener("focusin", e => focused.push(e.target.name || e.target.tagName)))`)
@@ -458,7 +444,7 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 func TestBrowser_FormsWorkBeforeTheSocketIsOpen(t *testing.T) {
 	t.Parallel()
 	ended := make(chan struct{})
-	server := newServerBehind(t, visitor.AnswerUpgrades(func(http.ResponseWriter, *http.Request) {
+	server := visitor.ServeBehind(t, visitor.AnswerUpgrades(func(http.ResponseWriter, *http.Request) {
 		<-ended // no answer as long as the test runs
 	}))
 	t.Cleanup(func() { close(ended) }) // before the server is closed
@@ -476,13 +462,13 @@ func TestBrowser_FormsWorkBeforeTheSocketIsOpen(t *testing.T) {
 	assert.False(t, tb.Has("button:disabled, input:disabled, fieldset:disabled"))
 	tb.TypeInto("username", "Alice")
 	tb.Click("join")
-	tb.Shows(notLive)
+	tb.Shows(visitor.NotLive)
 	assert.Equal(t, "Alice", tb.Eval(`document.querySelector("[name=username]").value`))
 }
 
 func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb, peer := browser.New(t).Open(server+visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
 	tb.Eval(`void (window.refused = 0, document.addEventListener("lvt:updated", (e) => e.detail.success || refused++, true))`)
 	// So many that some are too fast even where a machine is busy and clicks slowly.
@@ -498,7 +484,7 @@ func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
 
 func TestBrowser_PolicyStopsScriptsAndFramesThatAreNotOurs(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb := browser.New(t).Open(server + visitor.PresencePage)
 	tb.ExpectErrors("Content Security Policy")
 	tb.Eval(`void (() => {
@@ -515,7 +501,7 @@ func TestBrowser_PolicyStopsScriptsAndFramesThatAreNotOurs(t *testing.T) {
 
 func TestBrowser_MessageThatIsTooLongIsToldSo(t *testing.T) {
 	t.Parallel()
-	tb := browser.New(t).Open(newServer(t) + visitor.CounterPage)
+	tb := browser.New(t).Open(visitor.Serve(t) + visitor.CounterPage)
 	tb.Eval(`void (() => {
 		const socket = new WebSocket(location.href.replace("http", "ws"));
 		socket.onopen = () => socket.send("x".repeat(8 << 20));

@@ -10,45 +10,41 @@ import (
 	"realtime/internal/visitor"
 )
 
-// refreshesIn returns how many refreshes of a tab fit into a time: one per interval,
-// the first, and the last.
-func refreshesIn(d, interval time.Duration) int { return int(d/interval) + 2 }
-
 func TestFanout_CrowdThatClicksSteadilyAgreesAndIsNotFlooded(t *testing.T) {
-	got, took := everyTabClicks(t, 50, 10, 3*time.Second)
-	assert.LessOrEqual(t, got.MostRefreshes, refreshesIn(took, interval))
+	got, took := visitor.EveryTabClicks(t, 50, 10, 3*time.Second)
+	assert.LessOrEqual(t, got.MostRefreshes, visitor.RefreshesIn(took, visitor.Interval))
 }
 
 // With next to no budget, hours pass between two refreshes, as soon as it is known
 // what one costs.
 func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
-	server := newServer(t, "-refresh-budget", "1e-9")
+	server := visitor.Serve(t, "-refresh-budget", "1e-9")
 	visitor.OpenCrowd(t, server, visitor.CounterPage, 30)
 	tb, peer := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
 	tb.Increment()
 	peer.Shows("Counter: 1")
-	<-time.After(2 * interval)
+	<-time.After(2 * visitor.Interval)
 	tb.Increment()
 	peer.Shows("Counter: 2")
 	tb.Increment()
 	tb.Shows("Counter: 3")
-	<-time.After(4 * interval)
+	<-time.After(4 * visitor.Interval)
 	peer.Never("Counter: 3")
 }
 
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
-	got, took := atOnce(t, visitor.CounterPage, 200, 1000)
-	assert.LessOrEqual(t, got.MostRefreshes, refreshesIn(took, interval))
+	got, took := visitor.ClickAtOnce(t, visitor.CounterPage, 200, 1000)
+	assert.LessOrEqual(t, got.MostRefreshes, visitor.RefreshesIn(took, visitor.Interval))
 }
 
 func TestFanout_FastFingersLoseNoClick(t *testing.T) {
-	atOnce(t, visitor.CounterPage, 20, 20*200) // as many as the rate limit lets through
+	visitor.ClickAtOnce(t, visitor.CounterPage, 20, 20*200) // as many as the rate limit lets through
 }
 
 // Far more than that: every click counts, or is answered that it was too fast.
 func TestFanout_FloodIsAnsweredToTheLastClick(t *testing.T) {
 	const tabs, perTab = 20, 1000
-	c := visitor.OpenCrowd(t, newServer(t), visitor.CounterPage, tabs)
+	c := visitor.OpenCrowd(t, visitor.Serve(t), visitor.CounterPage, tabs)
 	c.ClickAtOnce(tabs * perTab)
 	var got visitor.Tally
 	require.EventuallyWithT(t, func(check *assert.CollectT) {
@@ -65,7 +61,7 @@ func TestFanout_FloodIsAnsweredToTheLastClick(t *testing.T) {
 }
 
 func TestFanout_JoinsAndLeavesAreMerged(t *testing.T) {
-	server := newServer(t)
+	server := visitor.Serve(t)
 	watching := visitor.New(t, server).Open(visitor.PresencePage)
 	tabs := make([]*visitor.Tab, 5)
 	for i := range tabs {
@@ -81,40 +77,11 @@ func TestFanout_JoinsAndLeavesAreMerged(t *testing.T) {
 	tabs[0].Join("the last")
 	watching.Shows("the last")
 	watching.Shows("1 user(s) online")
-	assert.LessOrEqual(t, watching.FrameCount()-1, refreshesIn(time.Since(begin), interval))
+	assert.LessOrEqual(t, watching.FrameCount()-1, visitor.RefreshesIn(time.Since(begin), visitor.Interval))
 }
 
 func TestFanout_CrowdThatJoinsAtOnceIsAHandfulOfRefreshes(t *testing.T) {
 	const tabs = 200
-	got, took := atOnce(t, visitor.PresencePage, tabs, tabs)
-	assert.LessOrEqual(t, got.MostRefreshes, min(10, refreshesIn(took, interval)))
-}
-
-// atOnce lets a crowd click at once. Every click counts, and all tabs agree.
-func atOnce(t testing.TB, path string, tabs, clicks int) (got visitor.Tally, took time.Duration) {
-	t.Helper()
-	c := visitor.OpenCrowd(t, newServer(t), path, tabs)
-	begin := time.Now()
-	c.Expect(int64(clicks))
-	c.ClickAtOnce(clicks)
-	return c.Agrees(clicks), time.Since(begin)
-}
-
-// everyTabClicks lets every tab of a crowd click at a rate. Every click counts,
-// all tabs agree, and none is flooded.
-func everyTabClicks(t testing.TB, tabs, perSecond int, duration time.Duration) (got visitor.Tally, took time.Duration) {
-	t.Helper()
-	c := visitor.OpenCrowd(t, newServer(t), visitor.CounterPage, tabs)
-	clicks := tabs * perSecond * int(duration/time.Second)
-	begin := time.Now()
-	c.Expect(int64(clicks))
-	require.Equal(t, clicks, c.ClickSteadily(tabs*perSecond, duration))
-	c.Agrees(clicks)
-	took = time.Since(begin)
-
-	<-time.After(2 * interval) // the last refresh may be an empty one
-	got = c.Agreed(clicks)
-	assert.LessOrEqual(t, float64(got.MostFrames), 35*took.Seconds(), "frames of the busiest tab")
-	assert.LessOrEqual(t, got.Empty, got.Frames/20)
-	return got, took
+	got, took := visitor.ClickAtOnce(t, visitor.PresencePage, tabs, tabs)
+	assert.LessOrEqual(t, got.MostRefreshes, min(10, visitor.RefreshesIn(took, visitor.Interval)))
 }

@@ -30,7 +30,7 @@ func FuzzFrames(f *testing.F) {
 		f.Add(true, false, []byte(frame))
 	}
 	f.Add(false, true, []byte(`{"action":"increment"}`))
-	server := newServer(f)
+	server := visitor.Serve(f)
 	sender := visitor.New(f, server)
 	f.Fuzz(func(t *testing.T, text, counter bool, frame []byte) {
 		healthy := sender.With(t)

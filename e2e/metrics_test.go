@@ -44,7 +44,7 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	require.Nil(t, fromElsewhere)
 	require.NoError(t, binary.WriteMessage(websocket.BinaryMessage, []byte("x")))
 	require.Eventually(t, func() bool { return p.Connections(visitor.CounterPage) == 3 }, visitor.Soon, time.Millisecond)
-	alice.Post(visitor.CounterPage, url.Values{"x": {strings.Repeat("x", maxForm)}})
+	alice.Post(visitor.CounterPage, url.Values{"x": {strings.Repeat("x", visitor.MaxForm)}})
 
 	alice.Get("/")
 	alice.Get("/")
@@ -166,7 +166,7 @@ func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
 	}
 	tb.Settle()
 	v.Post(visitor.PresencePage, url.Values{"username": {"Wilhelmina"}, "join": {""}})
-	resp, _ := v.Post(visitor.PresencePage, url.Values{"username": {strings.Repeat("Wilhelmina", maxForm)}})
+	resp, _ := v.Post(visitor.PresencePage, url.Values{"username": {strings.Repeat("Wilhelmina", visitor.MaxForm)}})
 	v.Send(http.MethodPost, visitor.PresencePage, "application/json", `{"action":"Wilhelmina`)
 	tb.Close()
 	require.Eventually(t, func() bool { return p.Connections(visitor.PresencePage) == 0 }, visitor.Soon, time.Millisecond)

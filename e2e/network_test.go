@@ -14,33 +14,14 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// watchNotices records what the foot of the page says about what the person did, in
-// this page and in those that the tab loads later.
-func watchNotices(tb *browser.Tab) {
-	tb.InEveryPage(`(() => {
-		let last = "";
-		new MutationObserver(() => {
-			const text = document.getElementById("notice")?.textContent ?? "";
-			if (text !== last) sessionStorage.setItem("notices", (sessionStorage.getItem("notices") ?? "") + text);
-			last = text;
-		}).observe(document, {subtree: true, childList: true, characterData: true});
-	})()`)
-}
-
-// notices returns what watchNotices has recorded, also in pages that were left.
-func notices(tb *browser.Tab) string { return tb.Eval(`sessionStorage.getItem("notices") ?? ""`) }
-
-// comesOnline tells the page that the network is back, as the browser does.
-const comesOnline = `void dispatchEvent(new Event("online"))`
-
 func TestBrowser_SlowNetworkKeepsItsSocketAndCountsEachClickOnce(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
 	network.Delay(350 * time.Millisecond)
 	person := browser.NewWindowed(t)
 	tb := person.Load("about:blank")
-	watchNotices(tb)
+	tb.WatchNotices()
 	tb.WatchStatus()
 	tb.Navigate(network.URL + visitor.CounterPage)
 	tb.WaitUntil(browser.Live, "a live page")
@@ -48,12 +29,12 @@ func TestBrowser_SlowNetworkKeepsItsSocketAndCountsEachClickOnce(t *testing.T) {
 	for i := range 2 {
 		tb.Hide(person)
 		tb.Show()
-		tb.Eval(comesOnline)
+		tb.Eval(browser.ComesOnline)
 		tb.Click("increment")
 		tb.Shows("Counter: " + strconv.Itoa(i+1))
 	}
 	assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
-	assert.Empty(t, notices(tb))
+	assert.Empty(t, tb.Notices())
 	for _, said := range tb.Heard() {
 		assert.Contains(t, []string{"Connecting… Buttons work.", ""}, said.Text)
 	}
@@ -65,23 +46,23 @@ func TestBrowser_SlowNetworkKeepsItsSocketAndCountsEachClickOnce(t *testing.T) {
 func TestBrowser_ClickThatWaitsForRedisKeepsItsSocket(t *testing.T) {
 	t.Parallel()
 	redis := visitor.NewRedis(t)
-	network := visitor.NewNetwork(t, newServer(t, "-redis", redis.URL, "-ping-timeout", "30s"))
+	network := visitor.NewNetwork(t, visitor.Serve(t, "-redis", redis.URL, "-ping-timeout", "30s"))
 	tb := browser.New(t).Open(network.URL + visitor.CounterPage)
-	watchNotices(tb)
+	tb.WatchNotices()
 	tb.CountConnects()
 	thaw := redis.Freeze()
 	defer thaw()
 	network.Delay(2 * time.Second)
 	tb.Click("increment")
-	tb.Eval(comesOnline)
+	tb.Eval(browser.ComesOnline)
 	tb.WaitUntil(`document.querySelector(".note")?.textContent`, "what the server says about the click")
 	assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
-	assert.Empty(t, notices(tb))
+	assert.Empty(t, tb.Notices())
 }
 
 func TestBrowser_FormThatIsGoneAfterABreakIsToldSo(t *testing.T) {
 	t.Parallel()
-	network := visitor.NewNetwork(t, newServer(t))
+	network := visitor.NewNetwork(t, visitor.Serve(t))
 	tb := browser.New(t).Open(network.URL + visitor.PresencePage)
 	tb.ExpectErrors("net::ERR_")
 	tb.Join("Alice")
@@ -101,7 +82,7 @@ undefined`
 
 func TestBrowser_WithoutStorageEverythingButRememberingWorks(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb := browser.New(t).Load("about:blank")
 	tb.InEveryPage(withoutStorage)
 	network := visitor.NewNetwork(t, server)
@@ -132,7 +113,7 @@ func TestBrowser_RequestThatIsRefusedHasNotCounted(t *testing.T) {
 	tb.ExpectErrors("WebSocket")
 	tb.ExpectErrors("status of")
 	tb.ExpectErrors("HTTP request failed")
-	tb.Navigate(newServerBehind(t, func(app http.Handler) http.Handler {
+	tb.Navigate(visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch status := int(answer.Load()); {
 			case websocket.IsWebSocketUpgrade(r):
@@ -166,7 +147,7 @@ func TestBrowser_StoppingServerIsAskedOften(t *testing.T) {
 	t.Parallel()
 	var stopping atomic.Bool
 	var asked atomic.Int64
-	network := visitor.NewNetwork(t, newServerBehind(t, func(app http.Handler) http.Handler {
+	network := visitor.NewNetwork(t, visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/healthz" && stopping.Load() {
 				asked.Add(1)
@@ -193,7 +174,7 @@ func TestBrowser_ProbeThatHangsHoldsUpNobody(t *testing.T) {
 		name   string
 		notice func(person *browser.Browser, tb *browser.Tab)
 	}{
-		{"online", func(_ *browser.Browser, tb *browser.Tab) { tb.Eval(comesOnline) }},
+		{"online", func(_ *browser.Browser, tb *browser.Tab) { tb.Eval(browser.ComesOnline) }},
 		{"shown", func(person *browser.Browser, tb *browser.Tab) {
 			tb.Hide(person)
 			tb.Show()
@@ -206,7 +187,7 @@ func TestBrowser_ProbeThatHangsHoldsUpNobody(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			var hangs atomic.Bool
 			hung, ended := make(chan struct{}), make(chan struct{})
-			server := newServerBehind(t, func(app http.Handler) http.Handler {
+			server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Path == "/healthz" && hangs.CompareAndSwap(true, false) {
 						close(hung)
@@ -238,7 +219,7 @@ func TestBrowser_SocketThatWaitsIsNotOneThatFailed(t *testing.T) {
 	tb := browser.New(t).Load("about:blank")
 	tb.ExpectErrors("WebSocket")
 	tb.InEveryPage(`Math.random = () => 0.1`) // attempts come often
-	tb.Navigate(newServerBehind(t, func(app http.Handler) http.Handler {
+	tb.Navigate(visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if websocket.IsWebSocketUpgrade(r) {
 				if blocked.Load() {

@@ -14,7 +14,7 @@ import (
 )
 
 func TestPages_AreThere(t *testing.T) {
-	v := visitor.New(t, newServer(t))
+	v := visitor.New(t, visitor.Serve(t))
 	for path, row := range map[string]struct {
 		wantStatus int
 		wantType   string
@@ -70,7 +70,7 @@ func TestPages_AreThere(t *testing.T) {
 
 func TestStatic_IsKeptForAYearUnderItsHashAndAskedForOtherwise(t *testing.T) {
 	browser.NeedFiles(t)
-	v := visitor.New(t, newServer(t))
+	v := visitor.New(t, visitor.Serve(t))
 	_, page := v.Send(http.MethodGet, visitor.CounterPage, "", "")
 	addresses := addressOf.FindAllStringSubmatch(page, -1)
 	require.Len(t, addresses, 12)

@@ -379,7 +379,7 @@ func TestStop_GivesABalancerTime(t *testing.T) {
 	before, peer := v.Open(visitor.CounterPage), visitor.New(t, p.URL).Open(visitor.CounterPage)
 	p.Signal(syscall.SIGTERM)
 	began := time.Now()
-	until(t, p, "/readyz")
+	p.IsStopping("/readyz")
 
 	assert.Equal(t, "ok ", v.Get("/healthz"))
 	late := visitor.New(t, p.URL).Open(visitor.CounterPage)
@@ -391,7 +391,7 @@ func TestStop_GivesABalancerTime(t *testing.T) {
 	assert.Equal(t, "ok ", v.Get("/healthz"))
 	require.Less(t, time.Since(began), 2500*time.Millisecond, "the machine is too slow for this test")
 
-	until(t, p, "/healthz")
+	p.IsStopping("/healthz")
 	assert.GreaterOrEqual(t, time.Since(began), 2400*time.Millisecond)
 	for _, tb := range []*visitor.Tab{before, peer, late} {
 		<-tb.Ended
@@ -420,7 +420,7 @@ func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 			closed <- time.Since(began)
 		}()
 	}
-	until(t, p, "/healthz")
+	p.IsStopping("/healthz")
 	resp, _ := v.Send(http.MethodGet, "/readyz", "", "")
 	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 	_, resp = visitor.Knock(t, p.URL, visitor.CounterPage, nil)
@@ -432,23 +432,13 @@ func TestStop_TellsEverybodyOneAfterTheOther(t *testing.T) {
 	}
 	slices.Sort(at)
 	t.Logf("closed after %v to %v", at[0], at[tabs-1])
-	assert.Greater(t, at[0], drain/2)
-	assert.Greater(t, at[tabs-1]-at[0], drain/4)
+	assert.Greater(t, at[0], visitor.Drain/2)
+	assert.Greater(t, at[tabs-1]-at[0], visitor.Drain/4)
 	for _, tb := range open {
 		assert.True(t, websocket.IsCloseError(tb.Err(), websocket.CloseGoingAway), "closed with: %v", tb.Err())
 	}
 	exits(t, p, began.Add(5*time.Second))
 	assert.Equal(t, 1, strings.Count(p.Said(), "level=INFO"), p.Log())
-}
-
-// until waits until a path of a program that is stopping says so.
-func until(t *testing.T, p *visitor.Program, path string) {
-	t.Helper()
-	v := visitor.New(t, p.URL)
-	require.Eventually(t, func() bool {
-		resp, body := v.Send(http.MethodGet, path, "", "")
-		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
-	}, visitor.Soon, time.Millisecond, "503 and stopping at %s", path)
 }
 
 // exits waits until a program has exited with 0.
@@ -473,7 +463,7 @@ func TestStop_SecondSignalEndsAtOnce(t *testing.T) {
 			require.NoError(t, err)
 			defer deaf.Close()
 			p.Signal(syscall.SIGTERM)
-			until(t, p, "/readyz")
+			p.IsStopping("/readyz")
 			p.Signal(signal)
 			select {
 			case <-p.Exited:

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,71 +23,9 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-func TestBrowser_EverybodyIsBackAfterASecondAndAfterHalfAMinute(t *testing.T) {
-	everybodyIsBack(t, browser.New, 2)
-}
-
-// everybodyIsBack stops and starts a server with five tabs of so many people, twice:
-// every tab is live and current soon after. In a browser with windows, two of the five
-// are hidden. They are not all one person's, because Chromium makes the sockets of one
-// process wait, for up to seconds, when many of them open at once.
-func everybodyIsBack(t *testing.T, newBrowser func(testing.TB) *browser.Browser, people int) {
-	exe := visitor.Build(t)
-	server := visitor.StartExe(t, exe)
-	idle := newBrowser(t).OpenWindow(newServer(t) + visitor.CounterPage) // its server stays
-	idle.CountConnects()
-	var person *browser.Browser
-	var tabs []*browser.Tab
-	for i := range 5 * people {
-		if i%5 == 0 {
-			person = newBrowser(t)
-		}
-		open := person.OpenWindow
-		if i%5%2 == 1 {
-			open = person.Open // in the same window, before the last tab
-		}
-		tb := open(server.URL + visitor.CounterPage)
-		tb.ExpectErrors("net::ERR_") // what the browser says about a server that is away
-		tb.ExpectErrors("503")       // and about one that is stopping
-		tb.ExpectErrors("WebSocket") // and about one that goes between the question and the socket
-		tb.Eval(`void document.addEventListener("live", (event) => { window[event.detail] = Date.now(); })`)
-		tabs = append(tabs, tb)
-	}
-	visitor.New(t, server.URL).Click()
-	server = serverAway(t, exe, server, tabs, time.Second, 1500*time.Millisecond)
-	t.Parallel() // what comes is mostly waiting
-	serverAway(t, exe, server, tabs, 30*time.Second, 6*time.Second)
-	assert.Equal(t, "0", idle.Eval(`connects`), "new sockets of a tab that lost none")
-}
-
-// serverAway stops a server that has counted one click, and returns the one that it
-// has started in its place, which has counted one as well.
-func serverAway(t *testing.T, exe string, server *visitor.Program, tabs []*browser.Tab, away, backWithin time.Duration) *visitor.Program {
-	visitor.New(t, server.URL).Click()
-	for _, tb := range tabs {
-		tb.Shows("Counter: 2")
-	}
-
-	server.Stop(syscall.SIGTERM)
-	<-time.After(away)
-	server = visitor.StartExe(t, exe, "-addr", strings.TrimPrefix(server.URL, "http://"))
-	back := time.Now()
-	visitor.New(t, server.URL).Click()
-	var last time.Duration
-	for _, tb := range tabs {
-		tb.Shows("Counter: 1")
-		assert.Greater(t, tb.Number(`up`), tb.Number(`down`))
-		last = max(last, time.UnixMilli(int64(tb.Number(`up`))).Sub(back))
-		assert.Equal(t, 1, tb.Loads(), "without reload")
-	}
-	t.Logf("the last of %d tabs was live %v after the server was back", len(tabs), last)
-	assert.Less(t, last, backWithin)
-	return server
-}
-
 func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
 	var slow atomic.Bool
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if slow.Load() && strings.Contains(r.Header.Get("Accept"), "text/html") {
 				<-time.After(1300 * time.Millisecond)
@@ -159,8 +96,8 @@ func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
 }
 
 func TestBrowser_CurrentWithinASecondOfReturn(t *testing.T) {
-	server := newServer(t)
-	keeping := newServerBehind(t, visitor.KeptWhole)
+	server := visitor.Serve(t)
+	keeping := visitor.ServeBehind(t, visitor.KeptWhole)
 	offline := func(is bool) func(*browser.Tab) {
 		return func(tb *browser.Tab) {
 			tb.Run(cdpnetwork.Enable(), cdpnetwork.EmulateNetworkConditions(is, 0, -1, -1))
@@ -221,7 +158,7 @@ func TestBrowser_PageThatIsLeftWhileItOpensIsLiveOnReturn(t *testing.T) {
 		return `dispatchEvent(new PageTransitionEvent("` + name + `", {persisted: true}))`
 	}
 	tb.InEveryPage(`document.addEventListener("lvt:connected", () => queueMicrotask(() => { window.wasLeft = ` + event("pagehide") + `; }), {capture: true, once: true})`)
-	tb.Navigate(newServerBehind(t, sockets.Count) + visitor.CounterPage)
+	tb.Navigate(visitor.ServeBehind(t, sockets.Count) + visitor.CounterPage)
 	tb.WaitUntil(`window.wasLeft`, "the page to be left")
 	sockets.WaitFor(t, map[string]int{})
 	tb.Eval(event("pageshow"))
@@ -233,7 +170,7 @@ func TestBrowser_PageThatIsLeftWhileItOpensIsLiveOnReturn(t *testing.T) {
 
 func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
 	t.Parallel()
-	server := newServer(t, "-ping", "50ms", "-ping-timeout", "2s")
+	server := visitor.Serve(t, "-ping", "50ms", "-ping-timeout", "2s")
 	person, peer := browser.NewWindowed(t), visitor.New(t, server).Open(visitor.PresencePage)
 	alice := person.Open(server + visitor.PresencePage)
 	alice.Join("Alice")
@@ -248,7 +185,7 @@ func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
 	<-time.After(700 * time.Millisecond) // it waits for 500 ms before that
 	assert.Equal(t, "0", alice.Eval(`connects`), "new sockets")
 	alice.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
-	peer.NoChange(grace)
+	peer.NoChange(visitor.Grace)
 	assert.False(t, alice.SawForm())
 	alice.Click("leave")
 	peer.Shows("0 user(s) online")
@@ -257,7 +194,7 @@ func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
 func TestBrowser_HiddenTabLooksForTheServerWhenItIsShownOrHearsOfIt(t *testing.T) {
 	t.Parallel()
 	var probes atomic.Int64
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/healthz" {
 				probes.Add(1)
@@ -293,7 +230,7 @@ func TestBrowser_HiddenTabLooksForTheServerWhenItIsShownOrHearsOfIt(t *testing.T
 
 func TestBrowser_TypingSurvivesUpdatesAndAReconnect(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
 	peer := visitor.New(t, server).Open(visitor.PresencePage)
 	const field = `(() => { const f = document.querySelector("[name=username]"); return [f.value, f.selectionStart, f.selectionEnd, document.activeElement.name].join() })()`
@@ -337,7 +274,7 @@ func TestBrowser_TypingSurvivesUpdatesAndAReconnect(t *testing.T) {
 
 func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
 	person := browser.New(t)
 	counter, presence := person.OpenWindow(network.URL+visitor.CounterPage), person.OpenWindow(network.URL+visitor.PresencePage)
@@ -381,7 +318,7 @@ func TestBrowser_NetworkThatSwallowsEverythingIsNoticedAndSurvived(t *testing.T)
 	var hangs atomic.Value // the next request of this kind has no answer
 	hangs.Store("")
 	ended := make(chan struct{})
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return sockets.Count(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if hangs.CompareAndSwap(r.Method+" "+r.URL.Path, "") {
 				<-ended
@@ -420,7 +357,7 @@ func TestBrowser_SocketThatBringsNothingIsGivenUp(t *testing.T) {
 	t.Parallel()
 	var sockets atomic.Int64
 	var upgrader websocket.Upgrader
-	network := visitor.NewNetwork(t, newServerBehind(t, func(app http.Handler) http.Handler {
+	network := visitor.NewNetwork(t, visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if !websocket.IsWebSocketUpgrade(r) || sockets.Add(1) != 2 {
 				app.ServeHTTP(w, r)
@@ -446,7 +383,7 @@ func TestBrowser_SocketThatBringsNothingIsGivenUp(t *testing.T) {
 
 func TestBrowser_ServerGoneAfterTheHTMLIsLookedFor(t *testing.T) {
 	t.Parallel()
-	network := visitor.NewNetwork(t, newServerBehind(t, func(app http.Handler) http.Handler {
+	network := visitor.NewNetwork(t, visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodHead { // the client's first request
 				<-r.Context().Done()
@@ -467,7 +404,7 @@ func TestBrowser_ServerGoneAfterTheHTMLIsLookedFor(t *testing.T) {
 func TestBrowser_ServerAwayBehindAProxyIsAway(t *testing.T) {
 	t.Parallel()
 	var away atomic.Bool
-	network := visitor.NewNetwork(t, newServerBehind(t, func(app http.Handler) http.Handler {
+	network := visitor.NewNetwork(t, visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if away.Load() {
 				http.Error(w, "no server", http.StatusBadGateway)
@@ -495,7 +432,7 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 	var blocked, away, noPost, slowHead atomic.Bool
 	var refused, heads atomic.Int64
 	blocked.Store(true)
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case away.Load():
@@ -543,10 +480,10 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 	}
 	presence.TypeInto("username", `x onfocus="alert(1)`)
 	presence.Click("join")
-	presence.Shows(notLive)
+	presence.Shows(visitor.NotLive)
 	attempts := refused.Load()
 	assert.Eventually(t, func() bool { return refused.Load() > attempts+1 }, visitor.Soon, 10*time.Millisecond)
-	presence.Shows(notLive)
+	presence.Shows(visitor.NotLive)
 	assert.Equal(t, `x onfocus="alert(1)`, presence.Eval(`document.querySelector("[name=username]").value`))
 
 	noPost.Store(true)
@@ -582,7 +519,7 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 func TestBrowser_FullServerSaysSoAndTakesThePageInWhenThereIsRoom(t *testing.T) {
 	t.Parallel()
 	var refused, asked atomic.Int64
-	server := visitor.NewProxy(t, newServer(t, "-max-connections", "1"), func(app http.Handler) http.Handler {
+	server := visitor.NewProxy(t, visitor.Serve(t, "-max-connections", "1"), func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if websocket.IsWebSocketUpgrade(r) {
 				refused.Add(1)
@@ -622,7 +559,7 @@ func TestBrowser_FullServerSaysSoAndTakesThePageInWhenThereIsRoom(t *testing.T) 
 
 func TestBrowser_OneTabTooManySaysSoUntilAnotherIsClosed(t *testing.T) {
 	t.Parallel()
-	server := newServer(t, "-max-per-session", "1")
+	server := visitor.Serve(t, "-max-per-session", "1")
 	person := browser.New(t)
 	first, second := person.OpenWindow(server+visitor.CounterPage), person.OpenWindow("about:blank")
 	second.ExpectErrors("WebSocket")

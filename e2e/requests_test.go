@@ -27,24 +27,24 @@ import (
 )
 
 func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
-	v := visitor.New(t, newServer(t))
+	v := visitor.New(t, visitor.Serve(t))
 	v.Get(visitor.PresencePage) // for its cookie
 	hostile := []string{`Alice`, `onfocus=alert(1)`, `" onfocus="alert(1)`, `x`, `true`}
 	join := func(tb *visitor.RequestTab, i int) {
 		name := hostile[i%len(hostile)]
 		tb.Act("join", map[string]any{"username": name})
 		assert.Contains(t, tb.HTML(), `id="username" name="username" value="`+template.HTMLEscapeString(name)+`" placeholder=`)
-		assert.Contains(t, tb.Text(), notLive)
+		assert.Contains(t, tb.Text(), visitor.NotLive)
 	}
 
 	first, second := v.OpenWithoutSocket(visitor.PresencePage), v.OpenWithoutSocket(visitor.PresencePage)
 	for i := range 20 { // in turn
 		join(first, i)
 		second.Act("presenceChanged", nil)
-		assert.NotContains(t, second.Text(), notLive)
+		assert.NotContains(t, second.Text(), visitor.NotLive)
 		join(second, i+1)
 		first.Act("leave", nil)
-		assert.NotContains(t, first.Text(), notLive)
+		assert.NotContains(t, first.Text(), visitor.NotLive)
 		resp, _ := v.Post(visitor.PresencePage, url.Values{"username": {"Carol"}, "join": {""}}) // and one without scripts
 		assert.Equal(t, http.StatusOK, resp.StatusCode)
 	}
@@ -69,8 +69,8 @@ func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
 
 // Two visitors with the same made-up session do not share it.
 func TestSession_ThatIsMadeUpIsNotShared(t *testing.T) {
-	for cookie, users := range map[string]int{"admin": 2, madeUp(): 1} {
-		server := newServer(t)
+	for cookie, users := range map[string]int{"admin": 2, visitor.MadeUpSession(): 1} {
+		server := visitor.Serve(t)
 		for range 2 {
 			ws, _ := visitor.Knock(t, server, visitor.PresencePage, http.Header{"Cookie": {visitor.SessionCookie + "=" + cookie}})
 			require.NotNil(t, ws)
@@ -138,7 +138,7 @@ func TestPresence_VisitsLeaveNothingBehind(t *testing.T) {
 
 func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
 	const crowd = 200
-	server := newServer(t)
+	server := visitor.Serve(t)
 	stays := visitor.New(t, server).Open(visitor.PresencePage)
 	stays.Join("stays")
 	tabs := make([]*visitor.Tab, crowd)
@@ -163,7 +163,7 @@ func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
 // period.
 func TestPresence_SilentPeerIsGoneWithin10SecondsByDefault(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	stays := visitor.New(t, server).Open(visitor.PresencePage)
 	silent, err := visitor.New(t, server).Dial(visitor.PresencePage)
 	require.NoError(t, err)
@@ -189,7 +189,7 @@ func TestRequests_PostsOfManyBrowsersDoNotWaitForEachOther(t *testing.T) {
 	var counted atomic.Int64
 	var posting sync.WaitGroup
 	for range posters {
-		poster, session := newPoster(t, p.Addr()), madeUp()
+		poster, session := newPoster(t, p.Addr()), visitor.MadeUpSession()
 		posting.Go(func() {
 			for ctx.Err() == nil && poster.click(session) {
 				counted.Add(1)
@@ -220,7 +220,7 @@ func TestRequests_LeaveNothingBehind(t *testing.T) {
 			posting.Go(func() {
 				poster := newPoster(t, p.Addr())
 				for i := range n / posters {
-					poster.click([]string{"", madeUp()}[i%2])
+					poster.click([]string{"", visitor.MadeUpSession()}[i%2])
 				}
 			})
 		}
@@ -275,7 +275,7 @@ func pingThrough(t *testing.T, addr string) time.Duration {
 		require.NoError(t, err)
 		times[i] = time.Since(began)
 	}
-	return percentile(times, 50)
+	return visitor.Percentile(times, 50)
 }
 
 // newLongLink returns an address from which bytes take a time to a server, and as
@@ -329,7 +329,7 @@ func delay(to io.WriteCloser, from io.Reader, by time.Duration) {
 
 // A socket that is opened without a cookie is given one, and comes back with it.
 func TestSession_OfASocketWithoutACookieIsKept(t *testing.T) {
-	server := newServer(t, "-grace", "1h")
+	server := visitor.Serve(t, "-grace", "1h")
 	v := visitor.New(t, server)
 	watching := visitor.New(t, server).Open(visitor.PresencePage)
 	for range 3 {
@@ -350,9 +350,9 @@ func TestSession_OfASocketWithoutACookieIsKept(t *testing.T) {
 
 // A browser sends the cookies of all applications that share a host name.
 func TestRequests_CookiesOfOtherApplications(t *testing.T) {
-	server := newServer(t)
+	server := visitor.Serve(t)
 	cookies := func(length int) http.Header {
-		return http.Header{"Cookie": {visitor.SessionCookie + "=" + madeUp() + "; other=" + strings.Repeat("x", length)}}
+		return http.Header{"Cookie": {visitor.SessionCookie + "=" + visitor.MadeUpSession() + "; other=" + strings.Repeat("x", length)}}
 	}
 	get := func(header http.Header) (status int, body string) {
 		req, err := http.NewRequest(http.MethodGet, server+visitor.CounterPage, nil)

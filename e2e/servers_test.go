@@ -24,24 +24,9 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// startServers runs so many copies of the program on a Redis server of their own.
-func startServers(t testing.TB, n int, args ...string) (*visitor.Redis, []*visitor.Program) {
-	t.Helper()
-	redis, exe := visitor.NewRedis(t), visitor.Build(t)
-	servers := make([]*visitor.Program, n)
-	for i := range servers {
-		if i == 0 {
-			servers[i] = visitor.StartExe(t, exe, append(args, "-redis", redis.URL)...)
-		} else {
-			servers[i] = visitor.StartWithRedisURL(t, redis.URL, exe, args...)
-		}
-	}
-	return redis, servers
-}
-
 func TestServers_ClickIsOnAnotherAtOnce(t *testing.T) {
 	t.Parallel()
-	_, servers := startServers(t, 2)
+	_, servers := visitor.StartServers(t, 2)
 	here := visitor.OpenCrowd(t, servers[0].URL, visitor.CounterPage, 10)
 	there := visitor.OpenCrowd(t, servers[1].URL, visitor.CounterPage, 10)
 	const clicks = 1000
@@ -50,7 +35,7 @@ func TestServers_ClickIsOnAnotherAtOnce(t *testing.T) {
 	require.Equal(t, clicks, here.ClickSteadily(200, 5*time.Second))
 	require.True(t, here.AwaitNumber(visitor.Soon) && there.AwaitNumber(visitor.Soon), "all show %d", clicks)
 
-	sameServer, otherServer := percentile(here.Delays(here), 99), percentile(there.Delays(here), 99)
+	sameServer, otherServer := visitor.Percentile(here.Delays(here), 99), visitor.Percentile(there.Delays(here), 99)
 	t.Logf("from a click to the tabs of its server %v, and of the other %v (p99 of %d)", sameServer, otherServer, clicks)
 	assert.Less(t, otherServer, max(100*time.Millisecond, 2*sameServer), "unless the machine stands still: then it does on both")
 }
@@ -59,7 +44,7 @@ func TestServers_ClickIsOnAnotherAtOnce(t *testing.T) {
 // it from Redis.
 func TestServers_AnnounceEveryClickOnce(t *testing.T) {
 	t.Parallel()
-	_, servers := startServers(t, 2)
+	_, servers := visitor.StartServers(t, 2)
 	clicker := visitor.New(t, servers[0].URL)
 	there := visitor.New(t, servers[1].URL).Open(visitor.CounterPage)
 	const clicks, asked = 50, `realtime_refreshes_asked_total{action="RefreshCounter"}`
@@ -76,7 +61,7 @@ func TestServers_AnnounceEveryClickOnce(t *testing.T) {
 
 func TestServers_CountEveryClickOnce(t *testing.T) {
 	t.Parallel()
-	_, servers := startServers(t, 3)
+	_, servers := visitor.StartServers(t, 3)
 	const tabs, perTab = 20, 50
 	all := len(servers) * tabs * perTab
 	var urls []string
@@ -95,7 +80,7 @@ func TestServers_CountEveryClickOnce(t *testing.T) {
 
 func TestServers_ShareWhoIsOnline(t *testing.T) {
 	t.Parallel()
-	redis, servers := startServers(t, 2)
+	redis, servers := visitor.StartServers(t, 2)
 	a, b := servers[0], servers[1]
 	alice, bob := visitor.New(t, a.URL), visitor.New(t, b.URL)
 	onA, onB := alice.Open(visitor.PresencePage), bob.Open(visitor.PresencePage)
@@ -136,7 +121,7 @@ func TestServers_ShareWhoIsOnline(t *testing.T) {
 // A reload may reach another server. It is not a leave, and nobody is counted twice.
 func TestServers_ReloadOnAnotherIsNoLeave(t *testing.T) {
 	t.Parallel()
-	_, servers := startServers(t, 2)
+	_, servers := visitor.StartServers(t, 2)
 	alice, watching := visitor.New(t, servers[0].URL), visitor.New(t, servers[1].URL).Open(visitor.PresencePage)
 	tb := alice.Open(visitor.PresencePage)
 	tb.Join("Alice")
@@ -146,7 +131,7 @@ func TestServers_ReloadOnAnotherIsNoLeave(t *testing.T) {
 	again := alice.At(servers[1].URL).Open(visitor.PresencePage)
 	again.Join("Alice")
 	again.Shows("Logged in as Alice")
-	<-time.After(grace)
+	<-time.After(visitor.Grace)
 	watching.Settle()
 	for _, text := range watching.HasRead() {
 		assert.Contains(t, text, "1 user(s) online")
@@ -161,7 +146,7 @@ func TestServers_ReloadOnAnotherIsNoLeave(t *testing.T) {
 func TestServers_StopIsNoExodus(t *testing.T) {
 	t.Parallel()
 	const people = 15
-	redis, servers := startServers(t, 3, "-grace", "1m")
+	redis, servers := visitor.StartServers(t, 3, "-grace", "1m")
 	var tabs []*visitor.Tab
 	for i := range people {
 		tb := visitor.New(t, servers[i%len(servers)].URL).Open(visitor.PresencePage)
@@ -204,7 +189,7 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 // period: on every other server, and on one that starts meanwhile.
 func TestServers_StopKeepsPeopleForTheGracePeriod(t *testing.T) {
 	t.Parallel()
-	redis, servers := startServers(t, 3)
+	redis, servers := visitor.StartServers(t, 3)
 	visitor.New(t, servers[0].URL).Click()
 	alice, bob := visitor.New(t, servers[0].URL).Open(visitor.PresencePage), visitor.New(t, servers[1].URL).Open(visitor.PresencePage)
 	watching := visitor.New(t, servers[2].URL).Open(visitor.PresencePage)
@@ -220,8 +205,8 @@ func TestServers_StopKeepsPeopleForTheGracePeriod(t *testing.T) {
 		tb.Shows("1 user(s) online")
 		tb.Never("Alice")
 	}
-	assert.Greater(t, time.Since(ended), grace-200*time.Millisecond, "a socket ends on its server first")
-	assert.Less(t, time.Since(exited), grace+time.Second, "it is not the next renewal that tells")
+	assert.Greater(t, time.Since(ended), visitor.Grace-200*time.Millisecond, "a socket ends on its server first")
+	assert.Less(t, time.Since(exited), visitor.Grace+time.Second, "it is not the next renewal that tells")
 
 	for _, s := range servers[1:] {
 		s.Signal(syscall.SIGTERM)
@@ -286,7 +271,7 @@ func TestServers_StartBeforeRedis(t *testing.T) {
 
 func TestServers_CounterSurvivesARestartOfAll(t *testing.T) {
 	t.Parallel()
-	redis, servers := startServers(t, 2)
+	redis, servers := visitor.StartServers(t, 2)
 	for _, s := range servers {
 		for range 7 {
 			visitor.New(t, s.URL).Click()
@@ -304,7 +289,7 @@ func TestServers_CounterSurvivesARestartOfAll(t *testing.T) {
 
 func TestServers_LostSubscriptionLeavesNobodyStale(t *testing.T) {
 	t.Parallel()
-	redis, servers := startServers(t, 2)
+	redis, servers := visitor.StartServers(t, 2)
 	tb, clicker := visitor.New(t, servers[1].URL).Open(visitor.CounterPage), visitor.New(t, servers[0].URL).Open(visitor.CounterPage)
 	var longest time.Duration
 	for n := 1; n <= 20; n++ {
@@ -332,7 +317,7 @@ func TestServers_RedisAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			redis, servers := startServers(t, 2)
+			redis, servers := visitor.StartServers(t, 2)
 			var people, tabs []*visitor.Tab
 			for i, s := range servers {
 				tb := visitor.New(t, s.URL).Open(visitor.PresencePage)
@@ -459,7 +444,7 @@ func clickOn(t *testing.T, servers []*visitor.Program) (stop func() outcome) {
 // server stops come back on another one, through the script of the page.
 func TestBrowser_PeopleOfAServerThatStopsComeBackOnAnother(t *testing.T) {
 	t.Parallel()
-	_, servers := startServers(t, 2, "-grace", "10s")
+	_, servers := visitor.StartServers(t, 2, "-grace", "10s")
 	address := visitor.NewBalancer(t, servers)
 	var tabs []*browser.Tab
 	for i := range 4 {

@@ -34,7 +34,7 @@ var (
 // all code of the controller is there.
 func TestListings_AreTheCodeThatRuns(t *testing.T) {
 	t.Parallel()
-	v := visitor.New(t, newServer(t))
+	v := visitor.New(t, visitor.Serve(t))
 	for path, row := range map[string]struct{ template, controller, state string }{
 		visitor.CounterPage:  {"templates/realtime/multi-user-sync.tmpl", "MultiUserSyncController", "MultiUserSyncState"},
 		visitor.PresencePage: {"templates/realtime/presence.tmpl", "PresenceController", "PresenceState"},
@@ -92,7 +92,7 @@ func number(t testing.TB, text string) int {
 // Code scrolls in its box and never the page, in any width, and can be copied.
 func TestBrowser_ListingScrollsInItsBoxAndIsCopiedWithoutNumbers(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb := browser.New(t).Open(server + visitor.CounterPage)
 	for _, width := range []int64{360, 768, 1600} {
 		tb.Run(emulation.SetDeviceMetricsOverride(width, 800, 1, false))
@@ -159,7 +159,7 @@ func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 
 func TestBrowser_NumberThatChangesStandsOutUnlessMotionIsReduced(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb, other := browser.New(t).Load("about:blank"), visitor.New(t, server).Open(visitor.CounterPage)
 	tb.InEveryPage(`window.moves = []; Element.prototype.animate = function () { moves.push(this.textContent); }`)
 	tb.Navigate(server + visitor.CounterPage)
@@ -176,7 +176,7 @@ func TestBrowser_NumberThatChangesStandsOutUnlessMotionIsReduced(t *testing.T) {
 // The selectors by which the framework's own documentation tests these pages.
 func TestBrowser_PagesAreAsTheFrameworkDocumentsThem(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	person := browser.New(t)
 	counter, presence := person.OpenWindow(server+visitor.CounterPage), person.OpenWindow(server+visitor.PresencePage)
 	for _, tb := range []*browser.Tab{counter, presence, person.LoadWindow(server + "/")} {
@@ -202,7 +202,7 @@ func TestBrowser_PagesAreAsTheFrameworkDocumentsThem(t *testing.T) {
 // that moves while it becomes live.
 func TestBrowser_FirstVisitIsSmallAndStillAndTheSecondOnlyHTML(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	for _, path := range []string{"/", visitor.CounterPage, visitor.PresencePage} {
 		tb := browser.New(t).Load("about:blank")
 		tb.Run(cdpnetwork.Enable())

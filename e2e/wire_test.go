@@ -93,13 +93,6 @@ func wireLines(t *testing.T, tb *browser.Tab) (lines []wireLine) {
 	return lines
 }
 
-// toggleWire opens or closes the panel, and waits until that is done.
-func toggleWire(tb *browser.Tab, open bool) {
-	tb.Eval(`document.querySelector("#wire summary").click()`)
-	tb.WaitUntil(fmt.Sprintf(`document.querySelector("#wire").open === %t && !document.querySelector("#wire [hidden]")`, open), "the panel")
-	tb.WaitUntil(fmt.Sprintf(`[...openSockets].every((socket) => Object.hasOwn(socket, "send") === %t)`, open), "the panel to record, or not")
-}
-
 // sentSize returns the length of a page as a browser gets it.
 func sentSize(t *testing.T, url string) int {
 	t.Helper()
@@ -118,7 +111,7 @@ const wireTotals = `[...document.querySelectorAll("#wire tbody tr")].map((row) =
 
 func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	peer := visitor.New(t, server).Open(visitor.CounterPage)
 	pageSize := sentSize(t, server+visitor.CounterPage)
 	tb, seen := openWithFrames(browser.New(t), server+visitor.CounterPage)
@@ -128,7 +121,7 @@ func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
 	_, before := seen.take()
 	require.Len(t, before, 3, "the first update, the click, and its answer: %v", before)
 	loads := tb.Loads()
-	toggleWire(tb, true)
+	tb.ToggleWire(true)
 	assert.Empty(t, wireLines(t, tb), "what passed before")
 	peer.Increment()
 	tb.Shows("Counter: 2")
@@ -165,11 +158,11 @@ func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
 	pages := tb.Eval(fmt.Sprintf(`(%d).toLocaleString("en")`, 3*pageSize))
 	assert.Equal(t, fmt.Sprintf("Received 3 %d, Sent 2 %d, As whole pages 3 %s", size(received), size(sent), pages), tb.Eval(wireTotals))
 
-	toggleWire(tb, false)
+	tb.ToggleWire(false)
 	tb.Click("increment")
 	tb.Shows("Counter: 5")
 	assert.Equal(t, lines, wireLines(t, tb), "a closed panel stays as it was")
-	toggleWire(tb, true)
+	tb.ToggleWire(true)
 	assert.Empty(t, wireLines(t, tb), "and starts afresh when it is opened")
 	assert.Equal(t, "Received 0 0, Sent 0 0, As whole pages 0 0", tb.Eval(wireTotals))
 
@@ -184,7 +177,7 @@ func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
 
 func TestBrowser_WireTellsSocketsApartAndNamesAreText(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
 	bob := visitor.New(t, server)
 	peer, peerToo, zoe := bob.Open(visitor.PresencePage), bob.Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)

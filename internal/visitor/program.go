@@ -349,3 +349,13 @@ func (p *Program) Stop(signal os.Signal) int {
 // ExitCode returns the exit status of a program that has ended. It is 66 after a
 // data race.
 func (p *Program) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
+
+// IsStopping waits until a path of a program that is stopping says so.
+func (p *Program) IsStopping(path string) {
+	p.t.Helper()
+	v := New(p.t, p.URL)
+	require.Eventually(p.t, func() bool {
+		resp, body := v.Send(http.MethodGet, path, "", "")
+		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
+	}, Soon, time.Millisecond, "503 and stopping at %s", path)
+}

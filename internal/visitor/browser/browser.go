@@ -453,3 +453,58 @@ func (tb *Tab) Has(selector string) bool {
 
 // Quote returns a text as a literal of JavaScript.
 func Quote(text string) string { return fmt.Sprintf("%q", text) }
+
+// WatchNotices records what the foot of the page says about what the person did, in
+// this page and in those that the tab loads later.
+func (tb *Tab) WatchNotices() {
+	tb.InEveryPage(`(() => {
+		let last = "";
+		new MutationObserver(() => {
+			const text = document.getElementById("notice")?.textContent ?? "";
+			if (text !== last) sessionStorage.setItem("notices", (sessionStorage.getItem("notices") ?? "") + text);
+			last = text;
+		}).observe(document, {subtree: true, childList: true, characterData: true});
+	})()`)
+}
+
+// Notices returns what WatchNotices has recorded, also in pages that were left.
+func (tb *Tab) Notices() string { return tb.Eval(`sessionStorage.getItem("notices") ?? ""`) }
+
+// ComesOnline tells the page that the network is back, as the browser does.
+const ComesOnline = `void dispatchEvent(new Event("online"))`
+
+// ReloadUnnoticed reloads Alice's tab, where Bob is online as well. It joins again
+// without showing the form, and a peer notices nothing.
+func ReloadUnnoticed(t *testing.T, alice *Tab, peer *visitor.Tab, times int) {
+	t.Helper()
+	peer.Settle()
+	peer.StartHistory()
+	for range times {
+		alice.Reload()
+		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
+		assert.False(t, alice.SawForm(), "while it joins again")
+	}
+	peer.NoChange(visitor.Grace)
+}
+
+// ExpectServerAway lets the console tell of a server that is away, or stopping, in the
+// words of each engine.
+func (tb *Tab) ExpectServerAway() {
+	for _, part := range []string{"net::ERR_", "503", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
+		tb.ExpectErrors(part)
+	}
+}
+
+// ToggleWire opens or closes the panel, and waits until that is done.
+func (tb *Tab) ToggleWire(open bool) {
+	tb.Eval(`document.querySelector("#wire summary").click()`)
+	tb.WaitUntil(fmt.Sprintf(`document.querySelector("#wire").open === %t && !document.querySelector("#wire [hidden]")`, open), "the panel")
+	tb.WaitUntil(fmt.Sprintf(`[...openSockets].every((socket) => Object.hasOwn(socket, "send") === %t)`, open), "the panel to record, or not")
+}
+
+// Main is for TestMain: visitor.Main, and the end of the browsers that tests have shared.
+func Main(m *testing.M) {
+	code := visitor.Main(m)
+	End()
+	os.Exit(code)
+}

@@ -1,6 +1,6 @@
 //go:build pictures
 
-package e2e
+package pictures
 
 import (
 	"bytes"
@@ -91,7 +91,7 @@ func TestPictures_Looks(t *testing.T) {
 	joined.Join("Alice")
 	refused.TypeInto("username", "  ")
 	refused.Click("join")
-	refused.Shows(noName)
+	refused.Shows(visitor.NoName)
 	for _, name := range strings.Fields("Bob Carol Dave Erin Frank Grace Heidi Ivan Judy Mallory Niaj Olivia Peggy Quentin Rupert Sybil Trent Uma Victor Walter Xenia Yusuf Zoë") {
 		visitor.New(t, crowded).Open(visitor.PresencePage).Join(name)
 	}

@@ -1,6 +1,6 @@
 //go:build soak
 
-package e2e
+package all
 
 import (
 	"bytes"
@@ -41,7 +41,7 @@ func TestSoak_ProxiesKeepIdleTabs(t *testing.T) {
 		socket.Shows("1 user(s) online")
 		socket.StartHistory()
 		<-time.After(75 * time.Second)
-		socket.NoChange(grace)
+		socket.NoChange(visitor.Grace)
 		assert.NoError(t, socket.Err())
 		assert.Empty(t, outs([]*browser.Tab{idle, joined}))
 	})
@@ -98,7 +98,7 @@ func TestSoak_ProxiesRollingRestart(t *testing.T) {
 		d.allAgree(tabs)
 		out := outs(tabs)
 		t.Logf("%d tabs were out %d times: median %v, worst %v; meanwhile %d clicks counted, and %d may have: %v",
-			len(tabs), len(out), percentile(out, 50), out[len(out)-1], clicked, len(failed), failed)
+			len(tabs), len(out), visitor.Percentile(out, 50), out[len(out)-1], clicked, len(failed), failed)
 		assert.GreaterOrEqual(t, len(out), len(tabs), "every tab was on a server that restarted")
 		assert.Less(t, out[len(out)-1], 1500*time.Millisecond)
 	})

@@ -1,4 +1,6 @@
-package e2e
+//go:build all
+
+package all
 
 import (
 	"os"
@@ -16,13 +18,13 @@ import (
 // axe-core finds no violation on any page, in any look and any state.
 func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	t.Parallel()
-	axe, err := os.ReadFile("../static/node_modules/axe-core/axe.min.js")
+	axe, err := os.ReadFile("../../static/node_modules/axe-core/axe.min.js")
 	if err != nil {
 		visitor.Missing(t, "axe-core is not fetched: run `make assets`")
 	}
-	server := newServer(t)
+	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
-	blocked := newServerBehind(t, visitor.AnswerUpgrades(visitor.RefuseUpgrade))
+	blocked := visitor.ServeBehind(t, visitor.AnswerUpgrades(visitor.RefuseUpgrade))
 	person := browser.New(t)
 	listings := "" // what axe leaves out: they are the same in every state, and most of the page
 	check := func(tb *browser.Tab, state string) {
@@ -75,7 +77,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		check(tb, page+" without live updates")
 	}
 
-	noRoom := newServer(t, "-max-connections", "1")
+	noRoom := visitor.Serve(t, "-max-connections", "1")
 	visitor.New(t, noRoom).Open(visitor.CounterPage)
 	late := person.OpenWindow("about:blank")
 	late.ExpectErrors("WebSocket")
@@ -84,7 +86,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	check(late, "full")
 
 	redis := visitor.NewRedis(t)
-	shared := newServer(t, "-redis", redis.URL)
+	shared := visitor.Serve(t, "-redis", redis.URL)
 	tabs := []*browser.Tab{person.OpenWindow(shared + visitor.CounterPage), person.OpenWindow(shared + visitor.PresencePage)}
 	redis.Stop()
 	for _, tb := range tabs {
@@ -102,12 +104,12 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	check(presence, "presence")
 	presence.TypeInto("username", "  ")
 	presence.Click("join")
-	presence.Shows(noName)
+	presence.Shows(visitor.NoName)
 	check(presence, "refused name")
 	presence.Join("Alice")
 	check(presence, "joined")
 	for _, tb := range []*browser.Tab{counter, presence} {
-		toggleWire(tb, true)
+		tb.ToggleWire(true)
 		check(tb, "on the wire, without a frame")
 	}
 	visitor.New(t, server).Open(visitor.CounterPage).Increment()
@@ -127,7 +129,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	network.ComeBack()
 	counter.Shows("Back online")
 	check(counter, "back online")
-	toggleWire(counter, false) // drawing every frame would slow the clicks down
+	counter.ToggleWire(false) // drawing every frame would slow the clicks down
 	counter.Eval(`for (let i = 0; i < 1000; i++) document.querySelector("[name=increment]").click()`)
 	counter.Shows("Slow down")
 	check(counter, "too fast")

@@ -1,4 +1,6 @@
-package e2e
+//go:build all
+
+package all
 
 import (
 	"fmt"
@@ -34,7 +36,7 @@ var (
 // number of lines that its reader writes.
 func adapted(t *testing.T) (dir string, lines int) {
 	t.Helper()
-	guide, err := os.ReadFile("../docs/adapt.md")
+	guide, err := os.ReadFile("../../docs/adapt.md")
 	require.NoError(t, err)
 	dir = copyOfRepository(t)
 	snippets := snippet.FindAllStringSubmatch(string(guide), -1)
@@ -189,7 +191,7 @@ func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
 		}
 		alice.Settle()
 		all("Coffee: 1", "Tea: 1", "Water: 0")
-		most := len(tabs) * (2 + int(time.Since(began)/interval)) // one for each interval, the first, and the last
+		most := len(tabs) * (2 + int(time.Since(began)/visitor.Interval)) // one for each interval, the first, and the last
 		assert.LessOrEqual(t, int(p.Metric(sent)-before), most, "refreshes that the tabs were sent")
 	})
 

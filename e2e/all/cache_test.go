@@ -1,6 +1,6 @@
 //go:build soak
 
-package e2e
+package all
 
 import (
 	"os"

@@ -1,4 +1,6 @@
-package e2e
+//go:build all || soak
+
+package all
 
 import (
 	"fmt"

@@ -1,4 +1,6 @@
-package e2e
+//go:build all
+
+package all
 
 import (
 	"net/http"
@@ -104,7 +106,7 @@ func serveStock(t testing.TB, text string, wrap func(http.Handler) http.Handler,
 	mux := http.NewServeMux()
 	mux.Handle("/stock", wrap(handler))
 	mux.HandleFunc("/client.js", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFile(w, r, "../static/vendor/livetemplate-client.browser.js")
+		http.ServeFile(w, r, "../../static/vendor/livetemplate-client.browser.js")
 	})
 	s := httptest.NewServer(mux)
 	t.Cleanup(func() {

@@ -1,6 +1,6 @@
 //go:build soak
 
-package e2e
+package all
 
 import (
 	"net/http"
@@ -18,7 +18,7 @@ import (
 )
 
 func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
-	server := newServer(t)
+	server := visitor.Serve(t)
 	made := 0
 	for _, row := range []struct {
 		name  string
@@ -43,7 +43,7 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			person := browser.New(t)
 			tb := person.Load("about:blank")
 			tb.ExpectErrors("")
-			watchNotices(tb)
+			tb.WatchNotices()
 			tb.WatchStatus()
 			begin := time.Now()
 			tb.Navigate(network.URL + visitor.CounterPage)
@@ -54,10 +54,10 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			for range 5 {
 				tb.Hide(person)
 				tb.Show()
-				tb.Eval(comesOnline)
+				tb.Eval(browser.ComesOnline)
 				<-time.After(2 * time.Second) // nothing else is under way
 				tb.Click("increment")
-				tb.Eval(comesOnline)
+				tb.Eval(browser.ComesOnline)
 				tb.Click("increment")
 				made += 2
 				<-time.After(2 * time.Second)
@@ -65,9 +65,9 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			tb.Becomes(visitor.Soon, `document.querySelector("article strong").innerText == `+strconv.Itoa(made))
 			counted := visitor.New(t, server).Open(visitor.CounterPage).Counter()
 			t.Logf("live after %.1f s; clicks: %d made, %d counted, %d said unknown; %s sockets lost; said: %v", live.Seconds(), made-before,
-				counted-before, strings.Count(notices(tb), "may not have"), tb.Eval(`connects`), tb.Heard())
+				counted-before, strings.Count(tb.Notices(), "may not have"), tb.Eval(`connects`), tb.Heard())
 			assert.Equal(t, made, counted)
-			assert.Empty(t, notices(tb))
+			assert.Empty(t, tb.Notices())
 			assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
 			for _, said := range tb.Heard() {
 				assert.Contains(t, []string{"Connecting… Buttons work.", ""}, said.Text)
@@ -81,7 +81,7 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 func TestSoak_FirefoxIsLiveWhenTheSocketThatWaitedOpens(t *testing.T) {
 	var blocked atomic.Bool
 	var sockets atomic.Int64
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if websocket.IsWebSocketUpgrade(r) {
 				sockets.Add(1)
@@ -128,7 +128,7 @@ func TestSoak_BackToAPageThatWasReconnecting(t *testing.T) {
 	for _, e := range browser.Engines() {
 		t.Run(e.Name, func(t *testing.T) {
 			sockets := &visitor.SocketCount{}
-			server := newServerBehind(t, sockets.Count)
+			server := visitor.ServeBehind(t, sockets.Count)
 			network := visitor.NewNetwork(t, server)
 			tb := e.New(t).Open(network.URL + visitor.CounterPage)
 			tb.ExpectErrors("")
@@ -151,10 +151,10 @@ func TestSoak_BackToAPageThatWasReconnecting(t *testing.T) {
 // Firefox closes the sockets of a page as soon as a navigation begins.
 func TestSoak_FirefoxPressAndLinkSayNothing(t *testing.T) {
 	t.Parallel()
-	server := newServer(t)
+	server := visitor.Serve(t)
 	tb := browser.Firefox.New(t).Load("about:blank")
 	tb.ExpectErrors("WebSocket")
-	watchNotices(tb)
+	tb.WatchNotices()
 	const presses = 8
 	for range presses {
 		tb.Navigate(server + visitor.CounterPage)
@@ -166,5 +166,5 @@ func TestSoak_FirefoxPressAndLinkSayNothing(t *testing.T) {
 		tb.WaitUntil(`location.pathname === "/"`, "the other page")
 	}
 	visitor.New(t, server).Open(visitor.CounterPage).Shows("Counter: " + strconv.Itoa(presses))
-	assert.Empty(t, notices(tb))
+	assert.Empty(t, tb.Notices())
 }

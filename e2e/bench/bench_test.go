@@ -1,4 +1,4 @@
-package e2e
+package bench
 
 import (
 	"context"
@@ -75,7 +75,7 @@ func BenchmarkFanout(b *testing.B) {
 // Every tab clicks ten times a second, and all of them agree in the end.
 func BenchmarkFanout_EveryTabClicks(b *testing.B) {
 	const duration = 5 * time.Second
-	got, took := everyTabClicks(b, 200, 10, duration)
+	got, took := visitor.EveryTabClicks(b, 200, 10, duration)
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(got.MostFrames)/took.Seconds(), "frames/s/tab")
 	b.ReportMetric(float64((took - duration).Milliseconds()), "settled-ms")
@@ -83,7 +83,7 @@ func BenchmarkFanout_EveryTabClicks(b *testing.B) {
 
 // 500 people join at once: a handful of refreshes for each of them.
 func BenchmarkFanout_EverybodyJoins(b *testing.B) {
-	got, took := atOnce(b, visitor.PresencePage, 500, 500)
+	got, took := visitor.ClickAtOnce(b, visitor.PresencePage, 500, 500)
 	assert.LessOrEqual(b, got.MostRefreshes, 10)
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(got.MostRefreshes), "refreshes/tab")
@@ -106,7 +106,7 @@ var (
 		return []*visitor.Program{visitor.Start(b)}, nil
 	}}
 	clusterSystem = system{name: "this app, 2 servers", start: func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
-		redis, servers := startServers(b, 2)
+		redis, servers := visitor.StartServers(b, 2)
 		redis.OnlyInMemory()
 		return servers, redis
 	}, only: 1000}
@@ -122,7 +122,7 @@ func systemsFor(tabs int) (systems []system) {
 	return systems
 }
 
-// reference starts a server of e2e/reference.
+// reference starts a server of e2e/bench/reference.
 func reference(kind string) func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
 	return func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
 		pages, exe := b.TempDir(), filepath.Join(b.TempDir(), "reference")
@@ -139,7 +139,7 @@ func reference(kind string) func(b *testing.B) ([]*visitor.Program, *visitor.Red
 func writePages(b *testing.B, dir string) {
 	_, html := visitor.New(b, visitor.Start(b).URL).Send("GET", visitor.CounterPage, "", "")
 	before, after := visitor.Around(b, html)
-	file, err := os.ReadFile("../templates/realtime/multi-user-sync.tmpl")
+	file, err := os.ReadFile("../../templates/realtime/multi-user-sync.tmpl")
 	require.NoError(b, err)
 	_, live, found := strings.Cut(string(file), `{{define "live"}}`)
 	require.True(b, found)
@@ -279,7 +279,7 @@ func (r *result) burstsOf(f front, before int) (clicks int) {
 			return clicks
 		}
 	}
-	r.burst = percentile(took, 50)
+	r.burst = visitor.Percentile(took, 50)
 	return clicks
 }
 
@@ -296,7 +296,7 @@ func (r *result) steadyLoad(f front, before int, loaded visitor.Tally) (clicks i
 	after = f.Count(int64(before + clicks))
 	r.steadyCPU = (f.cpu() - cpu) / time.Duration(max(1, after.Frames-loaded.Frames))
 	r.mostFrames = after.MostFrames - loaded.MostFrames
-	r.staleP99 = percentile(f.Staleness(), 99)
+	r.staleP99 = visitor.Percentile(f.Staleness(), 99)
 	return clicks, after
 }
 
@@ -317,7 +317,7 @@ func (r *result) singleClicks(f front) (clicks int) {
 		latencies = append(latencies, time.Since(begin))
 		busy += f.cpu() - cpu
 	}
-	r.clickP50, r.clickP99 = percentile(latencies, 50), percentile(latencies, 99)
+	r.clickP50, r.clickP99 = visitor.Percentile(latencies, 50), visitor.Percentile(latencies, 99)
 	r.clickCPU = busy / time.Duration(len(latencies)*r.tabs)
 	return clicks
 }
@@ -343,7 +343,7 @@ func check(b *testing.B, tabs int, hub, documented, app, two result) {
 	switch tabs {
 	case 1000:
 		// On a fast machine the interval sets the time, and not the work.
-		assert.LessOrEqual(b, app.burst, max(hub.burst/8, 3*interval), "1000 tabs: a burst, and an eighth of the hub's")
+		assert.LessOrEqual(b, app.burst, max(hub.burst/8, 3*visitor.Interval), "1000 tabs: a burst, and an eighth of the hub's")
 		assert.LessOrEqual(b, app.staleP99, 250*time.Millisecond)
 		assert.LessOrEqual(b, app.settled, 500*time.Millisecond)
 		assert.LessOrEqual(b, app.clickP50, documented.clickP50*3/2, "1000 tabs: one click, and that of the documented pattern")
@@ -551,7 +551,7 @@ const (
 // measureShared lets people click, one after the other, and join, on one of two
 // servers.
 func measureShared(b *testing.B) (s sharing) {
-	redis, servers := startServers(b, 2)
+	redis, servers := visitor.StartServers(b, 2)
 	redis.OnlyInMemory()
 	clicker := visitor.New(b, servers[0].URL)
 	clicker.Click() // Redis knows the scripts from here on

@@ -1,6 +1,6 @@
 //go:build soak
 
-package e2e
+package all
 
 import (
 	"fmt"
@@ -52,7 +52,7 @@ func TestSoak_Engines(t *testing.T) {
 // its console may tell of servers that are away.
 func openWatched(b *browser.Browser, url string) *browser.Tab {
 	tb := b.LoadWindow("about:blank")
-	expectServerAway(tb)
+	tb.ExpectServerAway()
 	tb.WatchFoot()
 	tb.Navigate(url)
 	tb.Eval(`void (window.kept = true)`)
@@ -78,7 +78,7 @@ func saidOf(tb *browser.Tab) (said []string) {
 }
 
 func counterTicks(t *testing.T, e browser.Engine) {
-	page := newServer(t) + visitor.CounterPage
+	page := visitor.Serve(t) + visitor.CounterPage
 	alice, bob := e.New(t), e.New(t)
 	first, second, other := openLive(alice, page), openLive(alice, page), openLive(bob, page)
 	tabs := []*browser.Tab{first, second, other}
@@ -100,7 +100,7 @@ func counterTicks(t *testing.T, e browser.Engine) {
 }
 
 func presenceCounts(t *testing.T, e browser.Engine) {
-	server := newServer(t)
+	server := visitor.Serve(t)
 	peer := visitor.New(t, server).Open(visitor.PresencePage)
 	person, other := e.New(t), e.New(t)
 	alice, bob := openLive(person, server+visitor.PresencePage), openLive(other, server+visitor.PresencePage)
@@ -117,7 +117,7 @@ func presenceCounts(t *testing.T, e browser.Engine) {
 
 	peer.Shows("2 user(s) online")
 	alice.WatchForm()
-	reloadUnnoticed(t, alice, peer, 5)
+	browser.ReloadUnnoticed(t, alice, peer, 5)
 	bob.Close()
 	alice.Shows("1 user(s) online")
 	peer.Shows("1 user(s) online")
@@ -155,7 +155,7 @@ func serverIsBack(t *testing.T, e browser.Engine, signal syscall.Signal) {
 }
 
 func backButton(t *testing.T, e browser.Engine) {
-	server := newServer(t)
+	server := visitor.Serve(t)
 	person := e.New(t)
 	counter, presence := openLive(person, server+visitor.CounterPage), openLive(person, server+visitor.PresencePage)
 	peer := visitor.New(t, server).Open(visitor.PresencePage)
@@ -223,7 +223,7 @@ const goBack = `void setTimeout(() => history.back())`
 func pressAndLink(t *testing.T, e browser.Engine) {
 	l := &links{release: make(chan struct{})}
 	close(l.release)
-	server := newServerBehind(t, l.proxy)
+	server := visitor.ServeBehind(t, l.proxy)
 	tb, peer := openLive(e.New(t), server+visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
 	const press = `document.querySelector("[name=increment]").click()`
 	count := 0
@@ -254,7 +254,7 @@ func pressAndLink(t *testing.T, e browser.Engine) {
 // the person in the number of those online.
 func linksThatStay(t *testing.T, e browser.Engine) {
 	l := &links{release: make(chan struct{})}
-	server := newServerBehind(t, l.proxy)
+	server := visitor.ServeBehind(t, l.proxy)
 	tb, peer := openLive(e.New(t), server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	tb.Join("Alice")
 	peer.Shows("1 user(s) online")
@@ -263,14 +263,14 @@ func linksThatStay(t *testing.T, e browser.Engine) {
 	for _, to := range []string{"/download", "/nothing"} {
 		for range 3 {
 			tb.Eval(`void setTimeout(() => { ` + l.put(tb, to) + ` })`)
-			peer.NoChange(grace + time.Second)
+			peer.NoChange(visitor.Grace + time.Second)
 			tb.WaitUntil(isLive, "a live page")
 		}
 		assert.Empty(t, saidOf(tb), "after links to %s", to)
 	}
 	tb.Eval(`void setTimeout(() => { ` + l.put(tb, "/slow") + ` })`)
 	assert.Eventually(t, func() bool { return l.waiting.Load() > 0 }, visitor.Soon, 10*time.Millisecond, "a request for the page")
-	peer.NoChange(grace + time.Second)
+	peer.NoChange(visitor.Grace + time.Second)
 	peer.Join("Bob")
 	peer.Settle()
 	peer.StartHistory()
@@ -278,7 +278,7 @@ func linksThatStay(t *testing.T, e browser.Engine) {
 	tb.WaitUntil(`location.pathname === "/slow"`, "the page behind the link")
 	tb.Eval(goBack)
 	tb.Shows("2 user(s) online Logged in as Alice ")
-	peer.NoChange(grace)
+	peer.NoChange(visitor.Grace)
 	assert.Empty(t, saidOf(tb), "after a slow link")
 }
 
@@ -286,7 +286,7 @@ func linksThatStay(t *testing.T, e browser.Engine) {
 // seconds after sockets open again, or as soon as the browser tries one.
 func withoutSockets(t *testing.T, e browser.Engine, blockedFor time.Duration) {
 	var blocked atomic.Bool
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if blocked.Load() && websocket.IsWebSocketUpgrade(r) {
 				visitor.RefuseUpgrade(w, r)
@@ -307,7 +307,7 @@ func withoutSockets(t *testing.T, e browser.Engine, blockedFor time.Duration) {
 	}
 	presence.TypeInto("username", "Alice")
 	presence.Click("join")
-	presence.Shows(notLive)
+	presence.Shows(visitor.NotLive)
 	<-time.After(blockedFor)
 	late := openWatched(person, server+visitor.CounterPage) // in the middle of it
 	loaded := time.Now()
@@ -344,7 +344,7 @@ func hangingProbe(t *testing.T, e browser.Engine, hint func(*browser.Tab, *brows
 	var hangs atomic.Bool
 	var hanging atomic.Int64
 	ended := make(chan struct{})
-	server := newServerBehind(t, func(app http.Handler) http.Handler {
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if hangs.Load() && r.URL.Path == "/healthz" {
 				hanging.Add(1)
@@ -383,9 +383,9 @@ func hangingProbe(t *testing.T, e browser.Engine, hint func(*browser.Tab, *brows
 // storages fails as it does there.
 func withoutSiteDataIn(t *testing.T, e browser.Engine) (person *browser.Browser, server string) {
 	if e.Name == browser.Firefox.Name {
-		return browser.NewFirefox(t, browser.Preferences{"network.cookie.cookieBehavior": 2}), newServer(t)
+		return browser.NewFirefox(t, browser.Preferences{"network.cookie.cookieBehavior": 2}), visitor.Serve(t)
 	}
-	return e.New(t), newServerBehind(t, func(app http.Handler) http.Handler {
+	return e.New(t), visitor.ServeBehind(t, func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.URL.Path, "/presence-") && strings.HasSuffix(r.URL.Path, ".js") { // the first script of a page
 				r.Header.Del("Accept-Encoding")

@@ -1,6 +1,6 @@
 //go:build pictures
 
-package e2e
+package pictures
 
 import (
 	"bytes"
@@ -65,7 +65,7 @@ func TestPictures_Film(t *testing.T) {
 	f.join(bob, "Bob")
 	both("2 user(s) online")
 	f.roll(1000 * time.Millisecond)
-	f.longestShot = grace // the film shows how long somebody who has closed a tab stays
+	f.longestShot = visitor.Grace // the film shows how long somebody who has closed a tab stays
 	f.close(bob)
 	f.until(alice, "1 user(s) online")
 	f.longestShot = shortBreak

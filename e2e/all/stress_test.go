@@ -1,4 +1,6 @@
-package e2e
+//go:build all || soak
+
+package all
 
 import (
 	"flag"
@@ -369,7 +371,7 @@ func sendTooLong(s *stress, r *rand.Rand) {
 	lengths := draw(r, s.size, 4096)
 	each(len(lengths), func(i int) {
 		ws := s.peer(visitor.CounterPage)
-		long := `{"action":"increment","data":{"x":"` + strings.Repeat("x", maxMessage+lengths[i]) + `"}}`
+		long := `{"action":"increment","data":{"x":"` + strings.Repeat("x", visitor.MaxMessage+lengths[i]) + `"}}`
 		assert.NoError(s.t, ws.WriteMessage(websocket.TextMessage, []byte(long)))
 		s.endsWith(ws, websocket.CloseMessageTooBig)
 	})
@@ -460,7 +462,7 @@ func postBadForms(s *stress, r *rand.Rand) {
 	header := "POST " + visitor.CounterPage + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 10\r\n\r\n"
 	lengths := draw(r, s.size, len(form))
 	each(s.size, func(i int) {
-		resp, _ := visitor.New(s.t, s.url).Post(visitor.CounterPage, url.Values{"increment": {strings.Repeat("x", maxForm)}})
+		resp, _ := visitor.New(s.t, s.url).Post(visitor.CounterPage, url.Values{"increment": {strings.Repeat("x", visitor.MaxForm)}})
 		assert.Equal(s.t, http.StatusRequestEntityTooLarge, resp.StatusCode)
 		s.say("%s%s", header, form[:lengths[i]]).Close()
 		whole := s.say("%s%s", header, form[:lengths[i]]) // slow, and complete in the end
@@ -499,7 +501,7 @@ func connectAboveMax(s *stress, _ *rand.Rand) {
 
 func connectAboveMaxPerSession(s *stress, _ *rand.Rand) {
 	for range 3 {
-		cookie := http.Header{"Cookie": {visitor.SessionCookie + "=" + madeUp()}}
+		cookie := http.Header{"Cookie": {visitor.SessionCookie + "=" + visitor.MadeUpSession()}}
 		s.knockAtOnce(s.size, s.size/2+fewPerSession, "session_full", func(i int) http.Header {
 			if i%2 == 0 {
 				return nil // somebody else, for whom there is room
@@ -519,7 +521,7 @@ func stopWithOpenTabs(s *stress, _ *rand.Rand) {
 	s.add(clicks, 10)
 	s.agrees()
 	s.program.Signal(syscall.SIGTERM)
-	until(s.t, s.program, "/healthz")
+	s.program.IsStopping("/healthz")
 	for range 3 {
 		_, status := s.knock(visitor.CounterPage, nil)
 		assert.Equal(s.t, http.StatusServiceUnavailable, status)

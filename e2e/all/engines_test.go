@@ -1,4 +1,6 @@
-package e2e
+//go:build all
+
+package all
 
 import (
 	"syscall"
@@ -22,7 +24,7 @@ func TestEngines_TwoPeopleSeeEachOtherAndComeBackAfterARestart(t *testing.T) {
 			counter, presence := alice.OpenWindow(server.URL+visitor.CounterPage), alice.OpenWindow(server.URL+visitor.PresencePage)
 			other := bob.Open(server.URL + visitor.PresencePage)
 			for _, tb := range []*browser.Tab{counter, presence, other} {
-				expectServerAway(tb)
+				tb.ExpectServerAway()
 				tb.Eval(`void (window.kept = true)`)
 			}
 			presence.Join("Alice")
@@ -45,13 +47,5 @@ func TestEngines_TwoPeopleSeeEachOtherAndComeBackAfterARestart(t *testing.T) {
 				assert.Equal(t, "true", tb.Eval(`kept`), "without reload")
 			}
 		})
-	}
-}
-
-// expectServerAway lets a console tell of a server that is away, or stopping, in the
-// words of each engine.
-func expectServerAway(tb *browser.Tab) {
-	for _, part := range []string{"net::ERR_", "503", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
-		tb.ExpectErrors(part)
 	}
 }
