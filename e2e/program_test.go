@@ -85,21 +85,11 @@ func TestProgram(t *testing.T) {
 		assert.Greater(t, time.Since(stopped), visitor.Drain/2, "the first half of the time is for balancers")
 	}
 	assert.Greater(t, time.Since(stopped), visitor.Drain*3/4, "connections end one after the other")
-	exits(t, p)
+	<-p.Exited
+	assert.Zero(t, p.ExitCode())
 	assert.Contains(t, p.Log(), `msg="message refused: not an action" left_out=3`)
 	assert.Equal(t, 1, strings.Count(p.Log(), "msg=stopping"), p.Log())
 	assert.NotContains(t, p.Log(), "level=ERROR")
-}
-
-// exits waits until a program has exited with 0.
-func exits(t *testing.T, p *visitor.Program) {
-	t.Helper()
-	select {
-	case <-p.Exited:
-		assert.Equal(t, 0, p.ExitCode())
-	case <-time.After(visitor.Soon):
-		require.Fail(t, "still running")
-	}
 }
 
 // In the first half of the drain time only /readyz changes, so that a balancer can turn
@@ -122,13 +112,7 @@ func TestStop_GivesABalancerTimeUntilASecondSignal(t *testing.T) {
 			before.Shows("Counter: 2")
 			late.Shows("Counter: 2")
 
-			p.Signal(second)
-			select {
-			case <-p.Exited:
-				assert.NotZero(t, p.ExitCode())
-			case <-time.After(visitor.Soon):
-				require.Fail(t, "still running")
-			}
+			assert.NotZero(t, p.Stop(second))
 			assert.Empty(t, p.Log(), "below the level that was asked for")
 		})
 	}
