@@ -59,28 +59,6 @@ func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
 	assert.Contains(t, one.Text(), "Counter: 3 ")
 }
 
-func TestPresence_CrowdThatClosesAtOnceLeavesExactly(t *testing.T) {
-	t.Parallel()
-	const crowd = 100
-	server := visitor.Serve(t)
-	stays := visitor.New(t, server).Open(visitor.PresencePage)
-	stays.Join("stays")
-	tabs := make([]*visitor.Tab, crowd)
-	for i := range tabs {
-		tabs[i] = visitor.New(t, server).Open(visitor.PresencePage)
-		tabs[i].Join("guest")
-	}
-	stays.Shows("101 user(s) online")
-	stays.Shows("and 81 more")
-
-	var closing sync.WaitGroup
-	for _, tb := range tabs {
-		closing.Go(tb.Close)
-	}
-	closing.Wait()
-	stays.Shows("1 user(s) online Logged in as stays Leave stays (you) Joining needs")
-}
-
 // While the answer to one click is on its way from Redis, clicks of other browsers are
 // not held up: they wait for the next command together. Redis is far away here.
 func TestRequests_PostsOfManyBrowsersDoNotWaitForEachOther(t *testing.T) {
