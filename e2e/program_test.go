@@ -81,7 +81,7 @@ func TestProgram(t *testing.T) {
 	open := append(hostile[:], watching)
 	for _, tb := range open {
 		<-tb.Ended
-		assert.True(t, websocket.IsCloseError(tb.Err(), websocket.CloseGoingAway), "closed with: %v", tb.Err())
+		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
 		assert.Greater(t, time.Since(stopped), visitor.Drain/2, "the first half of the time is for balancers")
 	}
 	assert.Greater(t, time.Since(stopped), visitor.Drain*3/4, "connections end one after the other")

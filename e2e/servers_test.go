@@ -151,11 +151,11 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 // A program that starts before its Redis waits for it, unless it is stopped.
 func TestServers_StartBeforeRedis(t *testing.T) {
 	t.Parallel()
-	redis, exe := visitor.NewRedis(t), visitor.Build(t)
+	network, exe := visitor.NewNetwork(t, visitor.NewRedis(t).Addr), visitor.Build(t)
 	start := func() (cmd *exec.Cmd, socket string) {
-		redis.Stop()
+		network.Leave()
 		socket = filepath.Join(t.TempDir(), "socket")
-		cmd = exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket, "-redis", redis.URL)
+		cmd = exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket, "-redis", "redis://"+network.Addr()+"/0")
 		require.NoError(t, cmd.Start())
 		t.Cleanup(func() { cmd.Process.Kill() })
 		require.Eventually(t, func() bool { // it listens first
@@ -168,7 +168,7 @@ func TestServers_StartBeforeRedis(t *testing.T) {
 		return cmd, socket
 	}
 	waiting, socket := start()
-	redis.Start()
+	network.ComeBack()
 	v := visitor.New(t, "unix:"+socket)
 	v.Click() // is answered once Redis is there
 	assert.Contains(t, v.Get(visitor.CounterPage), "Counter: 1 ")

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 
 	"realtime/internal/site"
@@ -39,7 +38,7 @@ func TestStop_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
 	assert.NoError(t, s.Shutdown(t.Context()))
 	for _, tb := range tabs {
 		<-tb.Ended
-		assert.True(t, websocket.IsCloseError(tb.Err(), websocket.CloseGoingAway), "closed with: %v", tb.Err())
+		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
 	}
 	assert.Contains(t, v.Get(toyPage), "Lamps: 2 ", "pages are served to the end")
 }
