@@ -50,8 +50,7 @@ func dialBidi(url string) (*bidi, error) {
 	if err := c.do(nil, "session.new", parameters{"capabilities": parameters{}}); err != nil {
 		return nil, err
 	}
-	events := []string{"log.entryAdded", "browsingContext.load", "browsingContext.userPromptOpened"}
-	return c, c.do(nil, "session.subscribe", parameters{"events": events})
+	return c, c.do(nil, "session.subscribe", parameters{"events": []string{"log.entryAdded", "browsingContext.userPromptOpened"}})
 }
 
 // do sends a command, waits for its answer, and reads it into result unless that is nil.

@@ -152,17 +152,11 @@ func (tb *Tab) ExpectErrors(part string) {
 	tb.errors = slices.DeleteFunc(tb.errors, func(text string) bool { return strings.Contains(text, part) })
 }
 
-// Loads returns how often the tab has loaded a page. WebKit does not tell.
+// Loads returns how often the tab has loaded a page, in Chromium alone.
 func (tb *Tab) Loads() int {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return tb.loaded
-}
-
-func (tb *Tab) hasLoaded() {
-	tb.mu.Lock()
-	defer tb.mu.Unlock()
-	tb.loaded++
 }
 
 // Run runs actions of chromedp, in Chromium alone.

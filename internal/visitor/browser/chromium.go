@@ -139,7 +139,9 @@ func (tb *Tab) listenToChromium(event any) {
 		tb.failed("a dialog opened: " + e.Message)
 		go chromedp.Run(tb.Ctx, page.HandleJavaScriptDialog(false))
 	case *page.EventLoadEventFired:
-		tb.hasLoaded()
+		tb.mu.Lock()
+		defer tb.mu.Unlock()
+		tb.loaded++
 	}
 }
 
@@ -196,18 +198,14 @@ func (l *LoadedFiles) Listen(event any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch e := event.(type) {
-	case *network.EventResponseReceived:
+	case *network.EventRequestWillBeSent:
 		if l.urls == nil {
 			l.urls, l.loaded = map[network.RequestID]string{}, map[string]int{}
 		}
-		if !e.Response.FromDiskCache {
-			l.urls[e.RequestID] = e.Response.URL
-		}
-	case *network.EventRequestServedFromCache:
-		delete(l.urls, e.RequestID)
+		l.urls[e.RequestID] = e.Request.URL
 	case *network.EventLoadingFinished:
-		if url, found := l.urls[e.RequestID]; found && e.EncodedDataLength > 0 {
-			l.loaded[url] += int(e.EncodedDataLength)
+		if e.EncodedDataLength > 0 { // otherwise it comes from a cache
+			l.loaded[l.urls[e.RequestID]] += int(e.EncodedDataLength)
 		}
 	}
 }

@@ -74,8 +74,6 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 
 func (tb *Tab) listenToFirefox(event message) {
 	switch event.Method {
-	case "browsingContext.load":
-		tb.hasLoaded()
 	case "log.entryAdded":
 		if event.Params.Level == "error" {
 			tb.failed(event.Params.Text)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -96,14 +97,14 @@ func (s *webKitSession) do(command string, params parameters, result any) error 
 		return err
 	}
 	defer resp.Body.Close()
-	answer := struct{ Value any }{result}
-	if resp.StatusCode != http.StatusOK {
-		var problem struct{ Error, Message string }
-		answer.Value = &problem
-		err := json.NewDecoder(resp.Body).Decode(&answer)
-		return fmt.Errorf("%s: %s: %s %w", command, problem.Error, problem.Message, err)
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
 	}
-	return json.NewDecoder(resp.Body).Decode(&answer)
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", command, answer)
+	}
+	return json.Unmarshal(answer, &struct{ Value any }{result})
 }
 
 // open opens a window: a tab that is not alone in its window would stay hidden, because
