@@ -111,7 +111,11 @@ func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx cont
 		defer kill()
 		ending, cancel := context.WithTimeout(ctx, visitor.Soon)
 		defer cancel()
-		chromedp.Cancel(ending) // it ends by itself: a killed one still writes, and may leave its files behind
+		select {
+		case <-chromedp.FromContext(ctx).Browser.LostConnection: // the test has killed it
+		default:
+			chromedp.Cancel(ending) // it ends by itself: a killed one still writes, and may leave its files behind
+		}
 	}
 	if err = chromedp.Run(ctx); err != nil {
 		kill()
