@@ -130,13 +130,11 @@ func (tr *trouble) isAsked(t *testing.T, before int64) {
 }
 
 // load opens a page in a window. What the foot of it says is recorded, and its console
-// may tell of servers that are away, in the words of each engine.
+// may tell of servers that are away.
 func (w *walk) load(b *browser.Browser, url string) *browser.Tab {
 	w.t.Helper()
 	tb := b.LoadWindow("about:blank")
-	for _, part := range []string{"net::ERR_", "503", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
-		tb.ExpectErrors(part)
-	}
+	tb.ExpectServerAway()
 	tb.WatchStatus()
 	tb.WatchNotices()
 	tb.Navigate(url)

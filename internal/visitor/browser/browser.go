@@ -149,6 +149,14 @@ func (tb *Tab) ExpectErrors(part string) {
 	tb.errors = slices.DeleteFunc(tb.errors, func(text string) bool { return strings.Contains(text, part) })
 }
 
+// ExpectServerAway lets the console tell of a server that is away, or stopping, in the
+// words of each engine.
+func (tb *Tab) ExpectServerAway() {
+	for _, part := range []string{"net::ERR_", "503", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
+		tb.ExpectErrors(part)
+	}
+}
+
 // Loads returns how often the tab has loaded a page, in Chromium alone.
 func (tb *Tab) Loads() int {
 	tb.mu.Lock()
