@@ -168,24 +168,37 @@ func tcp(t *testing.T) (near, far net.Conn) {
 	return near, far
 }
 
+// The connection of a peer that has gone is counted no more, and what is still on its way
+// to it is no error.
 func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
+	closing := func(frame []byte) func(*websocket.Conn) {
+		return func(ws *websocket.Conn) { ws.WriteMessage(websocket.CloseMessage, frame) }
+	}
 	for name, row := range map[string]struct {
-		frame        []byte
-		wantExpected bool
+		leave      func(*websocket.Conn)
+		unexpected bool
 	}{
-		"normal closure": {websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), true},
-		"without a code": {nil, true},
-		"going away":     {websocket.FormatCloseMessage(websocket.CloseGoingAway, ""), true},
-		"protocol error": {websocket.FormatCloseMessage(websocket.CloseProtocolError, ""), false},
+		"normal closure": {closing(websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")), false},
+		"without a code": {closing(nil), false},
+		"going away":     {closing(websocket.FormatCloseMessage(websocket.CloseGoingAway, "")), false},
+		"protocol error": {closing(websocket.FormatCloseMessage(websocket.CloseProtocolError, "")), true},
+		"without a word": {func(ws *websocket.Conn) { ws.Close() }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c, peer := connect(t, quiet())
-				go peer.WriteMessage(websocket.CloseMessage, row.frame)
+				upgrader := quiet()
+				c, peer := connect(t, upgrader)
+				connect(t, upgrader)
 				go readAll(peer)
-				_, _, end := c.ReadMessage()
+				go row.leave(peer)
+				_, end := readAll(c)
 				unexpected := livetemplate.WSIsUnexpectedCloseError(end, livetemplate.WSCloseGoingAway, livetemplate.WSCloseAbnormalClosure)
-				assert.Equal(t, row.wantExpected, !unexpected, "the framework warns about %v", end)
+				assert.Equal(t, row.unexpected, unexpected, "whether the framework warns about %v", end)
+				assert.Equal(t, 1, upgrader.Open(), "the other one")
+				assert.Equal(t, 2, upgrader.Opened())
+				for range 3 {
+					assert.NoError(t, c.WriteMessage(websocket.TextMessage, []byte("still on its way")))
+				}
 			})
 		})
 	}
@@ -397,24 +410,6 @@ func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
 	}
 }
 
-func TestWriteMessage_ToAPeerWhoHasGoneIsNoError(t *testing.T) {
-	for name, leave := range map[string]func(*websocket.Conn){
-		"with a close frame": func(ws *websocket.Conn) { ws.WriteMessage(websocket.CloseMessage, nil) },
-		"without a word":     func(ws *websocket.Conn) { ws.Close() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c, peer := connect(t, quiet())
-				go leave(peer)
-				readAll(c)
-				for range 3 {
-					assert.NoError(t, c.WriteMessage(websocket.TextMessage, []byte("still on its way")))
-				}
-			})
-		})
-	}
-}
-
 func TestWriteMessage_ImprovesOnTheFrameworkAndTellsOfRefreshes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		upgrader, log := recorded()
@@ -456,26 +451,5 @@ func TestWriteMessage_ImprovesOnTheFrameworkAndTellsOfRefreshes(t *testing.T) {
 			assert.Empty(t, got, "for %s", row.frame)
 		}
 		assert.Equal(t, 1, strings.Count(log.String(), "rate limit"), "the log:\n%s", log)
-	})
-}
-
-func TestUpgrader_CountsOpenConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		upgrader := quiet()
-		var peers []*websocket.Conn
-		for range 3 {
-			c, peer := connect(t, upgrader)
-			go readAll(c)
-			go readAll(peer)
-			peers = append(peers, peer)
-		}
-		assert.Equal(t, 3, upgrader.Open())
-		peers[0].Close()
-		synctest.Wait()
-		assert.Equal(t, 2, upgrader.Open())
-		peers[1].WriteMessage(websocket.CloseMessage, nil)
-		synctest.Wait()
-		assert.Equal(t, 1, upgrader.Open())
-		assert.Equal(t, 3, upgrader.Opened())
 	})
 }
