@@ -228,6 +228,19 @@ func (c *Crowd) ClickAtOnce(clicks int) {
 	clicking.Wait()
 }
 
+// Burst lets a crowd that has seen nothing yet click so many times at once. Every click
+// counts, all tabs agree, and none is flooded.
+func (c *Crowd) Burst(clicks int) (got Tally, took time.Duration) {
+	c.t.Helper()
+	begin := time.Now()
+	c.Expect(int64(clicks))
+	c.ClickAtOnce(clicks)
+	got = c.Agrees(clicks)
+	took = time.Since(begin)
+	got.wasNotFlooded(c.t, took)
+	return got, took
+}
+
 // ClickSteadily clicks at a rate, in one tab after the other.
 func (c *Crowd) ClickSteadily(perSecond int, duration time.Duration) (clicks int) {
 	begin := time.Now()
@@ -274,6 +287,13 @@ type Tally struct {
 	Frames, MostFrames          int // of all tabs, and of one
 	Empty                       int // frames without a number
 	MostRefreshes               int // frames of one tab that were no answers
+}
+
+// wasNotFlooded checks that every tab got one refresh per interval at most, beside the
+// first and the last.
+func (got Tally) wasNotFlooded(t testing.TB, in time.Duration) {
+	t.Helper()
+	assert.LessOrEqual(t, got.MostRefreshes, int(in/Interval)+2, "refreshes of the busiest tab, in %v", in)
 }
 
 // Agrees waits until every tab shows so many clicks: all that were made.
