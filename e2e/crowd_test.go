@@ -7,7 +7,14 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"realtime/internal/visitor"
+	"realtime/internal/visitor/storm"
 )
+
+// Six tabs for each storm. make test-all has more, and make soak even more.
+func TestStress(t *testing.T) {
+	t.Parallel()
+	storm.Run(t, 6)
+}
 
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	t.Parallel()

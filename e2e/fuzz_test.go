@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 	"unicode/utf8"
 
@@ -17,9 +18,8 @@ import (
 // Whatever a peer sends to a live page: it is answered or its connection is
 // closed, only an increment counts, and everybody else goes on.
 func FuzzFrames(f *testing.F) {
-	for _, message := range storm.Messages {
-		f.Add(true, true, []byte(message.Text))
-		f.Add(true, false, []byte(message.Text))
+	for _, text := range slices.Concat(storm.Actions, storm.NoActions) {
+		f.Add(true, true, []byte(text)) // on the other page: see TestStress
 	}
 	for _, frame := range []string{
 		`{"action":"increment","data":{}}`, `{"submitter":"increment"}`, `{"action":"Increment"}`, `{"ACTION":"increment"}`,

@@ -17,7 +17,7 @@ import (
 // them while it holds a lock that everybody needs.
 func TestHostile_PeersThatDoNotReadHarmNobody(t *testing.T) {
 	t.Parallel()
-	const peers, clicks = 5, 20
+	const peers, clicks = 5, 10
 	for name, row := range map[string]struct {
 		flags []string
 		left  int // of those who do not read

@@ -2,16 +2,15 @@ package storm
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -21,20 +20,16 @@ import (
 // often is how often a condition is checked.
 const often = 20 * time.Millisecond
 
-// books hold what a program should have counted, and who is there.
+// books hold what a program should have counted, and the tabs that stay open.
 type books struct {
 	t       testing.TB
 	program *visitor.Program
-	tabs    int // how many make a storm
-	atRest  int // goroutines before a storm
-
-	// Visitors from before the storm, who must not notice it. A third one only looks.
-	clicking, watching *visitor.Tab
-	before             map[*visitor.Tab]bool
+	size    int // how many tabs make a storm
+	atRest  int // goroutines before the storms
 
 	mu     sync.Mutex
 	want   map[string]int
-	open   map[*visitor.Tab]bool
+	tabs   []*visitor.Tab
 	crowds map[*visitor.Crowd]string // by their page
 }
 
@@ -44,23 +39,20 @@ const (
 	users  = "users_online"
 )
 
-// connections is how the program names the connections of a page.
-func connections(path string) string {
-	return "connections " + strings.TrimPrefix(path, "/realtime/")
-}
+// Visitors from before the storms must not notice them: they are the first tabs of the books.
+const clicking, watching, before = 0, 1, 3
 
-// open opens the books of a program in which nothing has happened.
-func open(t testing.TB, tabs int, program *visitor.Program) *books {
+// newBooks starts the program, and opens its books.
+func newBooks(t testing.TB, size int, flags ...string) *books {
 	t.Helper()
-	b := &books{t: t, tabs: tabs, program: program,
-		want: map[string]int{}, open: map[*visitor.Tab]bool{}, crowds: map[*visitor.Crowd]string{}}
-	b.clicking, b.watching = b.openTab(visitor.CounterPage), b.openTab(visitor.PresencePage)
-	b.openTab(visitor.CounterPage)
-	b.before = maps.Clone(b.open)
-	b.watching.Join("watching")
+	b := &books{t: t, size: size, program: visitor.Start(t, flags...), want: map[string]int{}, crowds: map[*visitor.Crowd]string{}}
+	for _, path := range []string{visitor.CounterPage, visitor.PresencePage, visitor.CounterPage} {
+		b.open(b.visitor(), path)
+	}
+	b.tabs[watching].Join("watching")
+	b.tabs[watching].Settle()
 	b.add(users, 1)
-	b.watching.Settle()
-	b.atRest = program.Goroutines()
+	b.atRest = b.program.Goroutines()
 	return b
 }
 
@@ -73,23 +65,20 @@ func (b *books) add(what string, n int) {
 	}
 }
 
-// openTab opens a page in a tab of a new visitor.
-func (b *books) openTab(path string) *visitor.Tab {
-	b.t.Helper()
-	return b.openIn(visitor.New(b.t, b.program.URL), path)
-}
+func (b *books) visitor() *visitor.Visitor { return visitor.New(b.t, b.program.URL) }
 
-func (b *books) openIn(v *visitor.Visitor, path string) *visitor.Tab {
+// open opens a page in a tab that stays.
+func (b *books) open(v *visitor.Visitor, path string) *visitor.Tab {
 	b.t.Helper()
 	tb := v.Open(path)
 	b.add(connections(path), 1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.open[tb] = true
+	b.tabs = append(b.tabs, tb)
 	return tb
 }
 
-// openCrowd opens a page in n tabs.
+// openCrowd opens a page in n tabs that stay.
 func (b *books) openCrowd(path string, n int) *visitor.Crowd {
 	b.t.Helper()
 	c := visitor.OpenCrowd(b.t, b.program.URL, path, n)
@@ -100,28 +89,9 @@ func (b *books) openCrowd(path string, n int) *visitor.Crowd {
 	return c
 }
 
-// closed closes a tab, if it is not closed already.
-func (b *books) closed(tb *visitor.Tab) {
-	tb.Close()
-	b.add(connections(tb.Path), -1)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.open, tb)
-}
-
-// endsWith waits until the server closes a tab, and checks the code of its close frame.
-// The server waits for a second until the other side has read it. A slower machine may
-// see none.
-func (b *books) endsWith(tb *visitor.Tab, began time.Time, codes ...int) {
-	b.t.Helper()
-	select {
-	case <-tb.Ended:
-	case <-time.After(visitor.Soon):
-		require.Fail(b.t, "still open", "want an end with one of %v", codes)
-	}
-	if took := time.Since(began); !websocket.IsCloseError(tb.Err(), codes...) && took < time.Second {
-		assert.Fail(b.t, "closed with another code", "want one of %v, after %v closed with: %v", codes, took, tb.Err())
-	}
+// connections is how the program names the connections of a page.
+func connections(path string) string {
+	return "connections " + strings.TrimPrefix(path, "/realtime/")
 }
 
 var (
@@ -145,34 +115,18 @@ func (b *books) counted() map[string]int {
 	return got
 }
 
-// agree checks that the books are exact, that everybody sees so, and that those who were
-// there before are served as before.
+// agree waits until the program has counted what it should, and everybody sees so.
 func (b *books) agree() {
-	b.t.Helper()
-	b.settle()
-	b.clicking.Increment()
-	b.add(clicks, 1)
-	b.clicking.Settle()
-	b.watching.Settle()
-	b.settle()
-}
-
-// settle waits until the program counts what it should, and everybody sees it.
-func (b *books) settle() {
 	b.t.Helper()
 	require.EventuallyWithT(b.t, func(check *assert.CollectT) {
 		assert.Equal(check, b.want, b.counted())
 	}, visitor.Soon, often, "what the program counts")
-	for path, text := range map[string]string{
+	shown := map[string]string{
 		visitor.CounterPage:  fmt.Sprintf("Counter: %d ", b.want[clicks]),
 		visitor.PresencePage: fmt.Sprintf(" %d user(s) online", b.want[users]),
-	} {
-		for tb := range b.open {
-			if tb.Path == path {
-				tb.Shows(text)
-			}
-		}
-		assert.Contains(b.t, visitor.New(b.t, b.program.URL).Get(path), text, "the page of a late visitor")
+	}
+	for _, tb := range b.tabs {
+		tb.Shows(shown[tb.Path])
 	}
 	for c, path := range b.crowds {
 		assert.EventuallyWithT(b.t, func(check *assert.CollectT) {
@@ -182,22 +136,22 @@ func (b *books) settle() {
 			}
 			assert.Zero(check, got.Wrong+got.Unanswered+got.CutOff, "of a crowd: %+v", got)
 		}, visitor.Soon, often)
+		assert.Contains(b.t, b.visitor().Get(path), shown[path], "the page of a late visitor")
 	}
 }
 
-// leaveNothing closes all but the tabs from before, and waits until no user and no
+// leaveNothing closes all tabs but those from before, and waits until no user and no
 // goroutine is left of them.
 func (b *books) leaveNothing() {
 	b.t.Helper()
 	for c := range b.crowds {
 		c.Close()
 	}
-	for tb := range maps.Clone(b.open) {
-		if !b.before[tb] {
-			b.closed(tb)
-		}
+	for _, tb := range b.tabs[before:] {
+		tb.Close()
 	}
-	b.watching.Shows(" 1 user(s) online")
+	b.tabs = slices.Clip(b.tabs[:before])
+	b.tabs[watching].Shows(" 1 user(s) online")
 	assert.EventuallyWithT(b.t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()
 		assert.LessOrEqual(check, b.program.Goroutines(), b.atRest+3) // of requests for the number itself

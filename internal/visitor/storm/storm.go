@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,33 +41,36 @@ type storm struct {
 	seed uint64
 }
 
-// Run lets all storms happen at once, with so many tabs each, and then stops the program.
+// Run lets all storms happen at once, each with about so many tabs. Then it stops the
+// program.
 func Run(t *testing.T, tabs int) {
 	t.Helper()
 	seed := cmp.Or(*seedFlag, rand.Uint64())
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("repeat it with: go test -race -tags all,soak -run '^%s$' %s -stress.seed=%d", t.Name(), testedPackage(t), seed)
+		if build, _ := debug.ReadBuildInfo(); t.Failed() {
+			t.Logf("repeat it with: go test -race -tags all,soak -run '^%s$' %s -stress.seed=%d", t.Name(), strings.TrimSuffix(build.Path, ".test"), seed)
 		}
 	})
-	b := open(t, tabs, visitor.Start(t, append(patient, "-grace", "50ms")...))
+	b := newBooks(t, tabs, append(patient, "-grace", "50ms")...)
 	var all sync.WaitGroup
 	for i, run := range storms {
 		all.Go(func() { run(&storm{b, seed + uint64(i)}) })
 	}
 	all.Wait()
 	b.agree()
+	b.tabs[clicking].Increment() // life goes on
+	b.tabs[clicking].Settle()
+	b.add(clicks, 1)
+	b.agree()
 	b.leaveNothing()
-	b.stop()
-}
 
-// testedPackage names the package of the test, as the go command takes it.
-func testedPackage(t *testing.T) string {
-	here, err := filepath.Abs(".")
-	require.NoError(t, err)
-	path, err := filepath.Rel(visitor.Root(), here)
-	require.NoError(t, err)
-	return "./" + path
+	b.program.Signal(syscall.SIGTERM)
+	<-b.program.Exited
+	assert.Zero(t, b.program.ExitCode())
+	for _, tb := range b.tabs {
+		<-tb.Ended
+		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
+	}
 }
 
 // each runs do n times, eight at a time, each with numbers of its own. The framework
@@ -85,54 +88,52 @@ func (s *storm) each(n int, do func(i int, r *rand.Rand)) {
 }
 
 func joinAtOnce(s *storm) {
-	s.openCrowd(visitor.PresencePage, 2*s.tabs).ClickAtOnce(2 * s.tabs)
-	s.add(users, 2*s.tabs)
+	s.openCrowd(visitor.PresencePage, 2*s.size).ClickAtOnce(2 * s.size)
+	s.add(users, 2*s.size)
 }
 
 // Tabs of one browser under one name are one user.
 func joinLeaveAndReload(s *storm) {
 	const perBrowser, names, leave, reload = 4, 3, 3, 4
-	type user struct{ browser, name int }
-	var mu sync.Mutex
-	online := map[user]bool{}
-	browsers := make([]*visitor.Visitor, (s.tabs+perBrowser-1)/perBrowser)
+	last := make([]int, s.size)
+	browsers := make([]*visitor.Visitor, (s.size+perBrowser-1)/perBrowser)
 	for i := range browsers {
-		browsers[i] = visitor.New(s.t, s.program.URL)
+		browsers[i] = s.visitor()
 		browsers[i].Get(visitor.PresencePage) // for its cookie
 	}
-	s.each(s.tabs, func(i int, r *rand.Rand) {
-		tb := s.openIn(browsers[i/perBrowser], visitor.PresencePage)
-		step := 0
+	s.each(s.size, func(i int, r *rand.Rand) {
+		tb := s.open(browsers[i/perBrowser], visitor.PresencePage)
 		for range 1 + r.IntN(12) {
-			switch step = r.IntN(names + 2); step {
+			switch last[i] = r.IntN(names + 2); last[i] {
 			case leave:
 				tb.Leave()
 			case reload:
 				tb.Close()
 				tb.Connect()
 			default:
-				tb.Join(fmt.Sprint("name ", step))
+				tb.Join(fmt.Sprint("name ", last[i]))
 			}
 		}
 		tb.Settle()
-		if step < names {
-			mu.Lock()
-			defer mu.Unlock()
-			online[user{i / perBrowser, step}] = true
-		}
 	})
+	online := map[[2]int]bool{} // by browser and name
+	for i, name := range last {
+		if name < names {
+			online[[2]int{i / perBrowser, name}] = true
+		}
+	}
 	s.add(users, len(online))
 }
 
 func clickAtOnce(s *storm) {
-	s.openCrowd(visitor.CounterPage, s.tabs).ClickAtOnce(30 * s.tabs)
-	s.add(clicks, 30*s.tabs)
+	s.openCrowd(visitor.CounterPage, s.size).ClickAtOnce(30 * s.size)
+	s.add(clicks, 30*s.size)
 }
 
 // A page clicks by a form where scripts do not run, and by a request where no socket opens.
 func clickWithoutSocket(s *storm) {
-	s.each(s.tabs, func(_ int, r *rand.Rand) {
-		v := visitor.New(s.t, s.program.URL)
+	s.each(s.size, func(_ int, r *rand.Rand) {
+		v := s.visitor()
 		page := v.OpenWithoutSocket(visitor.CounterPage)
 		forms, requests := r.IntN(8), r.IntN(8)
 		for range forms {
@@ -146,42 +147,42 @@ func clickWithoutSocket(s *storm) {
 }
 
 // Some go before their join is answered.
-func comeAndGo(s *storm) { visitor.ComeAndGo(s.t, s.program.URL, 8*s.tabs) }
+func comeAndGo(s *storm) { visitor.ComeAndGo(s.t, s.program.URL, 8*s.size) }
 
 // closeTabs closes tabs in each way. What was sent before a close frame counts, also if
 // nobody waits for the answer.
 func closeTabs(s *storm) {
 	closeFrames := [][]byte{nil, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), websocket.FormatCloseMessage(websocket.CloseGoingAway, "")}
-	ways := len(closeFrames) + 2 // a closed connection and one that is reset
-	s.each(2*s.tabs, func(i int, r *rand.Rand) {
-		way, times := i%ways, r.IntN(20)
-		counter, joined := s.openTab(visitor.CounterPage), s.openTab(visitor.PresencePage)
+	s.each(2*s.size, func(i int, r *rand.Rand) {
+		counter, joined := s.visitor().Open(visitor.CounterPage), s.visitor().Open(visitor.PresencePage)
 		joined.Join("guest")
+		times := r.IntN(20)
 		for range times {
 			counter.Increment()
 		}
 		s.add(clicks, times)
 		for _, tb := range []*visitor.Tab{counter, joined} {
-			switch {
-			case way < len(closeFrames):
-				began := time.Now()
+			if way := i % (len(closeFrames) + 2); way < len(closeFrames) {
 				assert.NoError(s.t, tb.WS.WriteMessage(websocket.CloseMessage, closeFrames[way]))
-				s.endsWith(tb, began, websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived)
-			case way == len(closeFrames):
-				tb.Settle()
-			default:
-				tb.Settle()
-				tb.WS.NetConn().(*net.TCPConn).SetLinger(0) // as in a crash
+				s.ends(tb)
+			} else if tb.Settle(); way == len(closeFrames) {
+				tb.WS.NetConn().(*net.TCPConn).SetLinger(0) // a reset, as after a crash
 			}
-			s.closed(tb)
+			tb.Close()
 		}
 	})
+}
+
+// ends waits until the server has closed a tab.
+func (s *storm) ends(tb *visitor.Tab) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool { return tb.Err() != nil }, visitor.Soon, often, "still open")
 }
 
 func closeInHandshake(s *storm) {
 	handshake := "GET " + visitor.PresencePage + " HTTP/1.1\r\nHost: " + s.program.Addr() +
 		"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-	s.each(2*s.tabs, func(_ int, r *rand.Rand) {
+	s.each(2*s.size, func(_ int, r *rand.Rand) {
 		conn, err := net.Dial("tcp", s.program.Addr())
 		require.NoError(s.t, err)
 		fmt.Fprint(conn, handshake[:min(r.IntN(2*len(handshake)), len(handshake))])
@@ -193,7 +194,7 @@ func closeInHandshake(s *storm) {
 }
 
 func stopReading(s *storm) {
-	s.each(1+s.tabs/4, func(int, *rand.Rand) { StopReading(s.t, s.program.URL).Close() })
+	s.each(1+s.size/4, func(int, *rand.Rand) { StopReading(s.t, s.program.URL).Close() })
 }
 
 // StopReading opens a counter, reads nothing, and sends messages until the server takes
@@ -216,7 +217,7 @@ func StopReading(t testing.TB, server string) *websocket.Conn {
 // Every click of a flood is answered. Those that are too fast do not count.
 func floodWithClicks(s *storm) {
 	const perTab, burst = 500, 200 // the rate limit lets a burst through
-	tabs := 1 + s.tabs/6
+	tabs := 1 + s.size/6
 	c := s.openCrowd(visitor.CounterPage, tabs)
 	c.ClickAtOnce(tabs * perTab)
 	var got visitor.Tally
@@ -233,40 +234,25 @@ func floodWithClicks(s *storm) {
 // sendFrames sends what no page sends. It is answered and changes nothing, or it ends
 // the connection of its sender.
 func sendFrames(s *storm) {
-	const perTab = 10
-	s.each(max(s.tabs, len(broken)), func(i int, r *rand.Rand) {
-		tb := s.openTab(visitor.PresencePage)
-		for range perTab {
-			m := Messages[r.IntN(len(Messages))]
-			assert.NoError(s.t, tb.WS.WriteMessage(websocket.TextMessage, []byte(m.Text)))
-			if !m.Action {
-				s.add("messages_refused not_action", 1)
+	s.each(max(s.size, len(lasts)), func(i int, r *rand.Rand) {
+		tb := s.visitor().Open(visitor.PresencePage)
+		for range 5 {
+			for _, messages := range [][]string{Actions, NoActions} {
+				assert.NoError(s.t, tb.WS.WriteMessage(websocket.TextMessage, []byte(messages[r.IntN(len(messages))])))
 			}
 		}
+		s.add("messages_refused not_action", 5)
 		tb.Join("guest")
 		tb.Settle() // still served
-
-		last, began := broken[i%len(broken)], time.Now()
-		_, err := tb.WS.NetConn().Write(last.bytes)
+		last := lasts[i%len(lasts)]
+		_, err := tb.WS.NetConn().Write([]byte(last.bytes))
 		assert.NoError(s.t, err)
 		if last.refused != "" {
 			s.add("messages_refused "+last.refused, 1)
 		}
-		if last.code != 0 {
-			s.endsWith(tb, began, last.code)
+		if !last.half {
+			s.ends(tb)
 		}
-		s.closed(tb)
+		tb.Close()
 	})
-}
-
-// stop stops the program. It tells everybody that is left, and exits with 0.
-func (b *books) stop() {
-	b.t.Helper()
-	b.program.Signal(syscall.SIGTERM)
-	for tb := range b.open {
-		<-tb.Ended
-		assert.EqualError(b.t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
-	}
-	<-b.program.Exited
-	assert.Zero(b.t, b.program.ExitCode())
 }

@@ -1,0 +1,58 @@
+package site_test
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
+
+	"realtime/internal/site"
+	"realtime/internal/visitor"
+)
+
+// When many connect at once, exactly as many are taken in as there is room for.
+func TestCapacity_IsExactForACrowd(t *testing.T) {
+	const knocks, room = 40, 7
+	for name, row := range map[string]struct {
+		limits site.Options
+		opened int
+		why    string
+	}{
+		"of all":         {site.Options{MaxConnections: room}, room, "full"},
+		"of one browser": {site.Options{MaxPerSession: room}, knocks/2 + room, "session_full"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, server := serve(t, row.limits)
+			cookie := http.Header{"Cookie": {visitor.SessionCookie + "=" + madeUp()}}
+			for round := range 3 {
+				sockets := make([]*websocket.Conn, knocks)
+				var knocking sync.WaitGroup
+				var opened atomic.Int64
+				for i := range sockets {
+					header := http.Header{} // half of them are somebody else
+					if i%2 == 0 {
+						header = cookie
+					}
+					knocking.Go(func() {
+						if sockets[i], _ = visitor.Knock(t, server, toyPage, header); sockets[i] != nil {
+							opened.Add(1)
+						}
+					})
+				}
+				knocking.Wait()
+				assert.EqualValues(t, row.opened, opened.Load())
+				assert.Equal(t, (round+1)*(knocks-row.opened), metric(t, s, `realtime_connections_refused_total{reason="`+row.why+`"}`))
+				for _, ws := range sockets {
+					if ws != nil {
+						ws.Close()
+					}
+				}
+				assert.Eventually(t, func() bool { return metric(t, s, `realtime_connections{page="toy"}`) == 0 }, visitor.Soon, time.Millisecond)
+			}
+		})
+	}
+}
