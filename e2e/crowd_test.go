@@ -18,7 +18,7 @@ func TestStress(t *testing.T) {
 
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	t.Parallel()
-	server := visitor.Serve(t)
+	server := visitor.Serve(t, visitor.Patient...)
 	visitor.OpenCrowd(t, server, visitor.CounterPage, 100).Burst(1000)
 	visitor.OpenCrowd(t, server, visitor.PresencePage, 100).Burst(100)
 }
@@ -27,7 +27,7 @@ func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 // what one costs.
 func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
 	t.Parallel()
-	server := visitor.Serve(t, "-refresh-budget", "1e-9")
+	server := visitor.Serve(t, append(visitor.Patient, "-refresh-budget", "1e-9")...)
 	visitor.OpenCrowd(t, server, visitor.CounterPage, 30) // what a few cost is not measured
 	tb, peer := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
 	assert.Eventually(t, func() bool {

@@ -24,6 +24,10 @@ const (
 	MaxForm    = 16 << 10
 )
 
+// Patient are flags with which a program closes nobody for being silent or slow. On a busy
+// machine everybody is.
+var Patient = []string{"-ping", "1m", "-ping-timeout", "1h", "-write-timeout", "1h"}
+
 // What people read.
 const (
 	NoName   = "Please enter a name."

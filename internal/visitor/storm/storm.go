@@ -25,9 +25,6 @@ import (
 
 var seedFlag = flag.Uint64("stress.seed", 0, "`seed` of what a storm draws; 0: another one each time")
 
-// patient flags close nobody for being silent or slow. On a busy machine everybody is.
-var patient = []string{"-ping", "1m", "-ping-timeout", "1h", "-write-timeout", "1h"}
-
 // storms are what happens at once. Each writes into the books what the program has to
 // count when it is over.
 var storms = []func(*storm){
@@ -51,7 +48,7 @@ func Run(t *testing.T, tabs int) {
 			t.Logf("repeat it with: go test -race -tags all,soak -run '^%s$' %s -stress.seed=%d", t.Name(), strings.TrimSuffix(build.Path, ".test"), seed)
 		}
 	})
-	b := newBooks(t, tabs, append(patient, "-grace", "50ms")...)
+	b := newBooks(t, tabs, append(visitor.Patient, "-grace", "50ms")...)
 	var all sync.WaitGroup
 	for i, run := range storms {
 		all.Go(func() { run(&storm{b, seed + uint64(i)}) })
