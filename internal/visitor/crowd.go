@@ -213,16 +213,13 @@ func (c *Crowd) Burst(clicks int) (got Tally, took time.Duration) {
 // ClickSteadily clicks at a rate, in one tab after the other.
 func (c *Crowd) ClickSteadily(perSecond int, duration time.Duration) (clicks int) {
 	begin := time.Now()
-	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-		passed := min(time.Since(begin), duration)
+	for passed := time.Duration(0); passed < duration; <-time.After(time.Millisecond) {
+		passed = min(time.Since(begin), duration)
 		for due := int(passed.Seconds() * float64(perSecond)); clicks < due; clicks++ {
 			c.Tabs[clicks%len(c.Tabs)].Click()
 		}
-		if passed == duration {
-			tick.Stop()
-			return clicks
-		}
 	}
+	return clicks
 }
 
 // Shown returns the number that the tab shows.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +24,10 @@ type books struct {
 	t       testing.TB
 	program *visitor.Program
 	size    int // how many tabs make a storm
-	atRest  int // goroutines before the storms
+
+	// What is there before the storms. These visitors must not notice them.
+	clicking, watching *visitor.Tab
+	before, atRest     int // tabs, and goroutines of the program
 
 	mu     sync.Mutex
 	want   map[string]int
@@ -39,20 +41,16 @@ const (
 	users  = "users_online"
 )
 
-// Visitors from before the storms must not notice them: they are the first tabs of the books.
-const clicking, watching, before = 0, 1, 3
-
 // newBooks starts the program, and opens its books.
 func newBooks(t testing.TB, size int, flags ...string) *books {
 	t.Helper()
 	b := &books{t: t, size: size, program: visitor.Start(t, flags...), want: map[string]int{}, crowds: map[*visitor.Crowd]string{}}
-	for _, path := range []string{visitor.CounterPage, visitor.PresencePage, visitor.CounterPage} {
-		b.open(b.visitor(), path)
-	}
-	b.tabs[watching].Join("watching")
-	b.tabs[watching].Settle()
+	b.clicking, b.watching = b.open(b.visitor(), visitor.CounterPage), b.open(b.visitor(), visitor.PresencePage)
+	b.open(b.visitor(), visitor.CounterPage) // only looks
+	b.watching.Join("watching")
+	b.watching.Settle()
 	b.add(users, 1)
-	b.atRest = b.program.Goroutines()
+	b.before, b.atRest = len(b.tabs), b.program.Goroutines()
 	return b
 }
 
@@ -147,11 +145,11 @@ func (b *books) leaveNothing() {
 	for c := range b.crowds {
 		c.Close()
 	}
-	for _, tb := range b.tabs[before:] {
+	for _, tb := range b.tabs[b.before:] {
 		tb.Close()
 	}
-	b.tabs = slices.Clip(b.tabs[:before])
-	b.tabs[watching].Shows(" 1 user(s) online")
+	b.tabs = b.tabs[:b.before]
+	b.watching.Shows(" 1 user(s) online")
 	assert.EventuallyWithT(b.t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()
 		assert.LessOrEqual(check, b.program.Goroutines(), b.atRest+3) // of requests for the number itself
