@@ -16,8 +16,11 @@ import (
 	"realtime/internal/visitor"
 )
 
-// often is how often a condition is checked.
-const often = 20 * time.Millisecond
+// How often a condition is checked, and how long. Everything at once takes its time.
+const (
+	often    = 20 * time.Millisecond
+	patience = 10 * visitor.Soon
+)
 
 // books hold what a program should have counted, and the tabs that stay open.
 type books struct {
@@ -118,7 +121,7 @@ func (b *books) agree() {
 	b.t.Helper()
 	require.EventuallyWithT(b.t, func(check *assert.CollectT) {
 		assert.Equal(check, b.want, b.counted())
-	}, visitor.Soon, often, "what the program counts")
+	}, patience, often, "what the program counts")
 	shown := map[string]string{
 		visitor.CounterPage:  fmt.Sprintf("Counter: %d ", b.want[clicks]),
 		visitor.PresencePage: fmt.Sprintf(" %d user(s) online", b.want[users]),
@@ -133,7 +136,7 @@ func (b *books) agree() {
 				got.Wrong = 0 // a crowd knows only the highest number that it has seen
 			}
 			assert.Zero(check, got.Wrong+got.Unanswered+got.CutOff, "of a crowd: %+v", got)
-		}, visitor.Soon, often)
+		}, patience, often)
 		assert.Contains(b.t, b.visitor().Get(path), shown[path], "the page of a late visitor")
 	}
 }
@@ -153,5 +156,5 @@ func (b *books) leaveNothing() {
 	assert.EventuallyWithT(b.t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()
 		assert.LessOrEqual(check, b.program.Goroutines(), b.atRest+3) // of requests for the number itself
-	}, visitor.Soon, often, "goroutines are left")
+	}, patience, often, "goroutines are left")
 }
