@@ -23,7 +23,7 @@ func FuzzFrames(f *testing.F) {
 	}
 	for _, frame := range []string{
 		`{"action":"increment","data":{}}`, `{"submitter":"increment"}`, `{"action":"Increment"}`, `{"ACTION":"increment"}`,
-		`{"action":"increment","action":"x"}`, `{"action":"join","data":{"username":"x"}}`, "\xff",
+		`{"action":"increment","action":"x"}`, `{"action":"join","data":{"username":"x"}}`, `{"action":"join","data":{"username":[{}]}}`, "\xff",
 	} {
 		f.Add(true, true, []byte(frame))
 		f.Add(true, false, []byte(frame))

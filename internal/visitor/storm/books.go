@@ -16,11 +16,8 @@ import (
 	"realtime/internal/visitor"
 )
 
-// How often a condition is checked, and how long. Everything at once takes its time.
-const (
-	often    = 20 * time.Millisecond
-	patience = 10 * visitor.Soon
-)
+// often is how often a condition is checked.
+const often = 20 * time.Millisecond
 
 // books hold what a program should have counted, and the tabs that stay open.
 type books struct {
@@ -121,7 +118,7 @@ func (b *books) agree() {
 	b.t.Helper()
 	require.EventuallyWithT(b.t, func(check *assert.CollectT) {
 		assert.Equal(check, b.want, b.counted())
-	}, patience, often, "what the program counts")
+	}, visitor.Soon, often, "what the program counts")
 	shown := map[string]string{
 		visitor.CounterPage:  fmt.Sprintf("Counter: %d ", b.want[clicks]),
 		visitor.PresencePage: fmt.Sprintf(" %d user(s) online", b.want[users]),
@@ -136,7 +133,7 @@ func (b *books) agree() {
 				got.Wrong = 0 // a crowd knows only the highest number that it has seen
 			}
 			assert.Zero(check, got.Wrong+got.Unanswered+got.CutOff, "of a crowd: %+v", got)
-		}, patience, often)
+		}, visitor.Soon, often)
 		assert.Contains(b.t, b.visitor().Get(path), shown[path], "the page of a late visitor")
 	}
 }
@@ -156,5 +153,5 @@ func (b *books) leaveNothing() {
 	assert.EventuallyWithT(b.t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()
 		assert.LessOrEqual(check, b.program.Goroutines(), b.atRest+3) // of requests for the number itself
-	}, patience, often, "goroutines are left")
+	}, visitor.Soon, often, "goroutines are left")
 }

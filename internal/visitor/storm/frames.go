@@ -10,7 +10,7 @@ import (
 var Actions = []string{
 	`{"action":"mount"}`, `{"action":"refreshCounter","data":{"counter":9}}`, `{"action":"presenceChanged","data":{"onlinecount":9}}`,
 	`{"action":"__navigate__","data":{"counter":"9"}}`, `{"action":"__ping__"}`, `{"action":"onConnect"}`, `{"action":"cancel_upload"}`,
-	`{"action":"upload_complete","upload_name":"x","entry_ids":["x"]}`, `{"action":"join","data":{"username":[{}]}}`, `{}`, `null`,
+	`{"action":"upload_complete","upload_name":"x","entry_ids":["x"]}`, `{}`, `null`,
 }
 
 // NoActions are refused, and their sender goes on.

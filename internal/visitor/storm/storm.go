@@ -177,7 +177,7 @@ func closeTabs(s *storm) {
 // ends waits until the server has closed a tab.
 func (s *storm) ends(tb *visitor.Tab) {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { return tb.Err() != nil }, patience, often, "still open")
+	require.Eventually(s.t, func() bool { return tb.Err() != nil }, visitor.Soon, often, "still open")
 }
 
 func closeInHandshake(s *storm) {
@@ -225,7 +225,7 @@ func floodWithClicks(s *storm) {
 	require.EventuallyWithT(s.t, func(check *assert.CollectT) {
 		got = c.Count(0)
 		assert.Zero(check, got.Unanswered)
-	}, patience, often)
+	}, visitor.Soon, often)
 	assert.Equal(s.t, tabs*perTab, got.Clicks)
 	assert.GreaterOrEqual(s.t, got.Clicks-got.Refused, tabs*burst)
 	s.add(clicks, got.Clicks-got.Refused)
