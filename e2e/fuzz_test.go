@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
@@ -53,7 +54,7 @@ func FuzzFrames(f *testing.F) {
 		if text && utf8.Valid(frame) {
 			peer.Settle() // answered, and goes on
 		} else {
-			<-peer.Ended
+			require.Eventually(t, func() bool { return peer.Err() != nil }, visitor.Soon, time.Millisecond, "still open")
 		}
 		clicker.Increment()
 		shown := fmt.Sprintf("Counter: %d ", want)
