@@ -2,7 +2,6 @@ package site_test
 
 import (
 	"net/http"
-	"net/http/httptest"
 	"regexp"
 	"testing"
 
@@ -19,7 +18,7 @@ func TestSession_OfASocketIsThatOfItsCookie(t *testing.T) {
 	s := newSite(t, site.Options{})
 	_, err := site.Live(s, "/who", "who.tmpl", who{}, &whoState{})
 	require.NoError(t, err)
-	server := serveOn(t, s, httptest.NewServer(s)).URL
+	server := serveOn(t, s)
 	browserOf := func(cookie string) string {
 		ws, _ := visitor.Knock(t, server, "/who", http.Header{"Cookie": {visitor.SessionCookie + "=" + cookie}})
 		require.NotNil(t, ws)
