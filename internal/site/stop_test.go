@@ -3,6 +3,7 @@ package site_test
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func TestStop_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
 	_, resp := visitor.Knock(t, server, toyPage, nil)
 	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 	light(tabs[0])
-	press(v)
+	v.Post(toyPage, url.Values{"light": {""}})
 	for _, tb := range tabs {
 		tb.Shows("Lamps: 2 ")
 	}
