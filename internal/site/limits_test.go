@@ -13,35 +13,30 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestRateLimit_IsForEachSessionAndRemembersNoneForLong(t *testing.T) {
+// The limit itself is that of TestPosts_AboveTheRateAreRefused.
+func TestRateLimit_RemembersNoSessionForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRateLimit(DefaultActionRate, DefaultActionBurst)
-		known := func() int {
+		knows := func(want int, why string) {
+			t.Helper()
 			synctest.Wait()
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			return len(l.sessions)
+			assert.Len(t, l.sessions, want, why)
 		}
-		for i := range 200 {
-			assert.True(t, l.allow("fast"), "post %d at once", i+1)
+		for range DefaultActionBurst {
+			assert.True(t, l.allow("fast"))
 		}
-		assert.False(t, l.allow("fast"), "post 201 at once")
-		assert.True(t, l.allow("other"))
-		time.Sleep(20 * time.Millisecond)
-		assert.True(t, l.allow("fast"), "50 a second")
-		assert.False(t, l.allow("fast"))
-		assert.Equal(t, 1, known(), "the other one is forgotten")
-		time.Sleep(3900 * time.Millisecond)
-		assert.Equal(t, 1, known(), "its limit is not whole yet")
-		time.Sleep(200 * time.Millisecond)
-		assert.Zero(t, known())
-
 		for i := range 2000 {
 			assert.True(t, l.allow(fmt.Sprint("made up ", i)))
 		}
 		time.Sleep(21 * time.Millisecond)
-		assert.Zero(t, known())
-		for range 200 {
+		knows(1, "the others have posted once")
+		time.Sleep(3900 * time.Millisecond)
+		knows(1, "its limit is not whole yet")
+		time.Sleep(200 * time.Millisecond)
+		knows(0, "its limit is whole")
+		for range DefaultActionBurst {
 			assert.True(t, l.allow("fast"), "as much as ever")
 		}
 	})
@@ -50,19 +45,23 @@ func TestRateLimit_IsForEachSessionAndRemembersNoneForLong(t *testing.T) {
 // By default a browser may have 50 live connections, and all of them 10,000.
 func TestCapacity_IsAsDocumentedByDefault(t *testing.T) {
 	a := newAdmission(Options{}, newRefusals(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), "live connection", "refused", ""))
-	admit := func(browser int) (why string) {
+	of := func(browser int) *http.Request {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
 			"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Cookie": {fmt.Sprintf("%s=%043d=", sessionCookie, browser)}}
-		return a.admit(r)
+		return r
 	}
 	for browser := range 200 {
 		for range 50 {
-			assert.Empty(t, admit(browser))
+			assert.Empty(t, a.admit(of(browser)))
 		}
 		if browser < 199 {
-			assert.Equal(t, sessionFull, admit(browser))
+			assert.Equal(t, sessionFull, a.admit(of(browser)))
 		}
 	}
-	assert.Equal(t, full, admit(200))
+	assert.Equal(t, full, a.admit(of(200)))
+	for i := range 10_000 {
+		a.release(of(i / 50))
+	}
+	assert.Empty(t, a.bySession, "who has gone is not kept")
 }
