@@ -308,11 +308,8 @@ func TestPresence_NameJoinsAsTyped(t *testing.T) {
 	tb := visitor.New(t, newServer(t, config{})).Open(visitor.PresencePage)
 	for typed, sent := range map[string]any{ // sent as the browser client sends it
 		"true":                         true,
-		"false":                        false,
 		"null":                         "null",
 		"007":                          "007",
-		"7":                            7,
-		"-1.5":                         -1.5,
 		"1e-7":                         1e-7,
 		"0.000001":                     0.000001,
 		"1e+21":                        1e21,

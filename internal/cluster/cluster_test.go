@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -78,6 +77,24 @@ func newPeer(t *testing.T, opts Options) *peer {
 	})
 	return p
 }
+
+// alone starts a member on a Redis of its own, for a test that runs beside others.
+func alone(t *testing.T, opts func(url string) Options) (*visitor.Redis, *peer) {
+	t.Helper()
+	t.Parallel()
+	server := visitor.NewRedis(t)
+	return server, newPeer(t, opts(server.URL))
+}
+
+// pair is alone for two members.
+func pair(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a, b *peer) {
+	t.Helper()
+	server, a = alone(t, opts)
+	return server, a, newPeer(t, opts(server.URL))
+}
+
+// through is the URL of the Redis at the end of a network.
+func through(n *visitor.Network) string { return "redis://" + n.Addr() + "/0" }
 
 // Increment adds one, and keeps what it returns.
 func (p *peer) Increment() (int, error) {
@@ -172,9 +189,7 @@ func TestIncrement_OfAllMembersIsExact(t *testing.T) {
 
 // Increment returns what a member has counted itself, and nothing tells it again.
 func TestIncrement_IsNewsToOtherMembersOnly(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	here, there := newPeer(t, longLease(server.URL)), newPeer(t, longLease(server.URL)) // a renewal reads the counter as well
+	_, here, there := pair(t, longLease) // a renewal reads the counter as well
 	const clicks = 200
 	here.increment(clicks)
 	there.counts(clicks)
@@ -185,9 +200,7 @@ func TestIncrement_IsNewsToOtherMembersOnly(t *testing.T) {
 }
 
 func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	a, b := newPeer(t, shortLease(server.URL)), newPeer(t, shortLease(server.URL))
+	server, a, b := pair(t, shortLease)
 	a.Set("1", "Alice")
 	a.Set("2", "Bob")
 	b.sees("1", "Alice", "2", "Bob")
@@ -214,11 +227,7 @@ func TestEntries_AreThoseOfAllMembersThatLive(t *testing.T) {
 // While leases are renewed, nobody is gone for a moment, nothing is written again, and
 // nothing is connected again.
 func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	opts := longLease(server.URL)
-	opts.Renew = time.Second
-	a, b := newPeer(t, opts), newPeer(t, opts)
+	server, a, b := pair(t, func(url string) Options { return Options{URL: url, Lease: time.Hour, Renew: time.Second} })
 	a.Set("1", "Alice")
 	b.sees("1", "Alice")
 	look := func() []string {
@@ -240,9 +249,7 @@ func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 
 // A member that was stopped for longer than its lease writes all of its entries again.
 func TestEntries_SurviveALostLease(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	a := newPeer(t, longLease(server.URL))
+	server, a := alone(t, longLease)
 	restored := func() { t.Helper(); newPeer(t, longLease(server.URL)).sees("1", "Alice", "2", "Bob") }
 	a.Set("1", "Alice")
 	newPeer(t, longLease(server.URL)).sees("1", "Alice")
@@ -262,9 +269,7 @@ func TestEntries_SurviveALostLease(t *testing.T) {
 
 // A message that was missed makes a member read everything.
 func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	a, b := newPeer(t, longLease(server.URL)), newPeer(t, longLease(server.URL))
+	server, a, b := pair(t, longLease)
 	a.Set("1", "Alice")
 	b.sees("1", "Alice")
 	b.die()
@@ -277,9 +282,7 @@ func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 
 // What is announced while there is no subscription is found when there is one again.
 func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	a, b := newPeer(t, longLease(server.URL)), newPeer(t, longLease(server.URL))
+	server, a, b := pair(t, longLease)
 	want := entries()
 	for n := 1; n <= 20; n++ {
 		require.NoError(t, server.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
@@ -296,9 +299,7 @@ func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
 
 // A subscription that brings nothing is noticed by what a member sends itself.
 func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	a := newPeer(t, shortLease(server.URL))
+	server, a := alone(t, shortLease)
 	subscriber := func() string {
 		list, _ := server.Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
 		id, _, _ := strings.Cut(list, " ")
@@ -312,16 +313,15 @@ func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
 // Other members hear at once that one leaves, or when they start. Its entries stay for
 // the grace period.
 func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	opts := longLease(server.URL)
-	opts.Lease, opts.Renew, opts.Grace = 2*time.Hour, 100*time.Millisecond, time.Hour
-	a, b := newPeer(t, opts), newPeer(t, opts)
+	opts := func(url string) Options {
+		return Options{URL: url, Lease: 2 * time.Hour, Renew: 100 * time.Millisecond, Grace: time.Hour}
+	}
+	server, a, b := pair(t, opts)
 	a.Set("1", "Alice")
 	b.sees("1", "Alice")
 	a.Set("2", "Bob") // on its way
 	a.Leave(t.Context())
-	late := newPeer(t, opts)
+	late := newPeer(t, opts(server.URL))
 	for _, p := range []*peer{b, late} {
 		p.sees("1", "Alice", "2", "Bob")
 		p.waits(map[string]bool{"1": true, "2": true}, func() any { return p.leaving })
@@ -332,7 +332,7 @@ func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
 	assert.Zero(t, b.removed, "until the grace period is over")
 	left := server.PTTL(t.Context(), a.key()).Val()
 	assert.Positive(t, left)
-	assert.LessOrEqual(t, left, opts.Grace)
+	assert.LessOrEqual(t, left, time.Hour)
 	require.NoError(t, server.PExpire(t.Context(), a.key(), time.Millisecond).Err()) // now it is over
 	b.sees()
 	late.sees()
@@ -361,9 +361,7 @@ func TestLeave_IsNotUndoneByALateCommand(t *testing.T) {
 // Joins that come together are written together. A lease is one key, however many
 // entries it holds.
 func TestSet_CostsLittleWithManyEntries(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	a, b := newPeer(t, longLease(server.URL)), newPeer(t, longLease(server.URL))
+	server, a, b := pair(t, longLease)
 	want := map[string]string{}
 	thaw := server.Freeze()
 	for i := range 3 * maxBatch {
@@ -383,9 +381,7 @@ func TestSet_CostsLittleWithManyEntries(t *testing.T) {
 // What changes while Redis is away is written when it is back, although the lease
 // has not ended and everything before is there.
 func TestSet_WhileRedisIsAwayIsWrittenLater(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	a, b := newPeer(t, Options{URL: server.URL, Lease: time.Hour}), newPeer(t, Options{URL: server.URL, Lease: time.Hour})
+	server, a, b := pair(t, func(url string) Options { return Options{URL: url, Lease: time.Hour} })
 	a.Set("1", "Alice")
 	b.sees("1", "Alice")
 	server.Stop()
@@ -399,9 +395,7 @@ func TestSet_WhileRedisIsAwayIsWrittenLater(t *testing.T) {
 
 // An answer that does not come must not make one click two.
 func TestIncrement_IsNotTriedTwice(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	p := newPeer(t, shortLease(server.URL))
+	server, p := alone(t, shortLease)
 	p.increment(1) // Redis knows the script from here on
 	thaw := server.Freeze()
 	_, err := p.Increment()
@@ -415,9 +409,7 @@ func TestIncrement_IsNotTriedTwice(t *testing.T) {
 }
 
 func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	p := newPeer(t, shortLease(server.URL))
+	server, p := alone(t, shortLease)
 	p.increment(1)
 	thaw := server.Freeze()
 	p.isAway(true)
@@ -439,9 +431,7 @@ func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
 
 // Redis is there, and cannot count: somebody hears of it.
 func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	p := newPeer(t, shortLease(server.URL))
+	server, p := alone(t, shortLease)
 	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "1").Err())
 	_, err := p.Increment()
 	assert.ErrorIs(t, err, ErrAway)
@@ -458,21 +448,21 @@ func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
 func TestIncrement_CountsBesideThoseThatRedisHasForgotten(t *testing.T) {
 	t.Parallel()
 	server := visitor.NewRedis(t)
-	line := newLine(t, server.Addr)
-	quick, slow := newPeer(t, longLease(server.URL)), newPeer(t, shortLease(line.url))
+	network := visitor.NewNetwork(t, server.Addr)
+	quick, slow := newPeer(t, longLease(server.URL)), newPeer(t, shortLease(through(network)))
 	quick.increment(3)
 	backup := server.Backup()
 	quick.increment(2)
 	slow.counts(5)
 	quick.die() // it has not noticed yet that Redis has restarted
-	line.cut()
+	release := network.Swallow()
 	server.Stop()
 	server.Restore(backup)
 	server.Start()
 	if _, err := quick.Increment(); err != nil { // by a connection that is dead
 		quick.increment(1)
 	}
-	line.mend()
+	release()
 	slow.counts(6)
 	newPeer(t, longLease(server.URL)).counts(6)
 }
@@ -509,14 +499,19 @@ type history struct {
 	t       *testing.T
 	random  *rand.Rand
 	server  *visitor.Redis
-	lines   []*line // to Redis, one for each member
-	peers   []*peer
-	own     []map[string]string // entries of each
-	cut     int                 // the member that is cut off; -1: none
-	unheard bool                // Redis or a member has ended, and not all have heard of all increments since
+	members []*member
+	cut     *member // the one that is cut off, if any
+	release func()  // ends that
+	unheard bool    // Redis or a member has ended, and not all have heard of all increments since
 
 	clicking         sync.WaitGroup
 	counted, unknown atomic.Int64
+}
+
+type member struct {
+	*peer
+	network *visitor.Network  // to Redis
+	own     map[string]string // its entries
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
@@ -525,33 +520,41 @@ func newHistory(t *testing.T, seed uint64) *history {
 			t.Logf("repeat it with: go test -race -run '^TestMembers_AgreeAfterAnything$/^seed_%d$' ./internal/cluster", seed)
 		}
 	})
-	h := &history{t: t, random: rand.New(rand.NewPCG(seed, 7)), server: visitor.NewRedis(t), cut: -1}
-	for i := range 3 {
-		h.lines = append(h.lines, newLine(t, h.server.Addr))
-		h.peers, h.own = append(h.peers, nil), append(h.own, nil)
-		h.succeed(i)
+	h := &history{t: t, random: rand.New(rand.NewPCG(seed, 7)), server: visitor.NewRedis(t)}
+	for range 3 {
+		m := &member{network: visitor.NewNetwork(t, h.server.Addr)}
+		h.members = append(h.members, m)
+		h.begin(m)
 	}
 	return h
 }
 
+// begin starts a member, the first one or the successor of one that has ended.
+func (h *history) begin(m *member) {
+	opts := Options{URL: through(m.network), Lease: 600 * time.Millisecond, Renew: 200 * time.Millisecond}
+	m.peer, m.own = newPeer(h.t, opts), map[string]string{}
+}
+
+func (h *history) any() *member { return h.members[h.random.IntN(len(h.members))] }
+
 func (h *history) step(step int) {
-	i := h.random.IntN(len(h.peers))
-	p, id := h.peers[i], fmt.Sprintf("%d of %p", h.random.IntN(20), h.peers[i])
+	m := h.any()
+	id := fmt.Sprintf("%d of %p", h.random.IntN(20), m.peer)
 	switch n := h.random.IntN(100); {
 	case n < 40:
-		h.own[i][id] = fmt.Sprint("guest ", step)
-		p.Set(id, h.own[i][id])
+		m.own[id] = fmt.Sprint("guest ", step)
+		m.Set(id, m.own[id])
 	case n < 60:
-		delete(h.own[i], id)
-		p.Remove(id)
+		delete(m.own, id)
+		m.Remove(id)
 	case n < 90:
-		h.click(p)
+		h.click(m.peer)
 	case n < 93:
 		h.server.ClientKillByFilter(h.t.Context(), "TYPE", "pubsub")
 	case n < 94:
 		h.server.ClientKillByFilter(h.t.Context(), "TYPE", "normal")
-	case n < 96 && i != h.cut:
-		h.replace(i)
+	case n < 96 && m != h.cut:
+		h.replace(m)
 	case n < 98:
 		<-time.After(time.Duration(h.random.IntN(20)) * time.Millisecond)
 	}
@@ -568,37 +571,26 @@ func (h *history) click(p *peer) {
 	})
 }
 
-// clickAround clicks ten times, anywhere.
-func (h *history) clickAround() {
-	for range 10 {
-		h.click(h.peers[h.random.IntN(len(h.peers))])
-	}
-}
-
 // replace ends a member. Its successor knows nothing.
-func (h *history) replace(i int) {
+func (h *history) replace(m *member) {
 	if h.unheard {
 		h.agree()
 	}
 	h.unheard = true
 	if h.random.IntN(2) == 0 {
-		h.peers[i].Leave(h.t.Context())
+		m.Leave(h.t.Context())
 	} else {
-		h.peers[i].die()
+		m.die()
 	}
-	h.succeed(i)
-}
-
-// succeed starts a member, the first or the successor of one that has ended.
-func (h *history) succeed(i int) {
-	opts := Options{URL: h.lines[i].url, Lease: 600 * time.Millisecond, Renew: 200 * time.Millisecond}
-	h.peers[i], h.own[i] = newPeer(h.t, opts), map[string]string{}
+	h.begin(m)
 }
 
 // restart restarts Redis among clicks, with what it had or with nothing.
 func (h *history) restart() {
 	h.agree()
-	h.clickAround()
+	for range 10 {
+		h.click(h.any().peer)
+	}
 	h.server.Stop()
 	if h.random.IntN(2) == 0 {
 		h.server.Erase()
@@ -611,30 +603,32 @@ func (h *history) restart() {
 // others end: what was counted before is known to that member alone.
 func (h *history) cutOff() {
 	h.agree()
-	h.cut = h.random.IntN(len(h.peers))
-	h.lines[h.cut].cut()
+	h.cut = h.any()
+	h.release = h.cut.network.Swallow()
 	h.server.Stop()
 	h.server.Erase()
-	ended := map[int]bool{}
-	for i, p := range h.peers {
-		if i != h.cut && h.random.IntN(4) > 0 {
-			ended[i] = true
-			p.die()
+	var ended []*member
+	for _, m := range h.members {
+		if m != h.cut && h.random.IntN(4) > 0 {
+			ended = append(ended, m)
+			m.die()
 		}
 	}
 	h.server.Start()
-	for i := range ended {
-		h.succeed(i)
+	for _, m := range ended {
+		h.begin(m)
 	}
 }
 
 func (h *history) reconnect() {
 	h.agree()
-	h.clickAround()
-	<-time.After(2 * h.peers[h.cut].opts.Lease)
+	for range 10 {
+		h.click(h.any().peer)
+	}
+	<-time.After(2 * h.cut.opts.Lease)
 	h.clicking.Wait()
-	h.lines[h.cut].mend()
-	h.cut = -1
+	h.release()
+	h.cut = nil
 	h.unheard = true
 	h.agree()
 }
@@ -645,11 +639,11 @@ func (h *history) agree() {
 	h.clicking.Wait()
 	assert.EventuallyWithT(h.t, func(check *assert.CollectT) {
 		inRedis := total(h.t, h.server)
-		for i, p := range h.peers {
-			if i != h.cut {
-				p.mu.Lock()
-				assert.Equal(check, inRedis, p.counter, "member %d, and Redis", i)
-				p.mu.Unlock()
+		for i, m := range h.members {
+			if m != h.cut {
+				m.mu.Lock()
+				assert.Equal(check, inRedis, m.counter, "member %d, and Redis", i)
+				m.mu.Unlock()
 			}
 		}
 	}, visitor.Soon, time.Millisecond)
@@ -658,22 +652,22 @@ func (h *history) agree() {
 
 func (h *history) end() {
 	h.agree()
-	for _, p := range h.peers {
-		p.isAway(false)
+	for _, m := range h.members {
+		m.isAway(false)
 	}
-	final, err := h.peers[0].Increment()
+	final, err := h.members[0].Increment()
 	require.NoError(h.t, err)
 	assert.GreaterOrEqual(h.t, final, int(h.counted.Load())+1, "every click that was answered")
 	assert.LessOrEqual(h.t, final, int(h.counted.Load()+h.unknown.Load())+1, "and no click twice")
-	for i, p := range h.peers {
+	for _, m := range h.members {
 		others := map[string]string{}
-		for j, entries := range h.own {
-			if i != j {
-				maps.Copy(others, entries)
+		for _, other := range h.members {
+			if other != m {
+				maps.Copy(others, other.own)
 			}
 		}
-		p.seesAll(others)
-		p.counts(final)
+		m.seesAll(others)
+		m.counts(final)
 	}
 }
 
@@ -689,9 +683,7 @@ func total(t *testing.T, server *visitor.Redis) (total int) {
 
 // A stop does not wait for a Redis that does not answer.
 func TestLeave_EndsWithItsContext(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	p := newPeer(t, longLease(server.URL))
+	server, p := alone(t, longLease)
 	defer server.Freeze()()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -724,7 +716,7 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() })
-	rude := newLine(t, "127.0.0.1:1")
+	rude := visitor.NewNetwork(t, "127.0.0.1:1")
 	for name, row := range map[string]struct {
 		url, want string
 		certain   bool
@@ -734,7 +726,7 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 		"a password":    {"redis://:secret%zz@127.0.0.1:6379/0", "not valid", true},
 		"nobody there":  {"redis://127.0.0.1:1/0", "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused", false},
 		"no answer":     {"redis://" + silent.Addr().String() + "/0", "redis at " + silent.Addr().String() + ": ", false},
-		"hangs up":      {rude.url, "redis at 127.0.0.1:", false},
+		"hangs up":      {through(rude), "redis at " + rude.Addr() + ": ", false},
 		"no such base":  {"redis://" + server.Addr + "/99", "redis at " + server.Addr + ": ", true},
 		"wrong secrets": {"redis://me:secret@" + server.Addr + "/0", "redis at " + server.Addr + ": ", true},
 	} {
@@ -758,65 +750,4 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 			assert.NotContains(t, err.Error(), "\n")
 		})
 	}
-}
-
-// line is a way to Redis that can be cut.
-type line struct {
-	url string // of the Redis at the end of the line
-
-	mu    sync.Mutex
-	isCut bool
-	conns []net.Conn
-}
-
-func newLine(t *testing.T, to string) *line {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { listener.Close() })
-	l := &line{url: "redis://" + listener.Addr().String() + "/0"}
-	go func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", to)
-			if err != nil || !l.takes(near) {
-				near.Close()
-				continue
-			}
-			carry := func(to, from net.Conn) {
-				defer to.Close()
-				io.Copy(to, from)
-			}
-			go carry(far, near)
-			go carry(near, far)
-		}
-	}()
-	return l
-}
-
-// takes reports whether the line takes another connection.
-func (l *line) takes(conn net.Conn) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.conns = append(l.conns, conn)
-	return !l.isCut
-}
-
-// cut ends every connection there is, and takes no new one, until mend is called.
-func (l *line) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.isCut = true
-	for _, conn := range l.conns {
-		conn.Close()
-	}
-}
-
-func (l *line) mend() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.isCut = false
 }
