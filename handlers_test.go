@@ -61,20 +61,6 @@ func serve(t testing.TB, a *app, handler http.Handler) (url string) {
 	return server.URL
 }
 
-// newControllers returns an app, with what newApp keeps for itself.
-func newControllers(t testing.TB) (*app, *MultiUserSyncController, *PresenceController) {
-	t.Helper()
-	servers, err := cluster.New(cluster.Options{})
-	require.NoError(t, err)
-	s, err := newSite(site.Options{Drain: time.Millisecond}, servers)
-	require.NoError(t, err)
-	a := &app{Site: s, fanout: fanout.New(fanout.Options{}), servers: servers}
-	counter, people := multiUserSyncHandler(a), presenceHandler(a, presence.Options{})
-	a.online = people.online
-	require.NoError(t, a.broken)
-	return a, counter, people
-}
-
 func TestState_HoldsOnlyData(t *testing.T) {
 	livetemplate.AssertPureState[MultiUserSyncState](t)
 	livetemplate.AssertPureState[PresenceState](t)
@@ -147,42 +133,6 @@ func TestPresence_MountSubscribesBeforeItReads(t *testing.T) {
 	defer func() { <-told }() // until then the record is locked
 	require.Eventually(t, func() bool { return runs("announcer.Set") }, visitor.Soon, time.Millisecond)
 	subscribesBeforeItReads(t, a, visitor.PresencePage, c.changed)
-}
-
-// subscribesBeforeItReads opens a tab that cannot read what is shared, and publishes.
-func subscribesBeforeItReads(t *testing.T, a *app, page string, publish func()) {
-	t.Helper()
-	ws, err := visitor.New(t, serve(t, a, a)).Dial(page)
-	require.NoError(t, err)
-	defer ws.Close()
-	require.Eventually(t, func() bool { return runs("Controller).read") }, visitor.Soon, time.Millisecond, "Mount waits to read")
-	publish()
-	answer := httptest.NewRecorder()
-	a.Admin.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	assert.Regexp(t, `\nrealtime_refreshes_sent_total{page=".+"} 1\n`, answer.Body.String(), "the tab has subscribed")
-}
-
-// runs reports whether a goroutine is in a function.
-func runs(function string) bool {
-	stacks := make([]byte, 8<<20)
-	return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), function)
-}
-
-// announcer waits for somebody to take the name of each user who comes online, or "" for
-// each who leaves. Meanwhile it locks the record.
-type announcer chan string
-
-func (a announcer) Set(_, user string) { _, name, _ := strings.Cut(user, " "); a <- name }
-func (a announcer) Remove(string)      { a <- "" }
-
-func (a announcer) says(t *testing.T, want string) {
-	t.Helper()
-	select {
-	case name := <-a:
-		assert.Equal(t, want, name)
-	case <-time.After(visitor.Soon):
-		require.Fail(t, "timeout", "waiting for %q", want)
-	}
 }
 
 func TestPresence_JoinAndLeaveCountEverywhere(t *testing.T) {
@@ -428,42 +378,6 @@ func TestPages_ChangeIsNeverMissed(t *testing.T) {
 	}
 }
 
-// gate serves an app. Before it sends something for the nth time, it calls open.
-type gate struct {
-	net.Listener
-	URL  string
-	n    int64
-	open func()
-	sent atomic.Int64
-}
-
-func newGate(t *testing.T, app http.Handler, n int, open func()) *gate {
-	server := httptest.NewUnstartedServer(app)
-	g := &gate{Listener: server.Listener, n: int64(n), open: open}
-	server.Listener = g
-	server.Start()
-	t.Cleanup(server.Close)
-	g.URL = server.URL
-	return g
-}
-
-func (g *gate) Accept() (net.Conn, error) {
-	conn, err := g.Listener.Accept()
-	return gatedConn{conn, g}, err
-}
-
-type gatedConn struct {
-	net.Conn
-	gate *gate
-}
-
-func (c gatedConn) Write(b []byte) (int, error) {
-	if c.gate.sent.Add(1) == c.gate.n {
-		c.gate.open()
-	}
-	return c.Conn.Write(b)
-}
-
 func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {
 	server := newServer(t, config{})
 	for _, page := range []string{visitor.CounterPage, visitor.PresencePage} {
@@ -508,4 +422,90 @@ func TestFiles_NotFetchedComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
 		assert.Equal(t, missing, strings.Contains(log.String(), "run `make assets` to fetch them"), log.String())
 		static["vendor/livetemplate-client.browser.js"], static["vendor/pico.min.css"] = &fstest.MapFile{}, &fstest.MapFile{}
 	}
+}
+
+// newControllers returns an app, with what newApp keeps for itself.
+func newControllers(t testing.TB) (*app, *MultiUserSyncController, *PresenceController) {
+	t.Helper()
+	servers, err := cluster.New(cluster.Options{})
+	require.NoError(t, err)
+	s, err := newSite(site.Options{Drain: time.Millisecond}, servers)
+	require.NoError(t, err)
+	a := &app{Site: s, fanout: fanout.New(fanout.Options{}), servers: servers}
+	counter, people := multiUserSyncHandler(a), presenceHandler(a, presence.Options{})
+	a.online = people.online
+	require.NoError(t, a.broken)
+	return a, counter, people
+}
+
+// subscribesBeforeItReads opens a tab that cannot read what is shared, and publishes.
+func subscribesBeforeItReads(t *testing.T, a *app, page string, publish func()) {
+	t.Helper()
+	ws, err := visitor.New(t, serve(t, a, a)).Dial(page)
+	require.NoError(t, err)
+	defer ws.Close()
+	require.Eventually(t, func() bool { return runs("Controller).read") }, visitor.Soon, time.Millisecond, "Mount waits to read")
+	publish()
+	answer := httptest.NewRecorder()
+	a.Admin.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	assert.Regexp(t, `\nrealtime_refreshes_sent_total{page=".+"} 1\n`, answer.Body.String(), "the tab has subscribed")
+}
+
+// runs reports whether a goroutine is in a function.
+func runs(function string) bool {
+	stacks := make([]byte, 8<<20)
+	return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), function)
+}
+
+// announcer waits for somebody to take the name of each user who comes online, or "" for
+// each who leaves. Meanwhile it locks the record.
+type announcer chan string
+
+func (a announcer) Set(_, user string) { _, name, _ := strings.Cut(user, " "); a <- name }
+func (a announcer) Remove(string)      { a <- "" }
+
+func (a announcer) says(t *testing.T, want string) {
+	t.Helper()
+	select {
+	case name := <-a:
+		assert.Equal(t, want, name)
+	case <-time.After(visitor.Soon):
+		require.Fail(t, "timeout", "waiting for %q", want)
+	}
+}
+
+// gate serves an app. Before it sends something for the nth time, it calls open.
+type gate struct {
+	net.Listener
+	URL  string
+	n    int64
+	open func()
+	sent atomic.Int64
+}
+
+func newGate(t *testing.T, app http.Handler, n int, open func()) *gate {
+	server := httptest.NewUnstartedServer(app)
+	g := &gate{Listener: server.Listener, n: int64(n), open: open}
+	server.Listener = g
+	server.Start()
+	t.Cleanup(server.Close)
+	g.URL = server.URL
+	return g
+}
+
+func (g *gate) Accept() (net.Conn, error) {
+	conn, err := g.Listener.Accept()
+	return gatedConn{conn, g}, err
+}
+
+type gatedConn struct {
+	net.Conn
+	gate *gate
+}
+
+func (c gatedConn) Write(b []byte) (int, error) {
+	if c.gate.sent.Add(1) == c.gate.n {
+		c.gate.open()
+	}
+	return c.Conn.Write(b)
 }
