@@ -146,11 +146,16 @@ func (p *peer) counts(want int) {
 // waits waits until what the peer keeps is as it should be.
 func (p *peer) waits(want any, what func() any) {
 	p.t.Helper()
-	assert.EventuallyWithT(p.t, func(check *assert.CollectT) {
+	right := func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		assert.Equal(check, want, what())
-	}, visitor.Soon, time.Millisecond)
+		return assert.ObjectsAreEqual(want, what())
+	}
+	if !assert.Eventually(p.t, right, visitor.Soon, time.Millisecond) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		assert.Equal(p.t, want, what())
+	}
 }
 
 func (p *peer) isAway(want bool) {
