@@ -368,7 +368,7 @@ func TestPages_ChangeIsNeverMissed(t *testing.T) {
 					tb.Close()
 					return int(g.sent.Load())
 				}
-				for range 3 {
+				for range 2 {
 					for point, sent := 1, 1; point <= sent+1; point++ {
 						sent = max(visit(point, true), visit(point, false))
 					}
