@@ -642,7 +642,7 @@ func (h *history) reconnect() {
 func (h *history) agree() {
 	h.t.Helper()
 	h.clicking.Wait()
-	assert.EventuallyWithT(h.t, func(check *assert.CollectT) {
+	require.EventuallyWithT(h.t, func(check *assert.CollectT) {
 		inRedis := total(h.t, h.server)
 		for i, m := range h.members {
 			if m != h.cut {
