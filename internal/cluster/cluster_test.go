@@ -154,7 +154,7 @@ func (p *peer) waits(want any, what func() any) {
 	if !assert.Eventually(p.t, right, visitor.Soon, time.Millisecond) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		assert.Equal(p.t, want, what())
+		require.Equal(p.t, want, what())
 	}
 }
 
