@@ -33,7 +33,8 @@ func TestHostile_PeersThatDoNotReadHarmNobody(t *testing.T) {
 	t.Parallel()
 	const clicks = 10
 	p := visitor.Start(t, visitor.Patient...) // they stay
-	clicker, watching, poster := visitor.New(t, p.URL).Open(visitor.CounterPage), visitor.New(t, p.URL).Open(visitor.CounterPage), visitor.New(t, p.URL)
+	clicker, watching := visitor.New(t, p.URL).Open(visitor.CounterPage), visitor.New(t, p.URL).Open(visitor.CounterPage)
+	poster := visitor.New(t, p.URL)
 	stopReading(t, p)
 	for range clicks {
 		clicker.Increment()

@@ -45,7 +45,8 @@ func Run(t *testing.T, tabs int) {
 	seed := cmp.Or(*seedFlag, rand.Uint64())
 	t.Cleanup(func() {
 		if build, _ := debug.ReadBuildInfo(); t.Failed() {
-			t.Logf("repeat it with: go test -race -tags all,soak -run '^%s$' %s -stress.seed=%d", t.Name(), strings.TrimSuffix(build.Path, ".test"), seed)
+			t.Logf("repeat it with: go test -race -tags all,soak -run '^%s$' %s -stress.seed=%d",
+				t.Name(), strings.TrimSuffix(build.Path, ".test"), seed)
 		}
 	})
 	b := newBooks(t, tabs, append(visitor.Patient, "-grace", "50ms")...)
@@ -149,7 +150,11 @@ func comeAndGo(s *storm) { visitor.ComeAndGo(s.t, s.program.URL, 8*s.size) }
 // closeTabs closes tabs in each way. What was sent before a close frame counts, also if
 // nobody waits for the answer.
 func closeTabs(s *storm) {
-	closeFrames := [][]byte{nil, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), websocket.FormatCloseMessage(websocket.CloseGoingAway, "")}
+	closeFrames := [][]byte{
+		nil,
+		websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""),
+		websocket.FormatCloseMessage(websocket.CloseGoingAway, ""),
+	}
 	s.each(2*s.size, func(i int, r *rand.Rand) {
 		counter, joined := s.visitor().Open(visitor.CounterPage), s.visitor().Open(visitor.PresencePage)
 		joined.Join("guest")
