@@ -43,7 +43,8 @@ func TestProgram(t *testing.T) {
 
 	// Crowds come and go. Nothing is left of them.
 	visitor.ComeAndGo(t, p.URL, 100)
-	goroutines, heap := p.Goroutines(), p.Heap()
+	watching.Shows(" 0 user(s) online")
+	goroutines, heap := p.AtRest()
 	visitor.ComeAndGo(t, p.URL, 400)
 	assert.EventuallyWithT(t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()
