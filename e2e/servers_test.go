@@ -152,20 +152,20 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 func TestServers_StartBeforeRedis(t *testing.T) {
 	t.Parallel()
 	network, exe := visitor.NewNetwork(t, visitor.NewRedis(t).Addr), visitor.Build(t)
-	start := func() (cmd *exec.Cmd, socket string) {
+	start := func() (waiting *exec.Cmd, socket string) {
 		network.Leave()
+		nobody, err := net.Listen("tcp", network.Addr())
+		require.NoError(t, err)
+		defer nobody.Close()
 		socket = filepath.Join(t.TempDir(), "socket")
-		cmd = exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket, "-redis", "redis://"+network.Addr()+"/0")
-		require.NoError(t, cmd.Start())
-		t.Cleanup(func() { cmd.Process.Kill() })
-		require.Eventually(t, func() bool { // it listens first
-			conn, err := net.Dial("unix", socket)
-			if err == nil {
-				conn.Close()
-			}
-			return err == nil
-		}, visitor.Soon, time.Millisecond)
-		return cmd, socket
+		waiting = exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket, "-redis", "redis://"+network.Addr()+"/0")
+		require.NoError(t, waiting.Start())
+		t.Cleanup(func() { waiting.Process.Kill() })
+		nobody.(*net.TCPListener).SetDeadline(time.Now().Add(visitor.Soon))
+		attempt, err := nobody.Accept()
+		require.NoError(t, err)
+		attempt.Close()
+		return waiting, socket
 	}
 	waiting, socket := start()
 	network.ComeBack()
