@@ -63,7 +63,9 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	require.Eventually(t, func() bool { return p.Connections(visitor.CounterPage) == 2 }, visitor.Soon, time.Millisecond)
 	alice.Post(visitor.CounterPage, url.Values{"x": {strings.Repeat("x", visitor.MaxForm)}})
 
-	for _, request := range []string{"GET /", "GET /", "PATCH " + visitor.CounterPage, "GET /static/nothing", "GET /wp-login.php", "HEAD /healthz"} {
+	for _, request := range []string{
+		"GET /", "GET /", "PATCH " + visitor.CounterPage, "GET /static/nothing", "GET /wp-login.php", "HEAD /healthz",
+	} {
 		method, path, _ := strings.Cut(request, " ")
 		alice.Send(method, path, "", "")
 	}

@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -151,24 +153,38 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 // A program that starts before its Redis waits for it, unless it is stopped.
 func TestServers_StartBeforeRedis(t *testing.T) {
 	t.Parallel()
-	network, exe := visitor.NewNetwork(t, visitor.NewRedis(t).Addr), visitor.Build(t)
-	start := func() (cmd *exec.Cmd, socket string) {
-		network.Leave()
-		socket = filepath.Join(t.TempDir(), "socket")
-		cmd = exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket, "-redis", "redis://"+network.Addr()+"/0")
-		require.NoError(t, cmd.Start())
-		t.Cleanup(func() { cmd.Process.Kill() })
-		require.Eventually(t, func() bool { // it listens first
-			conn, err := net.Dial("unix", socket)
-			if err == nil {
-				conn.Close()
+	redis, exe := visitor.NewRedis(t), visitor.Build(t)
+	var isThere atomic.Bool
+	var attempts atomic.Int64
+	gate, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer gate.Close()
+	go func() {
+		for {
+			near, err := gate.Accept()
+			if err != nil {
+				return
 			}
-			return err == nil
-		}, visitor.Soon, time.Millisecond)
-		return cmd, socket
+			if attempts.Add(1); !isThere.Load() {
+				near.Close()
+			} else if far, err := net.Dial("tcp", redis.Addr); assert.NoError(t, err) {
+				go io.Copy(far, near)
+				go io.Copy(near, far)
+			}
+		}
+	}()
+	start := func() (waiting *exec.Cmd, socket string) {
+		isThere.Store(false)
+		before := attempts.Load()
+		socket = filepath.Join(t.TempDir(), "socket")
+		waiting = exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket, "-redis", "redis://"+gate.Addr().String()+"/0")
+		require.NoError(t, waiting.Start())
+		t.Cleanup(func() { waiting.Process.Kill() })
+		require.Eventually(t, func() bool { return attempts.Load() > before }, visitor.Soon, time.Millisecond)
+		return waiting, socket
 	}
 	waiting, socket := start()
-	network.ComeBack()
+	isThere.Store(true)
 	v := visitor.New(t, "unix:"+socket)
 	v.Click() // is answered once Redis is there
 	assert.Contains(t, v.Get(visitor.CounterPage), "Counter: 1 ")

@@ -19,12 +19,7 @@ import (
 func TestSoak_VisitsLeaveNothingBehind(t *testing.T) {
 	p := visitor.StartExe(t, visitor.BuildPlain(t), "-grace", "50ms")
 	visitor.ComeAndGo(t, p.URL, 1000)
-	var goroutines, heap int
-	require.Eventually(t, func() bool {
-		before := heap
-		goroutines, heap = p.Goroutines(), p.Heap()
-		return before > 0 && before <= heap // nothing is left to collect
-	}, visitor.Soon, 200*time.Millisecond)
+	goroutines, heap := p.AtRest()
 	visitor.ComeAndGo(t, p.URL, 10_000)
 	assert.EventuallyWithT(t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()

@@ -98,3 +98,15 @@ func StartServers(t testing.TB, n int, args ...string) (*Redis, []*Program) {
 	}
 	return redis, servers
 }
+
+// AtRest waits until the program has nothing left to collect, and returns what it uses.
+func (p *Program) AtRest() (goroutines, heap int) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool {
+		http.DefaultClient.CloseIdleConnections()
+		before := heap
+		goroutines, heap = p.Goroutines(), p.Heap()
+		return before > 0 && before <= heap
+	}, Soon, 200*time.Millisecond, "a heap that shrinks no more")
+	return goroutines, heap
+}
