@@ -4,9 +4,107 @@
 package pictures
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
 	"realtime/internal/visitor/browser"
 )
 
 func TestMain(m *testing.M) { browser.Main(m) }
+
+// drawHTML returns a tab that shows HTML, and is as large as its content.
+func drawHTML(t *testing.T, content string) *browser.Tab {
+	t.Helper()
+	tb := browser.New(t).OpenWindow("about:blank")
+	tb.Run(chromedp.ActionFunc(func(ctx context.Context) error {
+		tree, err := page.GetFrameTree().Do(ctx)
+		if err != nil {
+			return err
+		}
+		return page.SetDocumentContent(tree.Frame.ID, `<!DOCTYPE html><style>
+			html { background: #8b9bb4; color: #10151f; font: 14px system-ui, sans-serif; }
+			body { margin: 4px; width: max-content; }
+			img { display: block; }
+			.row { display: flex; gap: 10px; padding: 2px; }
+			td, th { padding: 2px; vertical-align: top; text-align: left; }
+			.state { padding-top: 12px; font-size: 18px; }
+		</style>`+content).Do(ctx)
+	}))
+	tb.WaitUntil(`[...document.images].every((image) => image.complete)`, "all pictures")
+	width, height := tb.Number(`document.body.offsetWidth + 8`), tb.Number(`document.body.offsetHeight + 8`)
+	tb.Run(emulation.SetDeviceMetricsOverride(int64(width), int64(height), 1, false))
+	return tb
+}
+
+// decode returns a picture that was captured.
+func decode(t *testing.T, picture []byte) *image.RGBA {
+	t.Helper()
+	decoded, err := png.Decode(bytes.NewReader(picture))
+	require.NoError(t, err)
+	rgba := image.NewRGBA(decoded.Bounds())
+	draw.Draw(rgba, rgba.Rect, decoded, image.Point{}, draw.Src)
+	return rgba
+}
+
+// paletteOf returns 256 colours at most, and of those that are alike only one: what the
+// pictures have most of.
+func paletteOf(pictures ...*image.RGBA) (palette color.Palette) {
+	counts := map[color.RGBA]int{}
+	for _, p := range pictures {
+		for i := 0; i < len(p.Pix); i += 4 {
+			counts[color.RGBA{p.Pix[i], p.Pix[i+1], p.Pix[i+2], 0xff}]++
+		}
+	}
+	colours := slices.SortedFunc(maps.Keys(counts), func(a, b color.RGBA) int {
+		return cmp.Or(counts[b]-counts[a], cmp.Compare(a.R, b.R), cmp.Compare(a.G, b.G), cmp.Compare(a.B, b.B))
+	})
+	alike := map[[3]uint8]bool{}
+	for _, c := range colours {
+		if kind := [3]uint8{c.R >> 2, c.G >> 2, c.B >> 2}; !alike[kind] && len(palette) < 256 {
+			alike[kind] = true
+			palette = append(palette, c)
+		}
+	}
+	return palette
+}
+
+// paletted returns a part of a picture in the colours of a palette.
+func paletted(p *image.RGBA, part image.Rectangle, palette color.Palette) *image.Paletted {
+	out := image.NewPaletted(part, palette)
+	draw.Draw(out, part, p, part.Min, draw.Src)
+	return out
+}
+
+// saveSheet draws HTML, and saves the picture.
+func saveSheet(t *testing.T, name, content string) {
+	t.Helper()
+	sheet := decode(t, capture(drawHTML(t, content)))
+	var out bytes.Buffer
+	encoder := png.Encoder{CompressionLevel: png.BestCompression}
+	require.NoError(t, encoder.Encode(&out, paletted(sheet, sheet.Rect, paletteOf(sheet))))
+	save(t, name, out.Bytes(), 400_000)
+}
+
+// save writes a picture, which may have so many bytes.
+func save(t *testing.T, name string, content []byte, largest int) {
+	t.Helper()
+	t.Logf("%s: %d kB", name, len(content)/1000)
+	require.LessOrEqual(t, len(content), largest, name)
+	require.NoError(t, os.WriteFile(filepath.Join(visitor.Root(), name), content, 0o644))
+}
