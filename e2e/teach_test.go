@@ -114,7 +114,7 @@ func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 	p := visitor.Start(t)
 	other := visitor.New(t, p.URL).Open(visitor.CounterPage)
 	tb := browser.New(t).Load("about:blank")
-	tb.Run(emulation.SetDeviceMetricsOverride(360, 640, 1, false))
+	tb.Run(emulation.SetDeviceMetricsOverride(360, 480, 1, false))
 	tb.Navigate(p.URL + "/")
 	assert.Equal(t, "4", tb.Eval(`document.querySelectorAll("a[target=_blank]").length`), "links to the demos")
 	frame := func(name string) string { return fmt.Sprintf("frames[%q].document", name) }
@@ -123,15 +123,16 @@ func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 		tb.Eval(`void document.querySelector("[data-name=` + name + `]").scrollIntoView()`)
 		tb.WaitUntil(fmt.Sprintf("frames[%q]?.liveTemplateClient?.isReady()", name), name+" to be live")
 	}
-	live("counter-left")
-	live("counter-right")
+	for _, name := range []string{"counter-left", "counter-right", "presence-left"} {
+		live(name)
+	}
 	assert.Equal(t, 3, p.Connections(visitor.CounterPage))
 	tb.Eval(`void ` + frame("counter-left") + `.querySelector("[name=increment]").click()`)
 	for _, name := range []string{"counter-left", "counter-right"} {
 		tb.WaitUntil(frame(name)+`.querySelector(".figure").innerText === "Counter: 1"`, name+" to move")
 	}
 	other.Shows("Counter: 1")
-	assert.False(t, tb.Has("iframe[name=presence-right]"), "not in view")
+	assert.False(t, tb.Has("iframe[name=presence-right]"), "not in view, even after the one before it is live")
 
 	people := map[string]string{"presence-left": "Alice", "presence-right": "Bob"}
 	for name, person := range people {
