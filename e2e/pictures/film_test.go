@@ -181,7 +181,7 @@ func (f *film) hold(length time.Duration) { f.delays[len(f.delays)-1] += length 
 // part that has changed.
 func (f *film) save(name string) {
 	f.t.Helper()
-	palette, part := paletteOf(f.frames...), f.frames[0].Rect
+	palette, part := paletteOf(256, f.frames...), f.frames[0].Rect
 	film := &gif.GIF{Config: image.Config{ColorModel: palette, Width: part.Dx(), Height: part.Dy()}}
 	for i, frame := range f.frames {
 		if i > 0 {

@@ -5,16 +5,14 @@ package pictures
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"image"
 	"image/color"
 	"image/draw"
 	"image/png"
-	"maps"
+	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -62,23 +60,35 @@ func decode(t *testing.T, picture []byte) *image.RGBA {
 	return rgba
 }
 
-// paletteOf returns 256 colours at most, and of those that are alike only one: what the
-// pictures have most of.
-func paletteOf(pictures ...*image.RGBA) (palette color.Palette) {
+// paletteOf returns so many colours for pictures: first the one that is there most often,
+// and then always the one that those before it show worst.
+func paletteOf(most int, pictures ...*image.RGBA) (palette color.Palette) {
 	counts := map[color.RGBA]int{}
 	for _, p := range pictures {
 		for i := 0; i < len(p.Pix); i += 4 {
 			counts[color.RGBA{p.Pix[i], p.Pix[i+1], p.Pix[i+2], 0xff}]++
 		}
 	}
-	colours := slices.SortedFunc(maps.Keys(counts), func(a, b color.RGBA) int {
-		return cmp.Or(counts[b]-counts[a], cmp.Compare(a.R, b.R), cmp.Compare(a.G, b.G), cmp.Compare(a.B, b.B))
-	})
-	alike := map[[3]uint8]bool{}
-	for _, c := range colours {
-		if kind := [3]uint8{c.R >> 2, c.G >> 2, c.B >> 2}; !alike[kind] && len(palette) < 256 {
-			alike[kind] = true
-			palette = append(palette, c)
+	far := map[color.RGBA]int{} // the square of how far a colour is from those before
+	for range min(most, len(counts)) {
+		var next color.RGBA
+		worst := -1
+		for c, count := range counts {
+			distance, known := far[c]
+			if !known {
+				distance = math.MaxUint16
+			}
+			if count*distance > worst {
+				next, worst = c, count*distance
+			}
+		}
+		palette = append(palette, next)
+		for c := range counts {
+			r, g, b := int(c.R)-int(next.R), int(c.G)-int(next.G), int(c.B)-int(next.B)
+			distance := r*r + g*g + b*b
+			if before, known := far[c]; !known || distance < before {
+				far[c] = distance
+			}
 		}
 	}
 	return palette
@@ -97,7 +107,7 @@ func saveSheet(t *testing.T, name, content string) {
 	sheet := decode(t, capture(drawHTML(t, content)))
 	var out bytes.Buffer
 	encoder := png.Encoder{CompressionLevel: png.BestCompression}
-	require.NoError(t, encoder.Encode(&out, paletted(sheet, sheet.Rect, paletteOf(sheet))))
+	require.NoError(t, encoder.Encode(&out, paletted(sheet, sheet.Rect, paletteOf(64, sheet))))
 	save(t, name, out.Bytes(), 400_000)
 }
 
