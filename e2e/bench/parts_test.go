@@ -179,8 +179,8 @@ func measureSharing(b *testing.B) (s sharing) {
 	redis.OnlyInMemory()
 	clicker := visitor.New(b, servers[0].URL)
 	clicker.Click() // Redis knows the scripts from here on
-	resting := redis.Spent(func() { <-time.After(size.StreamFor) })
-	s.AtRest = float64(resting.Commands) / size.StreamFor.Seconds() / float64(len(servers))
+	resting := redis.Spent(func() { <-time.After(size.IdleFor) })
+	s.AtRest = float64(resting.Commands) / size.IdleFor.Seconds() / float64(len(servers))
 
 	clicking := redis.Spent(func() {
 		for i := range size.SharedClicks {
