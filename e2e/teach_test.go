@@ -25,7 +25,8 @@ import (
 var (
 	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption>([^<]+):(\d+)-(\d+)</figcaption>(.*?)</figure>`)
 	notCode   = regexp.MustCompile(`<span class="ln">[^<]*</span>|<[^>]*>`) // line numbers and tags
-	headings  = regexp.MustCompile(`(?s)<h2 id="template">Template</h2>.*<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
+	headings  = regexp.MustCompile(`(?s)<h2 id="template">Template</h2>.*` +
+		`<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
 )
 
 // Every listing of a page is what stands in the repository at the lines it names, and
@@ -52,8 +53,8 @@ func TestListings_AreTheCodeThatRuns(t *testing.T) {
 		assert.Contains(t, shown[row.template], `{{define "live"}}`)
 		assert.Contains(t, shown["state_realtime.go"], "type "+row.state+" struct")
 		assert.Contains(t, shown["handlers_realtime.go"], "type "+row.controller+" struct")
-		method := "\nfunc (c *" + row.controller + ")"
-		assert.Equal(t, strings.Count(sourceOf(t, "handlers_realtime.go"), method), strings.Count(shown["handlers_realtime.go"], method), "methods of %s", row.controller)
+		methods := func(code string) int { return strings.Count(code, "\nfunc (c *"+row.controller+")") }
+		assert.Equal(t, methods(sourceOf(t, "handlers_realtime.go")), methods(shown["handlers_realtime.go"]), "methods of %s", row.controller)
 
 		assert.Regexp(t, headings, page)
 		before, _, _ := strings.Cut(page, `<figure class="listing">`)

@@ -42,7 +42,8 @@ func measureIdle(b *testing.B) idle {
 	<-time.After(size.IdleFor)
 	cpu = p.CPUTime() - cpu
 	require.EqualValues(b, size.IdleTabs, p.Connections(visitor.CounterPage))
-	return idle{(full - empty) / tabs, (p.Metric(resident) - emptyResident) / tabs, cpu * time.Duration(time.Minute/size.IdleFor) / time.Duration(tabs)}
+	perMinute := cpu * time.Duration(time.Minute/size.IdleFor)
+	return idle{(full - empty) / tabs, (p.Metric(resident) - emptyResident) / tabs, perMinute / time.Duration(tabs)}
 }
 
 // machine is what the program may use of this machine.
