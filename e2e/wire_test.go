@@ -26,11 +26,7 @@ type frames struct {
 	all []wireFrame
 }
 
-type wireFrame struct{ Direction, Text string }
-
-func (f wireFrame) isHeartbeat() bool {
-	return strings.Contains(f.Text, "__ping__") || strings.Contains(f.Text, "pong")
-}
+type wireFrame struct{ direction, text string }
 
 // openWithFrames opens a page in a tab whose frames are noted from its first on.
 func openWithFrames(b *browser.Browser, url string) (*browser.Tab, *frames) {
@@ -58,7 +54,7 @@ func (f *frames) take() (heartbeats, others []wireFrame) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, frame := range f.all {
-		if frame.isHeartbeat() {
+		if strings.Contains(frame.text, "__ping__") || strings.Contains(frame.text, "pong") {
 			heartbeats = append(heartbeats, frame)
 		} else {
 			others = append(others, frame)
@@ -68,29 +64,95 @@ func (f *frames) take() (heartbeats, others []wireFrame) {
 	return heartbeats, others
 }
 
-func size(of []wireFrame) (bytes int) {
+func size(of ...wireFrame) (bytes int) {
 	for _, frame := range of {
-		bytes += len(frame.Text)
+		bytes += len(frame.text)
 	}
 	return bytes
 }
 
-// wireLine is a line of the panel: its words, its JSON, and what is marked in that.
+// wireLine is a line of the panel: its words without the time, its JSON, and what is
+// marked in that.
 type wireLine struct {
-	Words []string
-	JSON  string
-	Marks []string
+	Words, JSON string
+	Marks       []string
 }
 
 // wireLines returns the lines of the panel, the oldest first.
 func wireLines(t *testing.T, tb *browser.Tab) (lines []wireLine) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal([]byte(tb.Eval(`JSON.stringify([...document.querySelectorAll("#wire li")].reverse().map((line) => ({
-		Words: [...line.querySelectorAll("span")].map((word) => word.textContent),
+		Words: [...line.querySelectorAll("span")].map((word) => word.textContent).join(" ").replace(/ \d\d:\d\d:\d\d\.\d{3}/, ""),
 		JSON: line.querySelector("code")?.textContent ?? "",
 		Marks: [...line.querySelectorAll("mark")].map((mark) => mark.textContent),
 	})))`)), &lines))
 	return lines
+}
+
+// tellOf checks that the lines of the panel are these frames of a socket.
+func tellOf(t *testing.T, lines []wireLine, frames []wireFrame, socket int) {
+	t.Helper()
+	require.Len(t, lines, len(frames))
+	for i, frame := range frames {
+		assert.Equal(t, frame.text, lines[i].JSON)
+		words := fmt.Sprintf("%s %d bytes socket %d", frame.direction, len(frame.text), socket)
+		assert.Equal(t, words, strings.ReplaceAll(lines[i].Words, ",", ""))
+	}
+}
+
+const wireTotals = `[...document.querySelectorAll("#wire tbody tr")].map((row) => row.innerText.replace(/,/g, "").replace(/\s+/g, " ")).join(", ")`
+
+func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
+	t.Parallel()
+	server := visitor.Serve(t)
+	peer := visitor.New(t, server).Open(visitor.CounterPage)
+	tb, seen := openWithFrames(browser.New(t), server+visitor.CounterPage)
+	tb.Click("increment")
+	tb.Shows("Counter: 1")
+	_, before := seen.take()
+	require.Len(t, before, 3, "the first update, the click, and its answer: %v", before)
+	loads := tb.Loads()
+	tb.ToggleWire(true)
+	assert.Empty(t, wireLines(t, tb), "what passed before")
+
+	peer.Increment()
+	tb.Shows("Counter: 2")
+	tb.Click("increment")
+	tb.Shows("Counter: 3")
+	tb.Eval(browser.ComesOnline) // has the page ping
+	tb.WaitUntil(`/Heartbeats, not listed: ([2-9]|\d\d)/.test(document.querySelector("#wire").innerText)`, "a ping and its answer")
+	var count, bytes int
+	_, err := fmt.Sscanf(tb.Eval(`document.querySelector("#wire .heartbeats").innerText`), "Heartbeats, not listed: %d frames, %d bytes.", &count, &bytes)
+	require.NoError(t, err)
+	heartbeats, others := seen.take()
+	var sizes []int // of as many heartbeats, one after the other
+	for i := range len(heartbeats) - count + 1 {
+		sizes = append(sizes, size(heartbeats[i:i+count]...))
+	}
+	assert.Contains(t, sizes, bytes, "bytes of %d of the heartbeats %v", count, heartbeats)
+
+	require.Len(t, others, 3, "nothing was sent because the panel was opened: %v", others)
+	lines := wireLines(t, tb)
+	tellOf(t, lines, others, 1)
+	assert.Equal(t, []string{`"2"`}, lines[0].Marks)
+	assert.Empty(t, lines[1].Marks, "what is sent is no update")
+	assert.Equal(t, []string{`"3"`}, lines[2].Marks)
+	assert.Equal(t, fmt.Sprintf("Received 2 %d, Sent 1 %d, As whole pages 2 %d",
+		size(others[0], others[2]), size(others[1]), 2*sentSize(t, server+visitor.CounterPage)), tb.Eval(wireTotals))
+
+	tb.ToggleWire(false)
+	tb.Click("increment")
+	tb.Shows("Counter: 4")
+	assert.Equal(t, lines, wireLines(t, tb), "a closed panel stays as it was")
+	tb.ToggleWire(true)
+	assert.Empty(t, wireLines(t, tb), "and starts afresh when it is opened")
+	assert.Equal(t, "Received 0 0, Sent 0 0, As whole pages 0 0", tb.Eval(wireTotals))
+
+	tb.Eval(`for (let i = 0; i < 30; i++) document.querySelector("[name=increment]").click()`)
+	tb.WaitUntil(wireTotals+`.startsWith("Received 30 ")`, "an answer to each click")
+	_, others = seen.take()
+	tellOf(t, wireLines(t, tb), others[len(others)-50:], 1)
+	assert.Equal(t, loads, tb.Loads())
 }
 
 // sentSize returns the length of a page as a browser gets it.
@@ -105,74 +167,6 @@ func sentSize(t *testing.T, url string) int {
 	page, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return len(page)
-}
-
-const wireTotals = `[...document.querySelectorAll("#wire tbody tr")].map((row) => row.innerText.replace(/\s+/g, " ")).join(", ")`
-
-func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
-	t.Parallel()
-	server := visitor.Serve(t)
-	peer := visitor.New(t, server).Open(visitor.CounterPage)
-	pageSize := sentSize(t, server+visitor.CounterPage)
-	tb, seen := openWithFrames(browser.New(t), server+visitor.CounterPage)
-	tb.Click("increment")
-	tb.Shows("Counter: 1")
-
-	_, before := seen.take()
-	require.Len(t, before, 3, "the first update, the click, and its answer: %v", before)
-	loads := tb.Loads()
-	tb.ToggleWire(true)
-	assert.Empty(t, wireLines(t, tb), "what passed before")
-	peer.Increment()
-	tb.Shows("Counter: 2")
-	lines := wireLines(t, tb)
-	require.Len(t, lines, 1)
-	assert.Equal(t, []string{`"2"`}, lines[0].Marks)
-	assert.Regexp(t, `^received \d\d:\d\d:\d\d\.\d{3} 56 bytes socket 1$`, strings.Join(lines[0].Words, " "))
-
-	tb.Click("increment")
-	tb.Shows("Counter: 3")
-	tb.Eval(`dispatchEvent(new Event("online"))`) // has the page ping
-	tb.WaitUntil(`/Heartbeats, not listed: [^0]/.test(document.querySelector("#wire").innerText)`, "heartbeats")
-	tb.Click("increment") // is answered after the pings
-	tb.Shows("Counter: 4")
-	var count, bytes int
-	_, err := fmt.Sscanf(tb.Eval(`document.querySelector("#wire .heartbeats").innerText`), "Heartbeats, not listed: %d frames, %d bytes.", &count, &bytes)
-	require.NoError(t, err)
-	heartbeats, others := seen.take()
-	require.LessOrEqual(t, count, len(heartbeats))
-	assert.Equal(t, size(heartbeats[:count]), bytes)
-	assert.GreaterOrEqual(t, count, 2)
-
-	lines = wireLines(t, tb)
-	require.Len(t, others, 5, "nothing was sent because the panel was opened: %v", others)
-	require.Len(t, lines, len(others))
-	for i, frame := range others {
-		assert.Equal(t, frame.Text, lines[i].JSON)
-		assert.Equal(t, frame.Direction, lines[i].Words[0])
-		assert.Equal(t, fmt.Sprint(len(frame.Text), " bytes"), lines[i].Words[2])
-	}
-	assert.Empty(t, lines[1].Marks, "what is sent is no update")
-	assert.Equal(t, []string{`"3"`}, lines[2].Marks)
-	sent, received := []wireFrame{others[1], others[3]}, []wireFrame{others[0], others[2], others[4]}
-	pages := tb.Eval(fmt.Sprintf(`(%d).toLocaleString("en")`, 3*pageSize))
-	assert.Equal(t, fmt.Sprintf("Received 3 %d, Sent 2 %d, As whole pages 3 %s", size(received), size(sent), pages), tb.Eval(wireTotals))
-
-	tb.ToggleWire(false)
-	tb.Click("increment")
-	tb.Shows("Counter: 5")
-	assert.Equal(t, lines, wireLines(t, tb), "a closed panel stays as it was")
-	tb.ToggleWire(true)
-	assert.Empty(t, wireLines(t, tb), "and starts afresh when it is opened")
-	assert.Equal(t, "Received 0 0, Sent 0 0, As whole pages 0 0", tb.Eval(wireTotals))
-
-	tb.Eval(`for (let i = 0; i < 30; i++) document.querySelector("[name=increment]").click()`)
-	tb.WaitUntil(wireTotals+`.startsWith("Received 30 ")`, "an answer to each click")
-	lines = wireLines(t, tb)
-	require.Len(t, lines, 50)
-	_, others = seen.take()
-	assert.Equal(t, others[len(others)-1].Text, lines[49].JSON, "the last 50")
-	assert.Equal(t, loads, tb.Loads())
 }
 
 func TestBrowser_WireTellsSocketsApartAndNamesAreText(t *testing.T) {
@@ -203,10 +197,7 @@ func TestBrowser_WireTellsSocketsApartAndNamesAreText(t *testing.T) {
 	_, others := seen.take()
 	lines := wireLines(t, tb)
 	lines = lines[len(lines)-len(others):]
-	for i, frame := range others {
-		assert.Equal(t, frame.Text, lines[i].JSON, "a name is text")
-		assert.Equal(t, fmt.Sprint(len(frame.Text), " bytes"), strings.ReplaceAll(lines[i].Words[2], ",", ""))
-	}
+	tellOf(t, lines, others, 2)
 	assert.Contains(t, lines[0].JSON, "<b>x</b>")
 	assert.Contains(t, lines[2].Marks, `"\u0026lt;b\u0026gt;y\u0026lt;/b\u0026gt;é "`)
 	assert.NotContains(t, strings.Join(lines[2].Marks, " "), "bdi", "the fixed parts are not marked")
@@ -224,17 +215,14 @@ func TestBrowser_WireTellsSocketsApartAndNamesAreText(t *testing.T) {
 	zoe.Leave()
 	tb.Shows("2 user(s) online Logged in as <b>x</b>")
 	lines = wireLines(t, tb)
-	var words []string
-	for _, line := range lines {
-		words = append(words, line.Words[0]+" "+strings.Join(line.Words[2:], " "))
-	}
-	closed, opened := slices.Index(words, "closed code 1006 socket 2"), slices.Index(words, "opened socket 3")
-	require.True(t, 0 <= closed && closed < opened, "%q", words)
-	for i, line := range words {
-		assert.Equal(t, i >= opened, strings.HasSuffix(line, " socket 3"), "%q", words)
+	says := func(words string) func(wireLine) bool { return func(line wireLine) bool { return line.Words == words } }
+	closed, opened := slices.IndexFunc(lines, says("closed code 1006 socket 2")), slices.IndexFunc(lines, says("opened socket 3"))
+	require.True(t, 0 <= closed && closed < opened, "%v", lines)
+	for i, line := range lines {
+		assert.Equal(t, i >= opened, strings.HasSuffix(line.Words, " socket 3"), "line %d: %s", i, line.Words)
 	}
 	assert.Contains(t, lines[opened+1].Marks, `"Zoe "`, "the first update brings the whole list")
-	assert.Regexp(t, `^received \d+ bytes socket 3$`, words[len(words)-1])
+	assert.Regexp(t, `^received \d+ bytes socket 3$`, lines[len(lines)-1].Words)
 
 	plain := browser.New(t).OpenWithoutScripts(server + visitor.PresencePage)
 	plain.Eval(`document.querySelector("#wire summary").click()`)
