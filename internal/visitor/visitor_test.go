@@ -112,3 +112,8 @@ func TestNetwork_StallHoldsUpAndLosesNothing(t *testing.T) {
 	n.Stall(0, 0)
 	assert.Less(t, sendAndGet(t, n, 10<<10), 10*time.Second)
 }
+
+func TestSeed_CommandRepeatsATest(t *testing.T) {
+	assert.NotZero(t, Seed(t))
+	assert.Regexp(t, `^go test (-race )?-count=1 -run '\^TestX\$/\^a_\\\(b\\\)\$' ./internal/visitor -seed 7$`, repeat("TestX/a_(b)", 7))
+}
