@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -32,27 +31,16 @@ func Seed(t testing.TB) uint64 {
 
 // repeat returns the command that runs a test of this package again, built as it was.
 func repeat(test string, seed uint64) string {
-	command := "go test"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, setting := range info.Settings {
-			switch setting.Key {
-			case "-race":
-				command += " -race"
-			case "-tags":
-				command += " -tags " + setting.Value
-			}
-		}
+	command := []string{"go", "test"}
+	command = append(command, raceFlag()...)
+	if tags := builtWith("-tags"); tags != "" {
+		command = append(command, "-tags", tags)
 	}
 	var names []string
 	for name := range strings.SplitSeq(test, "/") {
 		names = append(names, "^"+regexp.QuoteMeta(name)+"$")
 	}
-	dir, err := os.Getwd()
-	if err == nil {
-		dir, err = filepath.Rel(Root(), dir)
-	}
-	if err != nil {
-		dir = "."
-	}
-	return fmt.Sprintf("%s -count=1 -run '%s' ./%s -seed %d", command, strings.Join(names, "/"), filepath.ToSlash(dir), seed)
+	dir, _ := os.Getwd()
+	pkg, _ := filepath.Rel(Root(), dir)
+	return fmt.Sprintf("%s -count=1 -run '%s' ./%s -seed %d", strings.Join(command, " "), strings.Join(names, "/"), pkg, seed)
 }
