@@ -24,14 +24,16 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 // Main is for TestMain. It runs the tests without the log of the framework, which
-// logs every connection, and removes what they have built.
+// logs every connection, or of the Redis client, and removes what they have built.
 func Main(m *testing.M) int {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
+	logging.Disable()
 	defer func() {
 		for _, b := range []*build{&plain, &asTheTest} {
 			os.RemoveAll(b.dir)
@@ -223,7 +225,7 @@ func (p *Program) end() {
 		assert.Fail(p.t, "the program has ended by itself", p.cmd.ProcessState)
 	}
 	assert.NoError(p.t, judge(log))
-	if p.t.Failed() {
+	if p.t.Failed() && log != "" {
 		p.t.Logf("the end of the log of %s:\n%s", p.URL, lastLines(log, 40))
 	}
 }

@@ -294,9 +294,7 @@ func TagOf(t testing.TB, markup, start string) string {
 
 // WithoutHTTP2 returns the same visitor with a browser that knows HTTP/1.1 only.
 func (v *Visitor) WithoutHTTP2() *Visitor {
-	client, transport := *v.Client, overTLS().Clone()
-	transport.Protocols = new(http.Protocols)
-	transport.Protocols.SetHTTP1(true)
-	client.Transport = transport
+	client := *v.Client
+	client.Transport = &http.Transport{DialContext: dial, TLSClientConfig: tlsConfig()} // which keeps HTTP/2 off
 	return &Visitor{t: v.t, Base: v.Base, Client: &client}
 }
