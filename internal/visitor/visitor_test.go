@@ -77,6 +77,7 @@ func sendAndGet(t testing.TB, n *Network, size int) time.Duration {
 	conn, err := net.Dial("tcp", n.Addr())
 	require.NoError(t, err)
 	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(begin.Add(Soon)))
 	go conn.Write(make([]byte, size))
 	_, err = io.ReadFull(conn, make([]byte, size))
 	require.NoError(t, err)
