@@ -215,8 +215,7 @@ func (p *Program) end() {
 	if !p.signaled.Load() {
 		assert.Fail(p.t, "the program has ended by itself", p.cmd.ProcessState)
 	}
-	assert.NoError(p.t, judge(log))
-	if p.t.Failed() && log != "" {
+	if assert.NoError(p.t, judge(log)) && p.t.Failed() && log != "" {
 		p.t.Logf("the end of the log of %s:\n%s", p.URL, lastLines(log, 40))
 	}
 }
