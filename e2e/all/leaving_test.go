@@ -4,6 +4,7 @@ package all
 
 import (
 	"fmt"
+	"net/http"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -16,7 +17,7 @@ import (
 func TestBrowser_PageThatIsLeftClosesItsSocketAndReopensItOnReturn(t *testing.T) {
 	t.Parallel()
 	sockets := &visitor.SocketCount{}
-	server := visitor.ServeBehind(t, sockets.Count)
+	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler { return visitor.KeptWhole(sockets.Count(app)) })
 	alice, bob := browser.NewWindowed(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.Join("Alice")
 	bob.Shows("1 user(s) online")
