@@ -18,72 +18,20 @@ import (
 	"realtime/internal/visitor"
 )
 
-var testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark|Example)\w*)\(`)
-
 // The README shows the pattern as it stands in the file that it links.
 func TestDocs_ReadmeShowsThePattern(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
-	require.NoError(t, err)
-	source, err := os.ReadFile("../handlers_realtime.go")
-	require.NoError(t, err)
-	shown := regexp.MustCompile("(?s)```go\n(.*?)```").FindSubmatch(readme)
+	shown := regexp.MustCompile("(?s)```go\n(.*?)```").FindStringSubmatch(readFile(t, "README.md"))
 	require.NotNil(t, shown)
-	assert.Contains(t, string(source), string(shown[1]))
-}
-
-// docs/tests.md names every test below the heading of its package, and no other.
-func TestDocs_ListEveryTest(t *testing.T) {
-	t.Parallel()
-	text, err := fs.ReadFile(repository, "docs/tests.md")
-	require.NoError(t, err)
-	list, _, found := strings.Cut(string(text), "\n## Renamed")
-	require.True(t, found)
-	var listed, written []string
-	for _, room := range strings.Split(list, "\n## ")[1:] {
-		heading, rows, _ := strings.Cut(room, "\n")
-		dir := strings.Trim(heading, "`")
-		if dir == "go test ." {
-			dir = "."
-		}
-		for _, row := range regexp.MustCompile(`(?m)^\| (\w+\.go) \| (.*) \|$`).FindAllStringSubmatch(rows, -1) {
-			for name := range strings.SplitSeq(row[2], ", ") {
-				listed = append(listed, path.Join(dir, row[1])+" "+strings.Trim(name, "`"))
-			}
-		}
-	}
-	require.NoError(t, fs.WalkDir(repository, ".", func(file string, entry fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(file, "_test.go") {
-			return err
-		}
-		source, err := fs.ReadFile(repository, file)
-		for _, match := range testFunc.FindAllStringSubmatch(string(source), -1) {
-			if match[1] != "TestMain" {
-				written = append(written, file+" "+match[1])
-			}
-		}
-		return err
-	}))
-	for _, name := range written {
-		assert.True(t, slices.Contains(listed, name), "docs/tests.md lacks %s", name)
-	}
-	readme, err := fs.ReadFile(repository, "README.md")
-	require.NoError(t, err)
-	for _, name := range regexp.MustCompile(`Test\w+_\w+`).FindAllString(string(readme), -1) {
-		assert.Contains(t, string(text), "`"+name+"`", "the README names it")
-	}
-	for _, name := range listed {
-		assert.True(t, slices.Contains(written, name), "docs/tests.md has %s, which does not exist", name)
-	}
+	assert.Contains(t, readFile(t, "handlers_realtime.go"), shown[1])
 }
 
 // docs/operating.md has a row for each flag of -h and for each metric, and no other.
 func TestDocs_OperatingListsFlagsAndMetrics(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../docs/operating.md")
-	require.NoError(t, err)
+	text := readFile(t, "docs/operating.md")
 	rows := func(pattern string) (names []string) {
-		for _, row := range regexp.MustCompile("(?m)^\\| `("+pattern+")` ").FindAllStringSubmatch(string(text), -1) {
+		for _, row := range regexp.MustCompile("(?m)^\\| `("+pattern+")` ").FindAllStringSubmatch(text, -1) {
 			names = append(names, row[1])
 		}
 		return names
@@ -116,10 +64,9 @@ func flagsOfProgram(t *testing.T) (flags []string) {
 // Every link and image leads to a file of this repository, and every anchor to a heading.
 func TestDocs_LinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
-	pages := readDocs(t)
-	links := 0
-	for name, p := range pages {
-		for _, link := range linkTarget.FindAllStringSubmatch(p.prose, -1) {
+	docs, links := readDocs(t), 0
+	for name, doc := range docs {
+		for _, link := range linkTarget.FindAllStringSubmatch(doc.prose, -1) {
 			target, err := url.Parse(link[1] + link[2])
 			require.NoError(t, err, "%s: %s", name, link[0])
 			if target.IsAbs() {
@@ -129,57 +76,64 @@ func TestDocs_LinksLeadSomewhere(t *testing.T) {
 			file := name
 			if target.Path != "" {
 				file = path.Join(path.Dir(name), target.Path)
-				_, err = fs.Stat(repository, file)
-				assert.NoError(t, err, "%s links to %s", name, link[0])
 			}
+			assert.True(t, fileExists(file), "%s links to %s", name, link[0])
 			if target.Fragment != "" {
-				assert.Contains(t, pages[file].anchors, target.Fragment, "%s links to %s", name, link[0])
+				assert.Contains(t, docs[file].anchors, target.Fragment, "%s links to %s", name, link[0])
 			}
 		}
 	}
 	assert.Greater(t, links, 20, "links that were looked at")
 }
 
-// Whoever types what the documents show finds it: the targets of make, the flags of the
-// program, the files.
+// Whoever looks for what the documents name finds it: the targets of make, the flags of
+// the program, the files, and the tests, whatever build tags they have.
 func TestDocs_CommandsAndFilesExist(t *testing.T) {
 	t.Parallel()
-	makefile, err := fs.ReadFile(repository, "Makefile")
-	require.NoError(t, err)
-	flags := append(flagsOfProgram(t), "-h")
-	files := filesByName(t)
-	pages := readDocs(t)
-	unit, err := fs.ReadFile(repository, "docs/deploy/realtime@.service")
-	require.NoError(t, err)
-	pages["docs/deploy/realtime@.service"] = document{code: strings.Split(string(unit), "\n")}
-	targets, options, paths := 0, 0, 0
-	for name, p := range pages {
-		for _, code := range p.code {
+	files := filesOfRepository(t)
+	byName := map[string]bool{} // a table about one package names its files without the folder
+	tests := map[string]bool{}
+	for _, file := range files {
+		byName[path.Base(file)] = true
+		if strings.HasSuffix(file, "_test.go") {
+			for _, test := range testFunc.FindAllStringSubmatch(readFile(t, file), -1) {
+				tests[test[1]] = true
+			}
+		}
+	}
+	makefile, flags := readFile(t, "Makefile"), append(flagsOfProgram(t), "-h")
+	docs := readDocs(t)
+	const unit = "docs/deploy/realtime@.service"
+	docs[unit] = document{code: strings.Split(readFile(t, unit), "\n")}
+	found := map[string]int{}
+	for name, doc := range docs {
+		check := func(kind, what string, exists bool) {
+			found[kind]++
+			assert.True(t, exists, "%s names the %s %q, which does not exist", name, kind, what)
+		}
+		for _, code := range doc.code {
 			if command := makeCommand.FindStringSubmatch(code); command != nil {
 				for target := range strings.FieldsSeq(command[1]) {
-					targets++
-					assert.True(t, strings.Contains(string(makefile), "\n"+target+":"), "%s shows %q, and the Makefile has no %s", name, code, target)
+					check("target", target, strings.Contains(makefile, "\n"+target+":"))
 				}
 			}
 			if command := programCommand.FindStringSubmatch(code); command != nil {
 				for _, flag := range option.FindAllStringSubmatch(command[1], -1) {
-					options++
-					assert.Contains(t, flags, flag[1], "%s shows %q", name, code)
+					check("flag", flag[1], slices.Contains(flags, flag[1]))
 				}
 			}
-			if name == "docs/adapt.md" {
-				continue // it names files that its reader writes, and has a test of its own
+			for _, test := range testName.FindAllString(code, -1) {
+				check("test", test, tests[test])
 			}
-			if match := pathInCode.FindStringSubmatch(code); match != nil {
-				paths++
-				_, err := fs.Stat(repository, path.Clean(match[1]))
-				assert.True(t, err == nil || files[match[1]], "%s names %q, which does not exist", name, match[1])
+			// adapt.md names files that its reader writes, and has a test of its own.
+			if file := pathInCode.FindStringSubmatch(code); file != nil && name != "docs/adapt.md" {
+				check("file", file[1], fileExists(path.Clean(file[1])) || byName[file[1]])
 			}
 		}
 	}
-	assert.Greater(t, targets, 5, "targets of make")
-	assert.Greater(t, options, 20, "flags")
-	assert.Greater(t, paths, 40, "paths")
+	for kind, least := range map[string]int{"target": 5, "flag": 20, "test": 10, "file": 40} {
+		assert.GreaterOrEqual(t, found[kind], least, kind)
+	}
 }
 
 var (
@@ -195,6 +149,8 @@ var (
 	programCommand = regexp.MustCompile(`(?:(?:^|[\s/=])realtime |^go run \. |^)(-[a-z].*)`) // or a flag alone
 	option         = regexp.MustCompile(`(?:^|\s)-?(-[a-z][a-z-]*)`)
 	pathInCode     = regexp.MustCompile(`^((?:(?:internal|static|templates|e2e|docs)/[^\s:*…]*)|[a-z_]+\.(?:go|js|css|tmpl))(?::[0-9-]+)?$`)
+	testName       = regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark)[A-Z]\w*_\w+`)
+	testFunc       = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
 )
 
 // document is a page of Markdown.
@@ -207,16 +163,13 @@ type document struct {
 // readDocs returns README.md and all of docs, by path.
 func readDocs(t *testing.T) map[string]document {
 	t.Helper()
-	pages := map[string]document{}
-	require.NoError(t, fs.WalkDir(repository, ".", func(file string, entry fs.DirEntry, err error) error {
-		if err != nil || file != "README.md" && !strings.HasPrefix(file, "docs/") || path.Ext(file) != ".md" {
-			return err
+	docs := map[string]document{}
+	for _, file := range filesOfRepository(t) {
+		if file == "README.md" || path.Dir(file) == "docs" && path.Ext(file) == ".md" {
+			docs[file] = parseMarkdown(readFile(t, file))
 		}
-		source, err := fs.ReadFile(repository, file)
-		pages[file] = parseMarkdown(string(source))
-		return err
-	}))
-	return pages
+	}
+	return docs
 }
 
 func parseMarkdown(source string) (d document) {
@@ -248,17 +201,27 @@ func anchor(heading string) string {
 	}, heading)
 }
 
-// filesByName returns the names of all files of the repository, without their folders:
-// a table about one package names its files that way.
-func filesByName(t *testing.T) map[string]bool {
+// filesOfRepository returns the paths of all files but those of others.
+func filesOfRepository(t *testing.T) (files []string) {
 	t.Helper()
-	names := map[string]bool{}
 	require.NoError(t, fs.WalkDir(repository, ".", func(file string, entry fs.DirEntry, err error) error {
-		if entry.IsDir() && slices.Contains([]string{".git", "node_modules"}, entry.Name()) {
+		if err == nil && entry.IsDir() && slices.Contains([]string{".git", "node_modules"}, entry.Name()) {
 			return fs.SkipDir
 		}
-		names[path.Base(file)] = true
+		files = append(files, file)
 		return err
 	}))
-	return names
+	return files
+}
+
+func readFile(t *testing.T, file string) string {
+	t.Helper()
+	content, err := fs.ReadFile(repository, file)
+	require.NoError(t, err)
+	return string(content)
+}
+
+func fileExists(file string) bool {
+	_, err := fs.Stat(repository, file)
+	return err == nil
 }

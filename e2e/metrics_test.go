@@ -1,12 +1,13 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 	"realtime/internal/visitor"
 )
 
+// After the first refresh of each page, the next one would come in an hour.
 func TestMetrics_SayWhatHappened(t *testing.T) {
-	p := visitor.Start(t, "-max-connections", "4", "-refresh-interval", "1h")
+	t.Parallel()
+	p := visitor.Start(t, "-max-connections", "4", "-refresh-interval", "1h", "-drain", "10ms")
 	server := p.URL
 	alice, bob := visitor.New(t, server), visitor.New(t, server)
 	counter, other, presence := alice.Open(visitor.CounterPage), bob.Open(visitor.CounterPage), bob.Open(visitor.PresencePage)
@@ -30,8 +33,22 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	}
 	counter.Settle()
 	alice.Click()
+
+	// What changes nothing for others asks for no refresh.
+	alice.Post(visitor.PresencePage, url.Values{"username": {"Alice"}, "join": {""}})
+	alice.Post(visitor.PresencePage, url.Values{"leave": {""}})
+	presence.Leave() // has not joined
+	presence.Join(" ")
+	presence.Settle()
+	assert.Zero(t, p.Metric(`realtime_refreshes_asked_total{action="PresenceChanged"}`))
 	presence.Join("Bob")
-	presence.Shows("1 user(s) online")
+	presence.Leave()
+	presence.Leave()
+	presence.Join("Bob")
+	presence.Settle()
+
+	// Refused are two messages, a connection that sends bytes, the fifth connection, one
+	// from elsewhere, and a form.
 	require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
 	require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
 	counter.Settle()
@@ -43,19 +60,17 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	fromElsewhere, _ := visitor.Knock(t, server, visitor.CounterPage, http.Header{"Origin": {"https://evil.example"}})
 	require.Nil(t, fromElsewhere)
 	require.NoError(t, binary.WriteMessage(websocket.BinaryMessage, []byte("x")))
-	require.Eventually(t, func() bool { return p.Connections(visitor.CounterPage) == 3 }, visitor.Soon, time.Millisecond)
+	require.Eventually(t, func() bool { return p.Connections(visitor.CounterPage) == 2 }, visitor.Soon, time.Millisecond)
 	alice.Post(visitor.CounterPage, url.Values{"x": {strings.Repeat("x", visitor.MaxForm)}})
 
-	alice.Get("/")
-	alice.Get("/")
-	alice.Send("PATCH", visitor.CounterPage, "", "")
-	alice.Send("GET", "/static/nothing", "", "")
-	alice.Send("GET", "/wp-login.php", "", "")
-	alice.Send("HEAD", "/healthz", "", "")
+	for _, request := range []string{"GET /", "GET /", "PATCH " + visitor.CounterPage, "GET /static/nothing", "GET /wp-login.php", "HEAD /healthz"} {
+		method, path, _ := strings.Cut(request, " ")
+		alice.Send(method, path, "", "")
+	}
 
 	text := p.Admin("/metrics")
 	for sample, want := range map[string]float64{
-		`realtime_connections{page="multi-user-sync"}`:                3,
+		`realtime_connections{page="multi-user-sync"}`:                2,
 		`realtime_connections{page="presence"}`:                       1,
 		`realtime_connections_opened_total{page="multi-user-sync"}`:   3,
 		`realtime_connections_opened_total{page="presence"}`:          1,
@@ -67,7 +82,7 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 		`realtime_refreshes_asked_total{action="RefreshCounter"}`:     5,
 		`realtime_refreshes_merged_total{action="RefreshCounter"}`:    3,
 		`realtime_refreshes_sent_total{page="multi-user-sync"}`:       1,
-		`realtime_refreshes_asked_total{action="PresenceChanged"}`:    1,
+		`realtime_refreshes_asked_total{action="PresenceChanged"}`:    3,
 		`realtime_dispatch_drops_total{page="multi-user-sync"}`:       0,
 		`realtime_slow_closes_total`:                                  0,
 		`realtime_messages_refused_total{reason="not_action"}`:        2,
@@ -100,40 +115,23 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	assert.Regexp(t, `\nrealtime_build_info{go_version="go1[^"]+",revision="([0-9a-f]{40}(\+dirty)?|unknown)",version="[^"]+"} 1\n`, text)
 	assert.Contains(t, text, "\ngo_goroutines ")
 	assert.NotContains(t, text, "livetemplate_", "many of those are always 0")
+	prometheusTakes(t, text)
+
+	// A stop sends the refresh that waits.
+	other.Never("Counter: 5")
+	assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+	<-other.Ended
+	assert.Contains(t, other.Text(), "Counter: 5")
 }
 
-func TestMetrics_SayWhyClicksFailed(t *testing.T) {
-	t.Parallel()
-	redis := visitor.NewRedis(t)
-	p := visitor.Start(t, "-redis", redis.URL)
-	tb := visitor.New(t, p.URL).Open(visitor.CounterPage)
-	tb.Increment()
-	tb.Shows("Counter: 1 ")
-	thaw := redis.Freeze()
-	defer thaw()
-	tb.Increment()
-	tb.Shows("may or may not have counted")
-	tb.Shows("last known")
-	for range 2 {
-		tb.Increment()
-		tb.Settle()
-	}
-	tb.Shows("did not count")
-	assert.EqualValues(t, 1, p.Metric("realtime_clicks_total"))
-	assert.EqualValues(t, 1, p.Metric(`realtime_clicks_failed_total{reason="unknown"}`))
-	assert.EqualValues(t, 2, p.Metric(`realtime_clicks_failed_total{reason="away"}`))
-}
-
-func TestMetrics_PrometheusTakesThem(t *testing.T) {
-	p := visitor.Start(t)
-	visitor.New(t, p.URL).Click()
-	text := p.Admin("/metrics")
-	problems, err := promlint.New(strings.NewReader(text)).Lint() // the rules of promtool check metrics
+// prometheusTakes checks metrics as promtool does.
+func prometheusTakes(t *testing.T, text string) {
+	t.Helper()
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	require.NoError(t, err)
 	assert.Empty(t, problems)
-	families := visitor.ParseMetrics(t, text)
 	snake := regexp.MustCompile(`^[a-z0-9_]+$`)
-	for name, family := range families {
+	for name, family := range visitor.ParseMetrics(t, text) {
 		for _, label := range family.Metric[0].Label {
 			assert.Regexp(t, snake, label.GetName(), name)
 			if strings.HasPrefix(name, "realtime_") && label.GetName() == "reason" {
@@ -141,23 +139,12 @@ func TestMetrics_PrometheusTakesThem(t *testing.T) {
 			}
 		}
 	}
-	assert.Len(t, families["realtime_connections"].Metric, 2, "both pages in one exposition")
-
-	promtool, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skip("no promtool: it comes with Prometheus; promlint has looked already")
-	}
-	check := exec.Command(promtool, "check", "metrics")
-	check.Stdin = strings.NewReader(text)
-	said, err := check.CombinedOutput()
-	assert.NoError(t, err)
-	assert.Empty(t, string(said))
 }
 
 func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
-	p := visitor.Start(t, "-log-level", "debug", "-trust-proxy")
-	server := p.URL
-	v := visitor.New(t, server)
+	t.Parallel()
+	p := visitor.Start(t, "-log-level", "debug", "-log-format", "json", "-trust-proxy")
+	v := visitor.New(t, p.URL)
 	tb := v.Open(visitor.PresencePage)
 	tb.Join("Wilhelmina")
 	tb.Shows("Logged in as Wilhelmina")
@@ -169,24 +156,32 @@ func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
 	resp, _ := v.Post(visitor.PresencePage, url.Values{"username": {strings.Repeat("Wilhelmina", visitor.MaxForm)}})
 	v.Send(http.MethodPost, visitor.PresencePage, "application/json", `{"action":"Wilhelmina`)
 	tb.Close()
-	require.Eventually(t, func() bool { return p.Connections(visitor.PresencePage) == 0 }, visitor.Soon, time.Millisecond)
+	const connection = `"msg":"request","method":"GET","path":"/realtime/presence","status":101,"took":"`
+	require.Eventually(t, func() bool { return strings.Contains(p.Log(), connection) }, visitor.Soon, time.Millisecond, "the connection has ended")
 
-	assert.NotContains(t, p.Log(), "Wilhelmina")
-	assert.NotContains(t, p.Log(), v.Session())
-	assert.NotContains(t, p.Said(), "level=INFO")
 	id := resp.Header.Get("X-Request-Id")
 	assert.Regexp(t, `^[A-Z2-7]{26}$`, id)
-	assert.Contains(t, p.Log(), `msg="form refused" reason=too_long remote_addr=`)
-	assert.Contains(t, p.Log(), "request_id="+id)
-	assert.Regexp(t, `msg=request method=POST path=/realtime/presence status=413 took=\S+s remote_addr=\S+ request_id=`+id, p.Log())
-	require.Eventually(t, func() bool {
-		return strings.Contains(p.Log(), "msg=request method=GET path=/realtime/presence status=101 took=")
-	}, visitor.Soon, time.Millisecond, "the connection has ended")
+	log := p.Log()
+	for _, want := range []string{
+		`"level":"DEBUG","msg":"Client connected"`,
+		`"level":"DEBUG","msg":"Client disconnected"`,
+		`"msg":"message refused: not an action","remote_addr":"[^"]+","request_id":"`,
+		`"msg":"form refused","reason":"too_long","remote_addr":"[^"]+",.*"request_id":"` + id,
+		`"msg":"request","method":"POST","path":"/realtime/presence","status":413,"took":"[0-9.]+[mµ]?s","remote_addr":"[^"]+","request_id":"` + id,
+	} {
+		assert.Regexp(t, want, log)
+	}
+	for _, secret := range []string{"Wilhelmina", v.Session(), "group_id"} {
+		assert.NotContains(t, log, secret)
+	}
+	assert.NotContains(t, p.Said(), `"level":"INFO"`)
+	for line := range strings.Lines(log) {
+		assert.True(t, json.Valid([]byte(line)), "not JSON: %s", line)
+	}
 	assert.NotContains(t, p.Admin("/metrics"), `status="101"`, "a connection is no request")
-	assert.Regexp(t, `msg="message refused: not an action" remote_addr=\S+ request_id=`, p.Log())
 
 	for given, kept := range map[string]bool{"abc-123": true, strings.Repeat("x", 65): false, "a b": false, "": false} {
-		req, err := http.NewRequest(http.MethodGet, server+"/healthz", nil)
+		req, err := http.NewRequest(http.MethodGet, p.URL+"/healthz", nil)
 		require.NoError(t, err)
 		req.Header.Set("X-Request-Id", given)
 		resp, err := v.Client.Do(req)

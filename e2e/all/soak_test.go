@@ -37,8 +37,6 @@ func TestSoak_IdleAndHiddenTabsStayFor5Minutes(t *testing.T) {
 	peer.NoChange(visitor.Grace)
 }
 
-func TestSoak_StormsOfManyTabs(t *testing.T) { storms(t, 64) }
-
 func TestSoak_EverybodyIsBackWithTabsInFrontAndBehind(t *testing.T) {
 	everybodyIsBack(t, browser.NewWindowed, 4)
 }

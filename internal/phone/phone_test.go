@@ -3,11 +3,13 @@ package phone
 import (
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/term"
 	"rsc.io/qr"
 )
 
@@ -152,4 +154,17 @@ func read(t *testing.T, drawn string) (modules [][]bool) {
 		modules = append(modules, upper, lower)
 	}
 	return modules
+}
+
+func TestSays_DrawsTheCodeInATerminalOnly(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil || !term.IsTerminal(int(terminal.Fd())) {
+		t.Skip("no /dev/ptmx, which makes terminals on Linux")
+	}
+	defer terminal.Close()
+	l := bound{at: &net.TCPAddr{IP: net.IPv4(192, 168, 1, 20), Port: 8080}}
+	const line = "On a phone in the same network: http://192.168.1.20:8080\n"
+	assert.Equal(t, line+code("http://192.168.1.20:8080"), Says(l, terminal))
+	assert.Equal(t, line, Says(l, &strings.Builder{}))
+	assert.Empty(t, Says(bound{at: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080}}, terminal))
 }

@@ -58,17 +58,12 @@ func TestRecord_CountsUsersAndTheirTabs(t *testing.T) {
 	r.Leave("a1")
 	r.Leave("")
 	assert.Equal(t, []string{"[Alice]", "Bob", "Alice"}, tabs(r, "a2"), "who is not online cannot leave")
+	r.Join("a2", alice)
+	assert.Equal(t, []string{"[Alice]", "Bob", "Alice"}, tabs(r, "a2"), "who is online already is no tab more")
+	r.Join("a2", User{alice.Session, "Alicia"})
+	assert.Equal(t, []string{"[Alicia]", "Bob", "Alice"}, tabs(r, "a2"), "and has one name")
 	r.Leave("a2")
 	assert.Equal(t, []string{"Bob", "Alice"}, tabs(r, "a2"))
-}
-
-func TestRecord_JoinUnderAnotherNameLeavesTheFirst(t *testing.T) {
-	r := New(everybody)
-	r.Join("a", alice)
-	r.Join("a", alice)
-	assert.Equal(t, []string{"[Alice]"}, tabs(r, "a"))
-	r.Join("a", User{alice.Session, "Alicia"})
-	assert.Equal(t, []string{"[Alicia]"}, tabs(r, "a"))
 }
 
 func TestRecord_ViewListsNoMoreThanTheLimit(t *testing.T) {
@@ -116,124 +111,103 @@ func TestNewUser_HidesTheCookie(t *testing.T) {
 	assert.NotContains(t, a.String(), "cookie")
 }
 
-// From here on tests run in a bubble of synctest, in which sleeping takes no time.
+// inTime runs a test in a bubble of synctest, in which sleeping takes no time. end ends
+// the socket of a connection.
+func inTime(t *testing.T, opts Options, test func(t *testing.T, r *Record, end func(id string), left *atomic.Int64)) {
+	synctest.Test(t, func(t *testing.T) {
+		r, left := New(opts), &atomic.Int64{}
+		test(t, r, func(id string) { r.Disconnect(id, func() { left.Add(1) }) }, left)
+	})
+}
+
+// pass lets time pass, and waits for what it brings.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
 
 func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
-	for name, grace := range map[string]time.Duration{"default": 0, "5 s": 5 * time.Second} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var announced atomic.Int64
-				announce := func() { announced.Add(1) }
-				r := New(Options{Grace: grace, Listed: everybody.Listed})
-				r.Join("a", alice)
-				r.Disconnect("a", announce)
-				if grace == 0 {
-					grace = DefaultGrace
-				}
-				time.Sleep(grace - time.Nanosecond)
-				assert.Equal(t, []string{"Alice"}, tabs(r, ""))
-				assert.EqualValues(t, 0, announced.Load())
-				time.Sleep(time.Nanosecond)
-				synctest.Wait()
-				assert.Empty(t, tabs(r, ""))
-				assert.EqualValues(t, 1, announced.Load())
+	const grace = 5 * time.Second
+	inTime(t, Options{Grace: grace}, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+		r.Join("a", alice)
+		end("a")
+		pass(grace - time.Nanosecond)
+		assert.Equal(t, []string{"Alice"}, tabs(r, ""))
+		assert.Zero(t, left.Load())
+		pass(time.Nanosecond)
+		assert.Empty(t, tabs(r, ""))
+		assert.EqualValues(t, 1, left.Load())
 
-				r.Disconnect("a", announce)
-				r.Disconnect("never joined", announce)
-				time.Sleep(2 * grace)
-				assert.EqualValues(t, 1, announced.Load(), "nobody left")
+		end("a")
+		end("never joined")
+		r.Join("b", bob)
+		end("b")
+		r.Leave("b")
+		assert.Empty(t, tabs(r, ""), "a leave waits for nothing")
+		pass(2 * grace)
+		assert.EqualValues(t, 1, left.Load(), "nobody else has left by the end of a socket")
+	})
+}
+
+func TestRecord_ReloadTakesThePlaceOfTheOldConnection(t *testing.T) {
+	for name, join := range map[string]func(*Record, string){
+		"on this server":    func(r *Record, id string) { r.Join(id, alice) },
+		"on another server": func(r *Record, id string) { r.SetElsewhere(id, alice.String()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, everybody, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+				var told announcements
+				r.Announce(&told)
+				r.Join("before", alice)
+				r.Join("other tab", alice)
+				end("before")
+				assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "while it reloads")
+				pass(DefaultGrace / 2)
+				join(r, "after")
+				assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "when it is back")
+				assert.Equal(t, "before is gone", told[len(told)-1])
+				pass(2 * DefaultGrace)
+				assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""))
+				assert.Zero(t, left.Load())
 			})
 		})
 	}
 }
 
-// Nor is it one when another server has the reload.
-func TestRecord_ReloadElsewhereTakesThePlaceOfTheOldConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var told announcements
-		r := New(everybody)
-		r.Announce(&told)
-		r.Join("before", alice)
-		r.Disconnect("before", func() { t.Error("a leave was announced") })
-		r.SetElsewhere("after", alice.String())
-		assert.Equal(t, []string{"Alice"}, tabs(r, ""), "in one tab")
-		assert.Equal(t, "before is gone", told[len(told)-1])
-		time.Sleep(2 * DefaultGrace)
-		assert.Equal(t, []string{"Alice"}, tabs(r, ""))
-	})
-}
-
 // A server that stops may notice last that a tab has gone.
 func TestRecord_StopLetsAnotherServerBeQuicker(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inTime(t, everybody, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
-		r, left := New(everybody), 0
 		r.Announce(&told)
-		bob := User{"another browser", "Bob"}
 		r.Join("alice", alice)
 		r.Join("bob", bob)
 		r.Stop()
 		r.SetElsewhere("alice again", alice.String())
 		assert.Equal(t, []string{"Alice", "Bob"}, tabs(r, ""), "each in one tab")
 		assert.Equal(t, "alice is gone", told[len(told)-1])
-		r.Disconnect("alice", func() { left++ })
-		r.Disconnect("bob", func() { left++ })
+		end("alice")
+		end("bob")
 		assert.Equal(t, []string{"Alice", "Bob"}, tabs(r, ""))
-		time.Sleep(DefaultGrace + time.Millisecond)
-		synctest.Wait()
+		pass(DefaultGrace)
 		assert.Equal(t, []string{"Alice"}, tabs(r, ""), "Bob is not back")
-		assert.Equal(t, 1, left)
+		assert.EqualValues(t, 1, left.Load())
 	})
 }
 
 // A server that stops is a reload of all its tabs: they may come back on any other.
 func TestRecord_ConnectionsOfAServerThatStopsAreInTheirGracePeriod(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, left := New(everybody), 0
-		bob := User{"another browser", "Bob"}
+	inTime(t, everybody, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		for i, user := range []User{alice, alice, bob} {
 			r.SetElsewhere(fmt.Sprint(i), user.String())
-			for range 2 { // once is enough
-				r.Disconnect(fmt.Sprint(i), func() { left++ })
-			}
+			end(fmt.Sprint(i))
+			end(fmt.Sprint(i)) // once is enough
 		}
 		r.Join("here", alice)
 		r.SetElsewhere("there", alice.String())
-		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, "")[:2], "in two tabs, as before")
-		assert.Equal(t, 2, r.Count())
-		time.Sleep(DefaultGrace + time.Millisecond)
-		synctest.Wait()
+		assert.Equal(t, []string{"Alice", "Alice", "Bob"}, tabs(r, ""), "in as many tabs as before")
+		pass(DefaultGrace)
 		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "Bob is not back")
-		assert.Equal(t, 1, left)
-	})
-}
-
-func TestRecord_ReloadTakesThePlaceOfTheOldConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := New(everybody)
-		left := func() { t.Error("a leave was announced") }
-		r.Join("a1", alice)
-		r.Join("other tab", alice)
-		for i := 2; i < 10; i++ {
-			r.Disconnect(fmt.Sprint("a", i-1), left)
-			assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "while it reloads")
-			time.Sleep(DefaultGrace / 2)
-			r.Join(fmt.Sprint("a", i), alice)
-			assert.Equal(t, []string{"[Alice]", "[Alice]"}, tabs(r, fmt.Sprint("a", i)), "when it is back")
-		}
-		time.Sleep(2 * DefaultGrace)
-		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""))
-	})
-}
-
-func TestRecord_LeaveInTheGracePeriodIsAnnouncedByNobodyElse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := New(everybody)
-		r.Join("a", alice)
-		r.Disconnect("a", func() { t.Error("a leave was announced") })
-		r.Leave("a")
-		assert.Empty(t, tabs(r, ""))
-		time.Sleep(2 * DefaultGrace)
+		assert.EqualValues(t, 1, left.Load())
 	})
 }
 
@@ -262,7 +236,6 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 		})
 	})
 	assert.GreaterOrEqual(t, total, 100_000, "steps")
-	t.Log(total, "steps")
 }
 
 // withoutDeadline hides the test's deadline from rapid: it is in real time, and
@@ -294,8 +267,7 @@ func (w *world) Remove(id string)    { w.elsewhere.Leave(id) }
 func (tb *tab) joined() bool { return tb.user.Name != "" }
 
 func (w *world) open(*rapid.T) {
-	session := rapid.SampledFrom([]string{"browser1", "browser2", "browser3"}).Draw(w.t, "session")
-	w.add(session)
+	w.add(rapid.SampledFrom([]string{"browser1", "browser2", "browser3"}).Draw(w.t, "session"))
 }
 
 func (w *world) add(session string) *tab {
@@ -307,12 +279,7 @@ func (w *world) add(session string) *tab {
 
 // any is an open tab.
 func (w *world) any() *tab {
-	var open []*tab
-	for _, tb := range w.tabs {
-		if tb.closed.IsZero() {
-			open = append(open, tb)
-		}
-	}
+	open := slices.DeleteFunc(slices.Clone(w.tabs), func(tb *tab) bool { return !tb.closed.IsZero() })
 	if len(open) == 0 {
 		w.t.Skip("no open tab") // rapid then draws another step
 	}
@@ -330,11 +297,8 @@ func (w *world) joinAs(tb *tab, name string) {
 	if tb.user == before {
 		return
 	}
-	for i, old := range w.tabs {
-		if !old.closed.IsZero() && old.user == tb.user {
-			w.tabs = slices.Delete(w.tabs, i, i+1)
-			return
-		}
+	if i := slices.IndexFunc(w.tabs, func(old *tab) bool { return !old.closed.IsZero() && old.user == tb.user }); i >= 0 {
+		w.tabs = slices.Delete(w.tabs, i, i+1)
 	}
 }
 
@@ -360,19 +324,18 @@ func (w *world) reload(*rapid.T) {
 	w.closeTab(tb)
 	reloaded := w.add(tb.user.Session)
 	if tb.joined() {
-		w.pass(time.Duration(rapid.IntRange(0, 3000).Draw(w.t, "ms")) * time.Millisecond)
+		w.wait(nil)
 		w.joinAs(reloaded, tb.user.Name)
 	}
 }
 
+// wait lets time pass, to within the grace period of a tab or after it.
 func (w *world) wait(*rapid.T) {
 	w.pass(time.Duration(rapid.IntRange(0, 3000).Draw(w.t, "ms")) * time.Millisecond)
 }
 
-// pass lets time pass, to within the grace period of a tab or after it.
 func (w *world) pass(d time.Duration) {
-	time.Sleep(d)
-	synctest.Wait()
+	pass(d)
 	w.tabs = slices.DeleteFunc(w.tabs, func(tb *tab) bool {
 		left := !tb.closed.IsZero() && time.Since(tb.closed) >= DefaultGrace
 		if left {

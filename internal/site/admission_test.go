@@ -1,12 +1,10 @@
 package site_test
 
 import (
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,46 +15,42 @@ import (
 
 func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 	const friend, other = "https://friend.example", "http://friend.example:8080"
+	const ok, no = http.StatusSwitchingProtocols, http.StatusForbidden
 	for name, trust := range map[string]bool{"nobody's headers count": false, "behind a proxy": true} {
 		t.Run(name, func(t *testing.T) {
 			log := &visitor.Log{}
-			server := newServer(t, site.Options{Log: log.Logger(), AllowOrigins: []string{friend, other}, TrustProxy: trust})
+			_, server := serve(t, site.Options{Log: log.Logger(), AllowOrigins: []string{friend, other}, TrustProxy: trust})
 			host := strings.TrimPrefix(server, "http://")
 			proxied := http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"public.example"}, "X-Forwarded-For": {"203.0.113.9"}}
 			for _, row := range []struct {
-				origin  string
-				headers http.Header
-				want    int
+				origin        string
+				headers       http.Header
+				want, trusted int // without and with trust in the headers
 			}{
-				{server, nil, 101},
-				{"", nil, 101}, // not from a page
-				{friend, nil, 101},
-				{other, nil, 101},
-				{"https://" + host, nil, 403},
-				{"https://evil.example", nil, 403},
-				{"null", nil, 403},
-				{friend + ".evil.example", nil, 403},
-				{"https://FRIEND.example", nil, 403}, // no browser sends it so
-				{"http://friend.example", nil, 403},
-				{"https://friend.example:8443", nil, 403},
-				{server + ".evil.example", nil, 403},
-				{"http://127.0.0.1:1", nil, 403},
-				{"https://public.example", proxied, map[bool]int{true: 101, false: 403}[trust]},
-				{"http://public.example", proxied, 403},
-				{server, proxied, map[bool]int{true: 403, false: 101}[trust]},
-				{"https://evil.example", http.Header{"X-Forwarded-Host": {"evil.example, public.example"}, "X-Forwarded-Proto": {"https"}}, 403},
+				{server, nil, ok, ok},
+				{"", nil, ok, ok}, // not from a page
+				{friend, nil, ok, ok},
+				{other, nil, ok, ok},
+				{"https://" + host, nil, no, no},
+				{"https://evil.example", nil, no, no},
+				{"null", nil, no, no},
+				{friend + ".evil.example", nil, no, no},
+				{"https://FRIEND.example", nil, no, no}, // no browser sends it so
+				{"http://friend.example", nil, no, no},
+				{"https://friend.example:8443", nil, no, no},
+				{server + ".evil.example", nil, no, no},
+				{"http://127.0.0.1:1", nil, no, no},
+				{"https://public.example", proxied, no, ok},
+				{"http://public.example", proxied, no, no},
+				{server, proxied, ok, no},
+				{"https://evil.example", http.Header{"X-Forwarded-Host": {"evil.example, public.example"}, "X-Forwarded-Proto": {"https"}}, no, no},
 			} {
-				for _, path := range []string{toyPage} {
-					header := row.headers.Clone()
-					if header == nil {
-						header = http.Header{}
-					}
-					if row.origin != "" {
-						header.Set("Origin", row.origin)
-					}
-					_, resp := visitor.Knock(t, server, path, header)
-					assert.Equal(t, row.want, resp.StatusCode, "origin %q, headers %v", row.origin, row.headers)
+				header := with(http.Header{}, row.headers)
+				if row.origin != "" {
+					header.Set("Origin", row.origin)
 				}
+				_, resp := visitor.Knock(t, server, toyPage, header)
+				assert.Equal(t, map[bool]int{false: row.want, true: row.trusted}[trust], resp.StatusCode, "%v", header)
 			}
 			assert.Contains(t, log.String(), `msg="live connection refused" reason=foreign_origin remote_addr=`)
 			expected := map[bool]string{true: "https://public.example", false: server}[trust]
@@ -67,142 +61,112 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 
 func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 	log := &visitor.Log{}
-	server := newServer(t, site.Options{Log: log.Logger(), MaxConnections: 5, MaxPerSession: 3})
+	s, server := serve(t, site.Options{Log: log.Logger(), MaxConnections: 5, MaxPerSession: 3})
 	first, second := visitor.New(t, server), visitor.New(t, server)
 	var tabs []*visitor.Tab
 	for _, v := range []*visitor.Visitor{first, second, first, second, first} {
 		tabs = append(tabs, v.Open(toyPage))
 	}
-	refused := func(v *visitor.Visitor, path string) {
+	refused := func(v *visitor.Visitor) {
 		t.Helper()
-		_, resp := visitor.Knock(t, v.Base, path, http.Header{"Cookie": {visitor.SessionCookie + "=" + v.Session()}})
+		_, resp := visitor.Knock(t, server, toyPage, session(v.Session()))
 		assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 		assert.Equal(t, "15", resp.Header.Get("Retry-After"))
 	}
-	room := func(v *visitor.Visitor) string {
-		t.Helper()
-		return strings.TrimSpace(v.Get("/healthz"))
-	}
-	refused(second, toyPage) // of all
+	room := func(v *visitor.Visitor) string { return strings.TrimSpace(v.Get("/healthz")) }
+	refused(second) // of all
 	assert.Equal(t, "full", room(second))
-	assert.Contains(t, second.Get(toyPage), "Lamps: 0 ", "the page is there")
-	press(second)
+	assert.Zero(t, lamps(s), "the page is there")
+	ask(s, http.MethodPost, toyPage, nil, "light=")
 
 	tabs[3].Close()
-	assert.Eventually(t, func() bool { return room(first) == "session full" }, visitor.Soon, time.Millisecond)
-	refused(first, toyPage) // of one browser
+	assert.Eventually(t, func() bool { return room(first) == "session full" }, visitor.Soon, tick)
+	refused(first) // of one browser
 	assert.Equal(t, "ok", room(second))
 	tabs[3] = second.Open(toyPage)
 	light(tabs[0])
-	for _, i := range []int{0, 1, 2, 3, 4} {
-		tabs[i].Shows("Lamps: 2 ")
+	for _, tb := range tabs {
+		tb.Shows("Lamps: 2 ")
 	}
-	tabs[3].Shows("Lamps: 2 ")
 	assert.Equal(t, 1, strings.Count(log.String(), `msg="live connection refused" reason=full`))
 	assert.Equal(t, 1, strings.Count(log.String(), `msg="live connection refused" reason=session_full`))
 
 	for _, tb := range tabs {
 		tb.Close()
 	}
-	assert.Eventually(t, func() bool { return room(first) == "ok" }, visitor.Soon, 10*time.Millisecond)
+	assert.Eventually(t, func() bool { return room(first) == "ok" }, visitor.Soon, tick)
 	first.Open(toyPage).Shows("Lamps: 2 ")
 }
 
-func TestCapacity_IsAsDocumentedByDefault(t *testing.T) {
-	assert.Equal(t, 10_000, site.DefaultMaxConnections)
-	assert.Equal(t, 50, site.DefaultMaxPerSession)
-	server := newServer(t, site.Options{})
-	cookie := http.Header{"Cookie": {visitor.SessionCookie + "=" + madeUp()}}
-	for range site.DefaultMaxPerSession {
-		ws, _ := visitor.Knock(t, server, toyPage, cookie)
-		require.NotNil(t, ws)
-	}
-	_, resp := visitor.Knock(t, server, toyPage, cookie)
-	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
-}
-
-func TestLivePages_RefuseSocketsFromOtherSites(t *testing.T) {
-	server := newServer(t, site.Options{})
-	for _, path := range []string{toyPage} {
-		_, resp := visitor.Knock(t, server, path, http.Header{"Origin": {"https://evil.example"}})
-		assert.Equal(t, http.StatusForbidden, resp.StatusCode)
-	}
-}
-
-// A page that cannot open its socket works by requests, and tells nobody why.
-func TestHandshake_WithoutAnUpgradeIsRefusedAndLoggedOnce(t *testing.T) {
+// A handshake that is none is refused, counted and logged. Of a proxy that passes no
+// upgrade on, the first is logged: its pages work by requests, and keep trying.
+func TestHandshake_ThatIsNoneIsRefusedAndNoError(t *testing.T) {
+	const key = "dGhlIHNhbXBsZSBub25jZQ=="
+	framework := captureLog(t)
 	log := &visitor.Log{}
-	s, server := serve(t, site.Options{Log: log.Logger()})
-	const tries = 3
-	for range tries {
-		conn := say(t, server, "GET "+toyPage+" HTTP/1.0\r\nHost: x\r\nConnection: close\r\n"+ // as nginx sends it by default
-			"Origin: "+server+"\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-		answer, err := io.ReadAll(conn)
-		require.NoError(t, err)
-		assert.Contains(t, string(answer), " 426 Upgrade Required\r\n")
-		assert.Contains(t, string(answer), "\r\nUpgrade: websocket\r\n")
-		assert.Contains(t, string(answer), "a proxy does not pass on the upgrade")
+	s := newSite(t, site.Options{Log: log.Logger()})
+	for _, row := range []struct{ method, upgrade, version, key string }{
+		{http.MethodGet, "websocket", "13", ""},
+		{http.MethodGet, "websocket", "13", "broken"},
+		{http.MethodGet, "websocket", "13", "dGhlIHNhbXBsZSBub25jZSBpcyBsb25n"},
+		{http.MethodGet, "websocket", "", key},
+		{http.MethodGet, "websocket", "8", key},
+		{http.MethodPost, "websocket", "13", key},
+		{http.MethodGet, "", "13", key}, // as nginx sends it by default
+		{http.MethodGet, "", "13", key},
+		{http.MethodGet, "", "13", key},
+	} {
+		header := http.Header{"Sec-Websocket-Version": {row.version}, "Sec-Websocket-Key": {row.key}}
+		if row.upgrade != "" {
+			header["Connection"], header["Upgrade"] = []string{"close, Upgrade"}, []string{row.upgrade}
+			answer := ask(s, row.method, toyPage, header, "")
+			assert.Equal(t, http.StatusBadRequest, answer.Code, "%v", row)
+			assert.Equal(t, "13", answer.Header().Get("Sec-WebSocket-Version"), "%v", row)
+			continue
+		}
+		answer := ask(s, row.method, toyPage, header, "")
+		assert.Equal(t, http.StatusUpgradeRequired, answer.Code)
+		assert.Equal(t, "websocket", answer.Header().Get("Upgrade"))
+		assert.Contains(t, answer.Body.String(), "a proxy does not pass on the upgrade")
 	}
-	assert.Equal(t, tries, metric(t, s, `realtime_connections_refused_total{reason="no_upgrade"}`))
-	assert.Equal(t, 1, strings.Count(log.String(), "\n"), log.String())
-	assert.Contains(t, log.String(), `level=WARN msg="live connection refused" reason=no_upgrade remote_addr=`)
+	assert.Equal(t, 6, metric(t, s, `realtime_connections_refused_total{reason="bad_handshake"}`))
+	assert.Equal(t, 6, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=bad_handshake remote_addr=`), log)
+	assert.Equal(t, 3, metric(t, s, `realtime_connections_refused_total{reason="no_upgrade"}`))
+	assert.Equal(t, 1, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=no_upgrade remote_addr=`), log)
 	assert.Contains(t, log.String(), "proxy_set_header Upgrade $http_upgrade")
+	assert.Empty(t, framework.String())
 }
 
-func TestHandshake_ThatIsBrokenIsRefusedAndNoError(t *testing.T) {
-	log, framework := &visitor.Log{}, &visitor.Log{}
-	before := slog.Default()
-	slog.SetDefault(framework.Logger())
-	defer slog.SetDefault(before)
-	s, server := serve(t, site.Options{Log: log.Logger()})
-	const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-	broken := []string{
-		"GET", "Sec-WebSocket-Version: 13\r\n",
-		"GET", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \r\n",
-		"GET", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: broken\r\n",
-		"GET", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSBpcyBsb25n\r\n",
-		"GET", key,
-		"GET", "Sec-WebSocket-Version: 8\r\n" + key,
-		"POST", "Sec-WebSocket-Version: 13\r\n" + key,
-	}
-	for i := 0; i < len(broken); i += 2 {
-		conn := say(t, server, broken[i]+" "+toyPage+" HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n"+broken[i+1]+"\r\n")
-		answer, err := io.ReadAll(conn)
-		require.NoError(t, err)
-		assert.Contains(t, string(answer), " 400 Bad Request\r\n", broken[i+1])
-		assert.Contains(t, string(answer), "\r\nSec-Websocket-Version: 13\r\n")
-	}
-	assert.Equal(t, len(broken)/2, metric(t, s, `realtime_connections_refused_total{reason="bad_handshake"}`))
-	assert.Equal(t, len(broken)/2, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=bad_handshake`), log.String())
-	assert.Empty(t, framework.String())
+// captureLog returns what the default logger writes until the test ends.
+func captureLog(t testing.TB) *visitor.Log {
+	t.Helper()
+	log, before := &visitor.Log{}, slog.Default()
+	slog.SetDefault(log.Logger())
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return log
 }
 
 // The answer to a handshake has what every answer has.
 func TestHandshake_AnswerHasItsHeaders(t *testing.T) {
-	server := newServer(t, site.Options{})
+	_, server := serve(t, site.Options{})
 	ws, resp := visitor.Knock(t, server, toyPage, nil)
 	require.NotNil(t, ws)
 	assert.Regexp(t, `^[A-Z2-7]{26}$`, resp.Header.Get("X-Request-Id"))
 	require.Len(t, resp.Cookies(), 1)
 	assert.Regexp(t, cookieValue, resp.Cookies()[0].Value)
-	_, resp = visitor.Knock(t, server, toyPage, http.Header{"Cookie": {visitor.SessionCookie + "=" + resp.Cookies()[0].Value}})
+	_, resp = visitor.Knock(t, server, toyPage, session(resp.Cookies()[0].Value))
 	assert.Empty(t, resp.Cookies(), "the session stays")
 }
 
 func TestProxy_ThatIsNotTrustedIsLoggedOnce(t *testing.T) {
 	for header, value := range map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "public.example", "X-Forwarded-For": "203.0.113.9"} {
-		for _, trust := range []bool{false, true} {
+		for trust, want := range map[bool]int{false: 1, true: 0} {
 			log := &visitor.Log{}
-			server := newServer(t, site.Options{Log: log.Logger(), TrustProxy: trust})
+			s := newSite(t, site.Options{Log: log.Logger(), TrustProxy: trust})
 			for range 3 {
-				req, err := http.NewRequest(http.MethodGet, server+toyPage, nil)
-				require.NoError(t, err)
-				req.Header.Set(header, value)
-				resp, err := http.DefaultClient.Do(req)
-				require.NoError(t, err)
-				resp.Body.Close()
+				ask(s, http.MethodGet, toyPage, http.Header{header: {value}}, "")
 			}
-			assert.Equal(t, map[bool]int{false: 1, true: 0}[trust], strings.Count(log.String(), "-trust-proxy"), "%s, trusted: %v", header, trust)
+			assert.Equal(t, want, strings.Count(log.String(), "-trust-proxy"), "%s, trusted: %v", header, trust)
 		}
 	}
 }

@@ -2,10 +2,14 @@ package site
 
 import (
 	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 )
 
@@ -41,4 +45,24 @@ func TestRateLimit_IsForEachSessionAndRemembersNoneForLong(t *testing.T) {
 			assert.True(t, l.allow("fast"), "as much as ever")
 		}
 	})
+}
+
+// By default a browser may have 50 live connections, and all of them 10,000.
+func TestCapacity_IsAsDocumentedByDefault(t *testing.T) {
+	a := newAdmission(Options{}, newRefusals(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), "live connection", "refused", ""))
+	admit := func(browser int) (why string) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+			"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Cookie": {fmt.Sprintf("%s=%043d=", sessionCookie, browser)}}
+		return a.admit(r)
+	}
+	for browser := range 200 {
+		for range 50 {
+			assert.Empty(t, admit(browser))
+		}
+		if browser < 199 {
+			assert.Equal(t, sessionFull, admit(browser))
+		}
+	}
+	assert.Equal(t, full, admit(200))
 }

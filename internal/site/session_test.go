@@ -1,9 +1,7 @@
 package site_test
 
 import (
-	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -16,7 +14,7 @@ import (
 )
 
 func TestSession_OnlyOneThatTheServerCouldHaveMadeIsTaken(t *testing.T) {
-	server := newServer(t, site.Options{})
+	s := newSite(t, site.Options{})
 	made := madeUp()
 	for name, row := range map[string]struct {
 		cookie string
@@ -33,37 +31,25 @@ func TestSession_OnlyOneThatTheServerCouldHaveMadeIsTaken(t *testing.T) {
 		"another line":  {made[:20] + `\n` + made[22:], false},
 		"anything else": {"admin", false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			for _, path := range []string{toyPage} {
-				for _, method := range []string{http.MethodGet, http.MethodPost} {
-					req, err := http.NewRequest(method, server+path, strings.NewReader("x="))
-					require.NoError(t, err)
-					req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-					if row.cookie != "" {
-						req.Header.Set("Cookie", visitor.SessionCookie+"="+row.cookie)
-					}
-					resp, err := http.DefaultTransport.RoundTrip(req)
-					require.NoError(t, err)
-					resp.Body.Close()
-					var set []*http.Cookie
-					for _, cookie := range resp.Cookies() {
-						if cookie.Name == visitor.SessionCookie {
-							set = append(set, cookie)
-						}
-					}
-					if row.taken {
-						assert.Empty(t, set, "%s %s", method, path)
-						continue
-					}
-					require.Len(t, set, 1, "%s %s", method, path)
-					assert.Regexp(t, cookieValue, set[0].Value)
-					assert.True(t, set[0].HttpOnly)
-					assert.Equal(t, http.SameSiteLaxMode, set[0].SameSite)
-					assert.False(t, set[0].Secure, "plain HTTP")
-					assert.Equal(t, "/", set[0].Path)
-				}
+		for request, answer := range map[string]http.ResponseWriter{
+			"GET":      ask(s, http.MethodGet, toyPage, session(row.cookie), ""),
+			"a form":   ask(s, http.MethodPost, toyPage, session(row.cookie), "light="),
+			"a script": ask(s, http.MethodPost, toyPage, with(session(row.cookie), asks), `{"action":"light"}`),
+		} {
+			cookies := (&http.Response{Header: answer.Header()}).Cookies()
+			if row.taken {
+				assert.Empty(t, cookies, "%s: %s", name, request)
+				continue
 			}
-		})
+			require.Len(t, cookies, 1, "%s: %s", name, request)
+			cookie := cookies[0]
+			assert.Regexp(t, cookieValue, cookie.Value)
+			assert.Equal(t, visitor.SessionCookie, cookie.Name)
+			assert.Equal(t, "/", cookie.Path)
+			assert.True(t, cookie.HttpOnly)
+			assert.False(t, cookie.Secure, "plain HTTP")
+			assert.Equal(t, http.SameSiteLaxMode, cookie.SameSite)
+		}
 	}
 }
 
@@ -82,46 +68,12 @@ func TestSession_IsSecureWhereTheRequestIs(t *testing.T) {
 		{false, "", true, true},
 		{false, "http", true, true},
 	} {
-		server, client := newServer(t, site.Options{TrustProxy: row.trust}), http.DefaultClient
-		if row.tls {
-			server, client = newTLSServer(t)
-		}
-		req, err := http.NewRequest(http.MethodGet, server+toyPage, nil)
-		require.NoError(t, err)
-		if row.proto != "" {
-			req.Header.Set("X-Forwarded-Proto", row.proto)
-		}
-		resp, err := client.Do(req)
-		require.NoError(t, err)
-		resp.Body.Close()
-		require.Len(t, resp.Cookies(), 1)
-		assert.Equal(t, row.secured, resp.Cookies()[0].Secure, "%+v", row)
-		assert.Equal(t, row.secured, resp.Header.Get("Strict-Transport-Security") != "", "%+v", row)
+		target := map[bool]string{false: "http", true: "https"}[row.tls] + "://example.com" + toyPage
+		answer := ask(newSite(t, site.Options{TrustProxy: row.trust}), http.MethodGet, target, http.Header{"X-Forwarded-Proto": {row.proto}}, "").Result()
+		require.Len(t, answer.Cookies(), 1)
+		assert.Equal(t, row.secured, answer.Cookies()[0].Secure, "%+v", row)
+		assert.Equal(t, row.secured, answer.Header.Get("Strict-Transport-Security") != "", "%+v", row)
 	}
-}
-
-func TestSession_HostileCookiesHoldNoMemory(t *testing.T) {
-	server := newServer(t, site.Options{})
-	post := func(i int) {
-		req, err := http.NewRequest(http.MethodPost, server+toyPage, strings.NewReader("light="))
-		require.NoError(t, err)
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		req.Header.Set("Cookie", fmt.Sprintf("%s=%d%s", visitor.SessionCookie, i, strings.Repeat("x", 100<<10)))
-		resp, err := http.DefaultTransport.RoundTrip(req)
-		require.NoError(t, err)
-		resp.Body.Close()
-		require.Equal(t, http.StatusSeeOther, resp.StatusCode)
-	}
-	for i := range 50 {
-		post(i)
-	}
-	before := collected()
-	for i := range 500 {
-		post(i)
-	}
-	after := collected()
-	t.Logf("%d kB, then %d kB", before>>10, after>>10)
-	assert.Less(t, after, before+500<<10, "1 kB a post")
 }
 
 // who is a page that shows which browser its last action ran for.
@@ -146,7 +98,7 @@ func TestBrowser_IsTheSameInEveryActionOfABrowserAndInNoOther(t *testing.T) {
 	s := newSite(t, site.Options{})
 	_, err := site.Live(s, "/who", "who.tmpl", who{}, &whoState{})
 	require.NoError(t, err)
-	server := serveOn(t, s, httptest.NewServer(s)).URL
+	server := serveOn(t, s)
 	alice, bob := visitor.New(t, server), visitor.New(t, server)
 	tab, second, other := alice.Open("/who"), alice.Open("/who"), bob.Open("/who")
 	require.NotEqual(t, alice.Session(), bob.Session())

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,8 +20,10 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -91,7 +94,8 @@ func templates() fs.FS {
 	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 	return fstest.MapFS{
 		"layout.tmpl": file(`<!DOCTYPE html><html><head><link rel="stylesheet" href="{{(asset "toy.css").URL}}">` +
-			`{{with asset "pico.min.css"}}<link rel="stylesheet" href="{{.URL}}" integrity="{{.Integrity}}">{{end}}</head><body>` + strings.Repeat("<p>The layout is long enough to compress.</p>", 30) + `{{template "content" .}}</body></html>`),
+			`{{with asset "pico.min.css"}}<link rel="stylesheet" href="{{.URL}}" integrity="{{.Integrity}}">{{end}}</head><body>` +
+			strings.Repeat("<p>The layout is long enough to compress.</p>", 30) + `{{template "content" .}}</body></html>`),
 		"parts.tmpl":     file(""),
 		"live.tmpl":      file(`{{template "live" .}}`),
 		"index.tmpl":     file(`{{define "content"}}<h1>{{.Title}}</h1>{{end}}`),
@@ -119,7 +123,7 @@ func files(t testing.TB, fetched bool) *assets.Files {
 	return f
 }
 
-// newSite returns a toy site.
+// newSite returns a toy site, and shuts it down when the test ends.
 func newSite(t testing.TB, opts site.Options) *site.Site {
 	t.Helper()
 	opts.Templates = templates()
@@ -137,6 +141,11 @@ func newSite(t testing.TB, opts site.Options) *site.Site {
 	page, err := site.Live(s, toyPage, "toy.tmpl", c, &toyState{})
 	require.NoError(t, err)
 	c.peers = fanout.New(fanout.Options{}).Peers(page)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
+		defer cancel()
+		assert.NoError(t, s.Shutdown(ctx), "shutdown")
+	})
 	return s
 }
 
@@ -144,33 +153,35 @@ func newSite(t testing.TB, opts site.Options) *site.Site {
 func serve(t testing.TB, opts site.Options) (s *site.Site, url string) {
 	t.Helper()
 	s = newSite(t, opts)
-	return s, serveOn(t, s, httptest.NewServer(s)).URL
+	return s, serveOn(t, s)
 }
 
-func serveOn(t testing.TB, s *site.Site, server *httptest.Server) *httptest.Server {
+// serveOn serves h until the test ends, and returns its address.
+func serveOn(t testing.TB, h http.Handler) (url string) {
 	t.Helper()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-		defer cancel()
-		assert.NoError(t, s.Shutdown(ctx), "shutdown")
-		server.Close()
-	})
-	return server
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
-// newServer serves a toy site, and returns its address.
-func newServer(t testing.TB, opts site.Options) (url string) {
-	t.Helper()
-	_, url = serve(t, opts)
-	return url
+// ask sends a request to a handler directly. A target that begins with https: is as if
+// it came over TLS. The body is a form, unless the header says otherwise.
+func ask(h http.Handler, method, target string, header http.Header, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	maps.Copy(r.Header, header)
+	answer := httptest.NewRecorder()
+	h.ServeHTTP(answer, r)
+	return answer
 }
+
+// asks are the headers of a request by the browser client.
+var asks = http.Header{"Accept": {"application/json"}, "Content-Type": {"application/json"}}
 
 // metric returns the value of one metric of a site, written as name{label="value"}.
 func metric(t testing.TB, s *site.Site, name string) (value int) {
 	t.Helper()
-	answer := httptest.NewRecorder()
-	s.Admin.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	_, after, found := strings.Cut(answer.Body.String(), "\n"+name+" ")
+	_, after, found := strings.Cut(ask(s.Admin, http.MethodGet, "/metrics", nil, "").Body.String(), "\n"+name+" ")
 	require.True(t, found, "no metric %s", name)
 	_, err := fmt.Sscan(after, &value)
 	require.NoError(t, err)
@@ -188,21 +199,15 @@ func say(t testing.TB, server, bytes string) net.Conn {
 	return conn
 }
 
-// newTLSServer serves a toy site over TLS, and returns a client that trusts it.
-func newTLSServer(t testing.TB) (url string, client *http.Client) {
-	t.Helper()
-	s := newSite(t, site.Options{})
-	server := serveOn(t, s, httptest.NewTLSServer(s))
-	return server.URL, server.Client()
+// lamps is how many lamps a page of the toy shows.
+func lamps(s http.Handler) (n int) {
+	_, after, _ := strings.Cut(ask(s, http.MethodGet, toyPage, nil, "").Body.String(), "Lamps: ")
+	fmt.Sscan(after, &n)
+	return n
 }
 
-// press presses the button of the toy in a browser without scripts.
-func press(v *visitor.Visitor) {
-	resp, err := v.Client.PostForm(v.Base+toyPage, map[string][]string{"light": {""}})
-	if err == nil {
-		resp.Body.Close()
-	}
-}
+// tick is how often a condition is looked at that is waited for.
+const tick = 10 * time.Millisecond
 
 // cookieValue matches the session cookies that a site makes.
 var cookieValue = regexp.MustCompile(`^[A-Za-z0-9_-]{43}=$`)
@@ -210,8 +215,17 @@ var cookieValue = regexp.MustCompile(`^[A-Za-z0-9_-]{43}=$`)
 // madeUp is a session cookie as a site makes them.
 func madeUp() string { return rand.Text() + rand.Text()[:17] + "=" }
 
-// maxForm is the greatest length of a form, in bytes.
-const maxForm = 16 << 10
+// session returns the header of a request with a session cookie.
+func session(value string) http.Header {
+	return http.Header{"Cookie": {visitor.SessionCookie + "=" + value}}
+}
+
+// with returns the headers of both.
+func with(one, two http.Header) http.Header {
+	all := one.Clone()
+	maps.Copy(all, two)
+	return all
+}
 
 // light presses the button of the toy.
 func light(tb *visitor.Tab) { tb.Do("light", map[string]any{"text": "bright"}) }
@@ -221,57 +235,76 @@ func TestSite_LivePageOfItsOwnPartsIsLiveForTwoVisitors(t *testing.T) {
 	_, server := serve(t, site.Options{})
 	alice, bob := visitor.New(t, server), visitor.New(t, server)
 	one, two, other := alice.Open(toyPage), alice.Open(toyPage), bob.Open(toyPage)
-	light(one)
-	for _, tb := range []*visitor.Tab{one, two, other} {
-		tb.Shows("Lamps: 1 ")
+	for i, tb := range []*visitor.Tab{one, other} {
+		light(tb)
+		for _, tb := range []*visitor.Tab{one, two, other} {
+			tb.Shows(fmt.Sprintf("Lamps: %d ", i+1))
+		}
 	}
-	light(other)
-	for _, tb := range []*visitor.Tab{one, two, other} {
-		tb.Shows("Lamps: 2 ")
-	}
-	one.Never("Typed: bright bright")
+	two.Never("Typed: bright")
 	assert.Contains(t, visitor.New(t, server).Get(toyPage), "Lamps: 2 ", "the first HTML of a late visitor")
 	other.Close()
 	light(two)
 	one.Shows("Lamps: 3 ")
 }
 
-func TestStop_LeaksNothing(t *testing.T) {
-	before := runtime.NumGoroutine()
-	for range 3 {
-		s := newSite(t, site.Options{Drain: 10 * time.Millisecond})
-		server := httptest.NewServer(s)
-		for range 10 {
-			v := visitor.New(t, server.URL)
-			v.Client.Transport = &http.Transport{DisableKeepAlives: true}
-			light(v.Open(toyPage))
-			v.Post(toyPage, map[string][]string{"light": {""}})
-		}
-		deaf, err := visitor.New(t, server.URL).Dial(toyPage) // never answers
-		require.NoError(t, err)
-		defer deaf.Close()
-		assert.NoError(t, s.Shutdown(t.Context()))
-		server.Close()
+// pipes listens in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if conn, open := <-p; open {
+		return conn, nil
 	}
-	nothingRuns(t, before+1) // with the one that counts
+	return nil, net.ErrClosed
 }
 
-// nothingRuns waits until at most so many goroutines run.
-func nothingRuns(t *testing.T, most int) {
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// dial opens the socket of a page.
+func (p pipes) dial(t testing.TB, page string) *websocket.Conn {
 	t.Helper()
-	if !assert.Eventually(t, func() bool { return runtime.NumGoroutine() <= most }, visitor.Soon, 20*time.Millisecond, "goroutines are left") {
-		stacks := make([]byte, 8<<20)
-		t.Logf("%d expected, now:\n%s", most, stacks[:runtime.Stack(stacks, true)])
-	}
+	ws, _, err := (&websocket.Dialer{NetDial: func(string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		p <- near
+		return far, nil
+	}}).Dial("ws://server"+page, nil)
+	require.NoError(t, err)
+	return ws
+}
+
+// A goroutine that is left over fails the test: it cannot leave its bubble.
+func TestStop_LeaksNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, listener := newSite(t, site.Options{Drain: 10 * time.Millisecond}), make(pipes)
+		server := http.Server{Handler: s}
+		go server.Serve(listener)
+		for range 10 {
+			ws := listener.dial(t, toyPage)
+			require.NoError(t, visitor.Act(ws, "light", nil))
+			go func() {
+				for err := error(nil); err == nil; {
+					_, _, err = ws.ReadMessage()
+				}
+				ws.Close()
+			}()
+			ask(s, http.MethodPost, toyPage, nil, "light=")
+		}
+		deaf := listener.dial(t, toyPage) // never answers
+		defer deaf.Close()
+		assert.NoError(t, s.Shutdown(t.Context()))
+		assert.Zero(t, metric(t, s, `realtime_connections{page="toy"}`))
+		assert.NoError(t, server.Close())
+	})
 }
 
 // collected returns the bytes in use once nothing is left to collect.
-func collected() uint64 {
+func collected() int {
 	var stats runtime.MemStats
 	runtime.GC()
 	runtime.GC() // the second empties pools
 	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
+	return int(stats.HeapAlloc)
 }
 
 func TestNew_SaysWhatIsBroken(t *testing.T) {
@@ -287,7 +320,8 @@ func TestNew_SaysWhatIsBroken(t *testing.T) {
 		_, err := site.Live(s, "/broken", file, &toy{}, &toyState{})
 		assert.ErrorContains(t, err, want)
 	}
-	opts.Templates = fstest.MapFS{"layout.tmpl": {Data: []byte(`{{asset "nothing.js"}}`)}, "parts.tmpl": {}, "index.tmpl": {Data: []byte(`{{define "content"}}{{end}}`)}}
+	opts.Templates = fstest.MapFS{
+		"layout.tmpl": {Data: []byte(`{{asset "nothing.js"}}`)}, "parts.tmpl": {}, "index.tmpl": {Data: []byte(`{{define "content"}}{{end}}`)}}
 	_, err = site.New(opts)
 	assert.ErrorContains(t, err, fmt.Sprintf("%q", "nothing.js"))
 }

@@ -3,7 +3,6 @@ package visitor
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -82,26 +81,19 @@ func OpenCrowdOn(t testing.TB, servers []string, path string, n int) *Crowd {
 		WriteBufferPool:  &sync.Pool{},
 	}
 	var opening sync.WaitGroup
-	next := make(chan int)
-	for range 16 {
+	const atOnce = 16
+	for first := range atOnce {
 		opening.Go(func() {
-			for i := range next {
+			for i := first; i < n; i += atOnce {
 				ws, err := DialPage(dialer, servers[i%len(servers)], path)
-				if !assert.NoError(t, err) {
-					continue
-				}
-				tb := &Onlooker{crowd: c, ws: ws, watch: i%max(1, n/watched) == 0, made: map[int64]time.Time{}}
+				require.NoError(t, err)
 				_, _, err = ws.ReadMessage() // the page
-				assert.NoError(t, err)
-				c.Tabs[i] = tb
-				go tb.read() // at once: the heartbeat wants an answer long before the last tab is open
+				require.NoError(t, err)
+				c.Tabs[i] = &Onlooker{crowd: c, ws: ws, watch: i%max(1, n/watched) == 0, made: map[int64]time.Time{}}
+				go c.Tabs[i].read() // at once: the heartbeat wants an answer long before the last tab is open
 			}
 		})
 	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
 	opening.Wait()
 	require.False(t, t.Failed(), "not every tab is open")
 	t.Cleanup(c.Close)
@@ -116,23 +108,17 @@ func (c *Crowd) Close() {
 }
 
 func (tb *Onlooker) read() {
-	var frame []byte
 	for {
-		_, r, err := tb.ws.NextReader()
-		if err == nil {
-			frame, err = readInto(frame[:0], r)
-		}
+		_, frame, err := tb.ws.ReadMessage()
 		now := time.Now()
-		if err != nil {
-			tb.mu.Lock()
-			tb.err = err
-			tb.mu.Unlock()
-			return
-		}
 		number, found := numberIn(frame)
 		before := tb.shown.Load()
 
 		tb.mu.Lock()
+		if tb.err = err; err != nil {
+			tb.mu.Unlock()
+			return
+		}
 		tb.frames++
 		switch {
 		case bytes.Contains(frame, tb.crowd.answer):
@@ -154,23 +140,6 @@ func (tb *Onlooker) read() {
 			if target := tb.crowd.target.Load(); before < target && number >= target && tb.crowd.missing.Add(-1) == 0 {
 				tb.crowd.arrived <- struct{}{}
 			}
-		}
-	}
-}
-
-// readInto is io.ReadAll into a buffer that is there already.
-func readInto(buffer []byte, r io.Reader) ([]byte, error) {
-	for {
-		if len(buffer) == cap(buffer) {
-			buffer = append(buffer, 0)[:len(buffer)]
-		}
-		n, err := r.Read(buffer[len(buffer):cap(buffer)])
-		buffer = buffer[:len(buffer)+n]
-		if err == io.EOF {
-			return buffer, nil
-		}
-		if err != nil {
-			return buffer, err
 		}
 	}
 }
@@ -228,19 +197,29 @@ func (c *Crowd) ClickAtOnce(clicks int) {
 	clicking.Wait()
 }
 
+// Burst lets a crowd that has seen nothing yet click so many times at once. Every click
+// counts, all tabs agree, and none is flooded.
+func (c *Crowd) Burst(clicks int) (got Tally, took time.Duration) {
+	c.t.Helper()
+	begin := time.Now()
+	c.Expect(int64(clicks))
+	c.ClickAtOnce(clicks)
+	got = c.Agrees(clicks)
+	took = time.Since(begin)
+	got.wasNotFlooded(c.t, took)
+	return got, took
+}
+
 // ClickSteadily clicks at a rate, in one tab after the other.
 func (c *Crowd) ClickSteadily(perSecond int, duration time.Duration) (clicks int) {
 	begin := time.Now()
-	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-		passed := min(time.Since(begin), duration)
+	for passed := time.Duration(0); passed < duration; <-time.After(time.Millisecond) {
+		passed = min(time.Since(begin), duration)
 		for due := int(passed.Seconds() * float64(perSecond)); clicks < due; clicks++ {
 			c.Tabs[clicks%len(c.Tabs)].Click()
 		}
-		if passed == duration {
-			tick.Stop()
-			return clicks
-		}
 	}
+	return clicks
 }
 
 // Shown returns the number that the tab shows.
@@ -274,6 +253,13 @@ type Tally struct {
 	Frames, MostFrames          int // of all tabs, and of one
 	Empty                       int // frames without a number
 	MostRefreshes               int // frames of one tab that were no answers
+}
+
+// wasNotFlooded checks that every tab got one refresh per interval at most, beside the
+// first and the last.
+func (got Tally) wasNotFlooded(t testing.TB, in time.Duration) {
+	t.Helper()
+	assert.LessOrEqual(t, got.MostRefreshes, int(in/Interval)+2, "refreshes of the busiest tab, in %v", in)
 }
 
 // Agrees waits until every tab shows so many clicks: all that were made.

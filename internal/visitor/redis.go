@@ -2,6 +2,7 @@ package visitor
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -138,4 +139,13 @@ func (s *Redis) usage() Usage {
 		CPU:      time.Duration((number("CPU", "used_cpu_sys") + number("CPU", "used_cpu_user")) * float64(time.Second)),
 		Memory:   int(number("Memory", "used_memory")),
 	}
+}
+
+// Calls returns how often the server has executed a command, in scripts or not.
+func (s *Redis) Calls(command string) (calls int) {
+	s.t.Helper()
+	info, err := s.InfoMap(context.Background(), "commandstats").Result()
+	require.NoError(s.t, err)
+	fmt.Sscanf(info["Commandstats"]["cmdstat_"+command], "calls=%d", &calls) // 0 if it is not listed
+	return calls
 }

@@ -36,7 +36,7 @@ const (
 
 // Soon is how long a change may take to arrive. It ends waits that would never end;
 // no test measures by it.
-const Soon = 30 * time.Second
+const Soon = 2 * time.Minute
 
 // Visitor is one browser without scripts: a cookie jar, and the tabs it opens.
 type Visitor struct {

@@ -1,15 +1,19 @@
 package wsconn
 
 import (
+	"bufio"
 	"bytes"
+	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -18,480 +22,434 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// serve upgrades every request and hands the connection to handle.
-func serve(t *testing.T, upgrader *Upgrader, handle func(livetemplate.WSConn)) *httptest.Server {
+// Most tests run in a bubble of synctest, where time passes only while everybody
+// waits, and over a connection in memory, which takes nothing that nobody reads.
+
+// wire is the answer to a request that came over a connection.
+type wire struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+func (w wire) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
+}
+
+// connect upgrades a connection in memory, and returns both of its ends.
+func connect(t *testing.T, u *Upgrader) (c *conn, peer *websocket.Conn) {
 	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, err := upgrader.Upgrade(w, r, nil)
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		handle(conn)
-	}))
-	t.Cleanup(server.Close)
-	return server
+	near, far := net.Pipe()
+	return upgrade(t, u, near, far)
+}
+
+func upgrade(t *testing.T, u *Upgrader, near, far net.Conn) (c *conn, peer *websocket.Conn) {
+	t.Helper()
+	upgraded := make(chan livetemplate.WSConn, 1)
+	go func() {
+		r, err := http.ReadRequest(bufio.NewReader(near))
+		assert.NoError(t, err)
+		c, err := u.Upgrade(wire{httptest.NewRecorder(), near}, r, nil)
+		assert.NoError(t, err)
+		upgraded <- c
+	}()
+	peer, _, err := websocket.NewClient(far, &url.URL{Scheme: "ws", Host: "server"}, nil, 0, 0)
+	require.NoError(t, err)
+	c = (<-upgraded).(*conn)
+	t.Cleanup(func() {
+		peer.Close()
+		c.cut()
+	})
+	return c, peer
 }
 
 // quiet returns an Upgrader without a log.
-func quiet(heartbeat Heartbeat) *Upgrader {
-	return New(Options{Log: slog.New(slog.DiscardHandler), Heartbeat: heartbeat})
+func quiet() *Upgrader { return New(Options{Log: slog.New(slog.DiscardHandler)}) }
+
+// recorded returns an Upgrader, and its log.
+func recorded() (*Upgrader, *bytes.Buffer) {
+	var log bytes.Buffer
+	return New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))}), &log
 }
 
-func dial(t *testing.T, server *httptest.Server) *websocket.Conn {
-	t.Helper()
-	ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { ws.Close() })
-	return ws
-}
-
-// lines is a log that a test can wait for.
-type lines chan string
-
-func (l lines) Write(line []byte) (int, error) {
-	l <- string(line)
-	return len(line), nil
-}
-
-// receive is what arrives on ch, before a test would wait for ever.
-func receive[T any](t *testing.T, ch <-chan T) (value T) {
-	t.Helper()
-	select {
-	case value = <-ch:
-	case <-time.After(10 * time.Second):
-		require.FailNow(t, "timeout")
+// readAll reads until the connection ends, and returns why.
+func readAll(ws interface {
+	ReadMessage() (int, []byte, error)
+}) (messages []string, end error) {
+	for {
+		_, data, err := ws.ReadMessage()
+		if err != nil {
+			return messages, err
+		}
+		messages = append(messages, string(data))
 	}
-	return value
 }
 
+// assertExpected checks that the framework logs no warning about the end of a connection.
+func assertExpected(t *testing.T, end error) {
+	t.Helper()
+	assert.False(t, livetemplate.WSIsUnexpectedCloseError(end, livetemplate.WSCloseGoingAway), "the framework warns about %v", end)
+}
+
+// Over TCP: a connection that is closed before everything is read would be reset, and
+// the peer would not get its close frame.
 func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 	long := strings.Repeat("x", MaxMessage)
+	longest := `{"action":"x","data":{"a":"` + long[len(`{"action":"x","data":{"a":""}}`):] + `"}}`
+	require.Len(t, longest, MaxMessage)
+	notText := func(s *Stats) *atomic.Int64 { return &s.NotText }
+	tooLong := func(s *Stats) *atomic.Int64 { return &s.TooLong }
+	notAction := func(s *Stats) *atomic.Int64 { return &s.NotAction }
 	for name, row := range map[string]struct {
 		frameType int
 		frame     string
 		wantCode  int // of the close frame; 0: the connection goes on
 		refusals  func(*Stats) *atomic.Int64
 	}{
-		"binary":               {websocket.BinaryMessage, `{"action":"x"}`, 1003, func(s *Stats) *atomic.Int64 { return &s.NotText }},
-		"not UTF-8":            {websocket.TextMessage, "{\"action\":\"\xff\"}", 1007, func(s *Stats) *atomic.Int64 { return &s.NotText }},
-		"too long":             {websocket.TextMessage, long + "x", 1009, func(s *Stats) *atomic.Int64 { return &s.TooLong }},
-		"far too long":         {websocket.TextMessage, strings.Repeat(long, 64), 1009, func(s *Stats) *atomic.Int64 { return &s.TooLong }},
-		"no JSON":              {websocket.TextMessage, `{"action":`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
-		"no object":            {websocket.TextMessage, `[1,2,3]`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
-		"fields of wrong kind": {websocket.TextMessage, `{"action":7,"data":"x"}`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
-		"deeply nested":        {websocket.TextMessage, `{"data":` + strings.Repeat("[", MaxMessage/2), 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
-		"nested too deep":      {websocket.TextMessage, `{"data":{"x":` + strings.Repeat("[", 11000) + strings.Repeat("]", 11000) + `}}`, 0, func(s *Stats) *atomic.Int64 { return &s.NotAction }},
+		"binary":               {websocket.BinaryMessage, `{"action":"x"}`, 1003, notText},
+		"not UTF-8":            {websocket.TextMessage, "{\"action\":\"\xff\"}", 1007, notText},
+		"too long":             {websocket.TextMessage, long + "x", 1009, tooLong},
+		"far too long":         {websocket.TextMessage, strings.Repeat(long, 16), 1009, tooLong},
+		"no JSON":              {websocket.TextMessage, `{"action":`, 0, notAction},
+		"no object":            {websocket.TextMessage, `[1,2,3]`, 0, notAction},
+		"fields of wrong kind": {websocket.TextMessage, `{"action":7,"data":"x"}`, 0, notAction},
+		"deeply nested":        {websocket.TextMessage, `{"data":` + strings.Repeat("[", MaxMessage/2), 0, notAction},
+		"nested too deep":      {websocket.TextMessage, `{"data":{"x":` + strings.Repeat("[", 11000) + strings.Repeat("]", 11000) + `}}`, 0, notAction},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var log bytes.Buffer
-			upgrader := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-			got, ended := make(chan string, 10), make(chan error, 1)
-			server := serve(t, upgrader, func(conn livetemplate.WSConn) {
-				for {
-					_, data, err := conn.ReadMessage()
-					got <- string(data)
-					if err != nil {
-						ended <- err
-						return
-					}
-				}
-			})
-			ws := dial(t, server)
-			const good = `{"action":"good"}`
-			ws.WriteMessage(row.frameType, []byte(row.frame))
-			ws.WriteMessage(row.frameType, []byte(row.frame))
-			ws.WriteMessage(websocket.TextMessage, []byte(good))
+			upgrader, log := recorded()
+			near, far := tcp(t)
+			c, peer := upgrade(t, upgrader, near, far)
+			peer.SetReadDeadline(time.Now().Add(30 * time.Second)) // ends a wait that would never end
+			var got []string
+			ended := make(chan error)
+			go func() {
+				var end error
+				got, end = readAll(c)
+				ended <- end
+			}()
+			assert.NoError(t, peer.WriteMessage(row.frameType, []byte(row.frame)), "it is read to its end")
+			peer.WriteMessage(row.frameType, []byte(row.frame))
+			peer.WriteMessage(websocket.TextMessage, []byte(longest))
 			if row.wantCode == 0 {
 				for range 2 {
-					_, answer, err := ws.ReadMessage()
+					_, answer, err := peer.ReadMessage()
 					require.NoError(t, err)
-					assert.JSONEq(t, `{"tree":{},"meta":{"success":false,"action":"refused"}}`, string(answer))
+					assert.Equal(t, `{"tree":{},"meta":{"success":false,"action":"refused"}}`, string(answer))
 				}
-				assert.Equal(t, good, receive(t, got))
+				peer.WriteMessage(websocket.CloseMessage, nil)
+				assertExpected(t, <-ended)
+				require.Len(t, got, 1)
+				assert.True(t, got[0] == longest, "the longest message that is allowed arrives")
 				assert.EqualValues(t, 2, row.refusals(upgrader.Stats).Load())
 			} else {
-				_, _, err := ws.ReadMessage()
-				assert.True(t, websocket.IsCloseError(err, row.wantCode), "the peer got: %v", err)
-				assert.Empty(t, receive(t, got), "what came after it is not read")
-				err = receive(t, ended)
-				assert.False(t, livetemplate.WSIsUnexpectedCloseError(err, livetemplate.WSCloseGoingAway), "the framework warns about %v", err)
+				_, _, end := peer.ReadMessage()
+				assert.True(t, websocket.IsCloseError(end, row.wantCode), "the peer got: %v", end)
+				peer.Close()
+				assertExpected(t, <-ended)
+				assert.Empty(t, got, "what came after it is not read")
 				assert.EqualValues(t, 1, row.refusals(upgrader.Stats).Load())
 			}
-			assert.Equal(t, 1, strings.Count(log.String(), "refused"), "the log:\n%s", log.String())
+			assert.Equal(t, 1, strings.Count(log.String(), "refused"), "the log:\n%s", log)
 			assert.NotContains(t, log.String(), "action=", "what a peer sends is not for the log")
 		})
 	}
 }
 
-func TestReadMessage_TakesTheLongestMessage(t *testing.T) {
-	got := make(chan int, 1)
-	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
-		_, data, _ := conn.ReadMessage()
-		got <- len(data)
-	})
-	longest := `{"action":"x","data":{"a":"` + strings.Repeat("x", MaxMessage-len(`{"action":"x","data":{"a":""}}`)) + `"}}`
-	require.NoError(t, dial(t, server).WriteMessage(websocket.TextMessage, []byte(longest)))
-	assert.Equal(t, MaxMessage, receive(t, got))
+// tcp returns both ends of a TCP connection.
+func tcp(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	far, err = net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	near, err = listener.Accept()
+	require.NoError(t, err)
+	return near, far
 }
 
+// The connection of a peer that has gone is counted no more, and what is still on its way
+// to it is no error.
 func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
+	closing := func(frame []byte) func(*websocket.Conn) {
+		return func(ws *websocket.Conn) { ws.WriteMessage(websocket.CloseMessage, frame) }
+	}
 	for name, row := range map[string]struct {
-		frame        []byte
-		wantExpected bool
+		leave      func(*websocket.Conn)
+		unexpected bool
 	}{
-		"normal closure": {websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), true},
-		"without a code": {nil, true},
-		"going away":     {websocket.FormatCloseMessage(websocket.CloseGoingAway, ""), true},
-		"protocol error": {websocket.FormatCloseMessage(websocket.CloseProtocolError, ""), false},
+		"normal closure": {closing(websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")), false},
+		"without a code": {closing(nil), false},
+		"going away":     {closing(websocket.FormatCloseMessage(websocket.CloseGoingAway, "")), false},
+		"protocol error": {closing(websocket.FormatCloseMessage(websocket.CloseProtocolError, "")), true},
+		"without a word": {func(ws *websocket.Conn) { ws.Close() }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := make(chan error, 1)
-			server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
-				_, _, err := conn.ReadMessage()
-				got <- err
+			synctest.Test(t, func(t *testing.T) {
+				upgrader := quiet()
+				c, peer := connect(t, upgrader)
+				connect(t, upgrader)
+				go readAll(peer)
+				go row.leave(peer)
+				_, end := readAll(c)
+				unexpected := livetemplate.WSIsUnexpectedCloseError(end, livetemplate.WSCloseGoingAway, livetemplate.WSCloseAbnormalClosure)
+				assert.Equal(t, row.unexpected, unexpected, "whether the framework warns about %v", end)
+				assert.Equal(t, 1, upgrader.Open(), "the other one")
+				assert.Equal(t, 2, upgrader.Opened())
+				for range 3 {
+					assert.NoError(t, c.WriteMessage(websocket.TextMessage, []byte("still on its way")))
+				}
 			})
-			ws := dial(t, server)
-			require.NoError(t, ws.WriteMessage(websocket.CloseMessage, row.frame))
-
-			readErr := <-got
-			require.Error(t, readErr)
-			unexpected := livetemplate.WSIsUnexpectedCloseError(readErr,
-				livetemplate.WSCloseGoingAway, livetemplate.WSCloseAbnormalClosure)
-			assert.Equal(t, row.wantExpected, !unexpected, "the framework warns about %v", readErr)
 		})
 	}
 }
 
-func TestHeartbeat_ClosesASilentPeer(t *testing.T) {
-	heartbeat := Heartbeat{Ping: 10 * time.Millisecond, Timeout: 300 * time.Millisecond}
-	read := make(chan error, 1)
-	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
-		_, _, err := conn.ReadMessage()
-		read <- err
-	})
-	dial(t, server) // reads nothing: no ping to answer
-	assert.True(t, isTimeout(receive(t, read)))
+// With the defaults: a peer has vanished if nothing arrives from it for 7 seconds. Every
+// other ping may get lost.
+func TestHeartbeat_FindsPeersThatHaveVanishedAndKeepsAllOthers(t *testing.T) {
+	const stays = 5 * time.Minute
+	for name, row := range map[string]struct {
+		answers int           // of so many pings the peer answers the last; 0: none
+		sends   time.Duration // how often it sends a message; 0: never
+		stays   bool
+	}{
+		"an idle peer":                          {answers: 1, stays: true},
+		"every other ping gets lost":            {answers: 2, stays: true},
+		"a peer that sends but answers no ping": {sends: 6 * time.Second, stays: true},
+		"a peer that has vanished":              {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				upgrader, began := quiet(), time.Now()
+				c, peer := connect(t, upgrader)
+				answer, pings := peer.PingHandler(), 0
+				peer.SetPingHandler(func(data string) error {
+					if pings++; row.answers == 0 || pings%row.answers != 0 {
+						return nil
+					}
+					return answer(data)
+				})
+				go readAll(peer)
+				go func() {
+					for row.sends > 0 && upgrader.Open() > 0 {
+						time.Sleep(row.sends)
+						peer.WriteMessage(websocket.TextMessage, []byte(`{"action":"busy"}`))
+					}
+				}()
+				time.AfterFunc(stays, func() { peer.Close() })
+				_, end := readAll(c)
+				if row.stays {
+					assert.Equal(t, stays, time.Since(began))
+				} else {
+					assert.Equal(t, 7*time.Second, time.Since(began))
+					assert.True(t, isTimeout(end), "%v", end)
+				}
+				assert.Zero(t, upgrader.Open())
+				time.Sleep(row.sends) // the peer notices
+			})
+		})
+	}
 }
 
-// A peer that does not read holds up nobody who writes to it, makes only so much
-// wait, and is closed: at once when that is full, or after the time for one frame.
+// A peer that does not read holds up nobody who writes to it, makes only so much wait,
+// and is closed: at once when that is full, or after 3 seconds for one frame, a ping too.
 func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	for name, row := range map[string]struct {
-		write time.Duration
-		fill  int // write while so many bytes wait, at most
+		fill int // how much is written, in bytes
+		want time.Duration
 	}{
-		"a full queue":  {time.Hour, MaxQueued},
-		"a frame stuck": {50 * time.Millisecond, MaxQueued / 2},
+		"a full queue":  {2 * MaxQueued, 0},
+		"a frame stuck": {MaxQueued / 2, 3 * time.Second},
+		"a ping stuck":  {0, 6 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			log := make(lines, 10)
-			upgrader := New(Options{Log: slog.New(slog.NewTextHandler(log, nil)), Heartbeat: Heartbeat{Ping: time.Hour, Write: row.write}})
-			read, most := make(chan error, 1), make(chan int, 1)
-			server := serve(t, upgrader, func(c livetemplate.WSConn) {
-				conn, frame, peak := c.(*conn), make([]byte, 8<<10), 0
-				for upgrader.Open() > 0 {
-					conn.mu.Lock()
-					queued := conn.queued
-					conn.mu.Unlock()
-					if peak = max(peak, queued); queued > row.fill {
-						continue
-					}
-					began := time.Now()
-					assert.NoError(t, conn.WriteMessage(websocket.TextMessage, frame))
-					assert.Less(t, time.Since(began), time.Second)
+			synctest.Test(t, func(t *testing.T) {
+				upgrader, log := recorded()
+				c, _ := connect(t, upgrader)
+				began, frame := time.Now(), make([]byte, 8<<10)
+				for range row.fill / len(frame) {
+					assert.NoError(t, c.WriteMessage(websocket.TextMessage, frame))
+					synctest.Wait() // the first frame is being written
+					assert.LessOrEqual(t, queued(c), MaxQueued)
 				}
-				most <- peak
-				_, _, err := conn.ReadMessage()
-				read <- err
+				assert.Zero(t, time.Since(began), "writing does not wait")
+				_, _, err := c.ReadMessage()
+				assert.Error(t, err)
+				assert.Equal(t, row.want, time.Since(began))
+				assert.Zero(t, upgrader.Open())
+				synctest.Wait()
+				assert.EqualValues(t, 1, upgrader.Stats.SlowCloses.Load())
+				assert.Equal(t, 1, strings.Count(log.String(), "the peer does not read"), "the log:\n%s", log)
 			})
-			ws := dial(t, server)
-			ws.NetConn().(*net.TCPConn).SetReadBuffer(4096)
-			assert.LessOrEqual(t, receive(t, most), MaxQueued)
-			assert.Error(t, receive(t, read))
-			assert.Zero(t, upgrader.Open())
-			assert.Contains(t, receive(t, log), "the peer does not read")
-			assert.Empty(t, log)
-			assert.EqualValues(t, 1, upgrader.Stats.SlowCloses.Load())
 		})
 	}
+}
+
+// queued returns how much waits to be written, in bytes.
+func queued(c *conn) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.queued
 }
 
 // A peer may be slow to read what it has asked for. No more is taken from it
 // meanwhile, and nothing is lost.
 func TestReadMessage_WaitsForAPeerThatReadsLate(t *testing.T) {
-	const messages = MaxUnanswered
-	conns := make(chan *conn, 1)
-	server := serve(t, quiet(Heartbeat{}), func(c livetemplate.WSConn) {
-		conns <- c.(*conn)
-		for {
-			if _, _, err := c.ReadMessage(); err != nil {
-				return
+	synctest.Test(t, func(t *testing.T) {
+		const answer = MaxQueued / 8
+		c, peer := connect(t, quiet())
+		go func() {
+			for {
+				if _, _, err := c.ReadMessage(); err != nil {
+					return
+				}
+				c.WriteMessage(websocket.TextMessage, make([]byte, answer))
 			}
-			c.WriteMessage(websocket.TextMessage, make([]byte, MaxQueued/8))
+		}()
+		go func() {
+			for range MaxUnanswered {
+				peer.WriteMessage(websocket.TextMessage, []byte(`{"action":"x"}`))
+			}
+		}()
+		synctest.Wait()
+		assert.Equal(t, muchQueued+answer, queued(c))
+		for range MaxUnanswered {
+			_, _, err := peer.ReadMessage()
+			require.NoError(t, err)
 		}
 	})
-	ws := dial(t, server)
-	for range messages {
-		require.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"x"}`)))
-	}
-	waiting := <-conns
-	require.Eventually(t, func() bool {
-		waiting.mu.Lock()
-		defer waiting.mu.Unlock()
-		return waiting.queued > muchQueued
-	}, time.Second, time.Millisecond)
-	for range messages {
-		_, _, err := ws.ReadMessage()
-		require.NoError(t, err)
-	}
 }
 
-func TestHeartbeat_FindsWhoDoesNotReadWithin5SecondsByDefault(t *testing.T) {
-	assert.Less(t, DefaultWrite, 5*time.Second)
+// A peer that sends more than is answered is not read until there are answers, or until
+// it is clear that there will be none.
+func TestReadMessage_WaitsForAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages = 2 * MaxUnanswered
+		c, peer := connect(t, quiet())
+		go readAll(peer)
+		go func() {
+			for range messages {
+				peer.WriteMessage(websocket.TextMessage, []byte(`{"action":"message"}`))
+			}
+		}()
+		var read atomic.Int64
+		go func() {
+			for range messages {
+				c.ReadMessage()
+				read.Add(1)
+			}
+		}()
+		for answers := range 3 {
+			synctest.Wait()
+			assert.EqualValues(t, MaxUnanswered+answers, read.Load())
+			c.WriteMessage(websocket.TextMessage, []byte("answer"))
+		}
+		time.Sleep(noAnswer)
+		synctest.Wait()
+		assert.EqualValues(t, messages, read.Load())
+	})
 }
 
-func TestClose_WritesWhatIsQueued(t *testing.T) {
-	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
+func TestClose_WritesWhatIsQueuedAndIsNeverAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := connect(t, quiet())
 		for range 100 {
-			conn.WriteMessage(websocket.TextMessage, []byte("queued"))
+			c.WriteMessage(websocket.TextMessage, []byte("queued"))
 		}
+		assert.NoError(t, c.Close())
+		assert.NoError(t, c.Close(), "the framework closes twice")
+		got, end := readAll(peer)
+		assert.Equal(t, strings.Repeat("queued", 100), strings.Join(got, ""))
+		assert.True(t, websocket.IsUnexpectedCloseError(end), "then the end: %v", end)
 	})
-	ws := dial(t, server)
-	for range 100 {
-		_, data, err := ws.ReadMessage()
-		require.NoError(t, err)
-		assert.Equal(t, "queued", string(data))
-	}
-	_, _, err := ws.ReadMessage()
-	assert.True(t, websocket.IsUnexpectedCloseError(err), "then the end: %v", err)
 }
 
 func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
 	const peers, over = 20, 400 * time.Millisecond
-	patient := Heartbeat{Ping: time.Hour, Timeout: time.Hour}
-	upgrader, handled := quiet(patient), make(chan error, peers+1)
-	server := serve(t, upgrader, func(conn livetemplate.WSConn) {
-		_, _, err := conn.ReadMessage()
-		handled <- err
-	})
-	closed := make(chan time.Time, peers)
-	for range peers {
-		ws := dial(t, server)
-		go func() {
-			_, _, err := ws.ReadMessage()
-			assert.True(t, websocket.IsCloseError(err, websocket.CloseGoingAway), "closed with: %v", err)
-			closed <- time.Now()
-		}()
-	}
-	dial(t, server) // never answers
-	assert.Eventually(t, func() bool { return upgrader.Open() == peers+1 }, time.Second, time.Millisecond)
-	began := time.Now()
-	upgrader.CloseAll(t.Context(), over)
-	assert.GreaterOrEqual(t, time.Since(began), over)
-	var at []time.Duration
-	for range peers {
-		at = append(at, receive(t, closed).Sub(began))
-	}
-	slices.Sort(at)
-	assert.Greater(t, at[peers/2]-at[0], over/4, "closed at %v", at)
-	for range peers + 1 {
-		err := receive(t, handled)
-		assert.False(t, livetemplate.WSIsUnexpectedCloseError(err, livetemplate.WSCloseGoingAway), "the framework warns about %v", err)
-	}
-	assert.Zero(t, upgrader.Open())
-}
-
-func TestHeartbeat_KeepsAnIdlePeer(t *testing.T) {
-	const pings = 100 // last at least twice as long as the timeout
-	heartbeat := Heartbeat{Ping: 10 * time.Millisecond, Timeout: 500 * time.Millisecond}
-	got := make(chan error, 1)
-	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
-		_, data, err := conn.ReadMessage()
-		if err == nil {
-			assert.Equal(t, `{"action":"still here"}`, string(data))
-		}
-		got <- err
-	})
-	ws := dial(t, server)
-	answer, answered := ws.PingHandler(), 0
-	ws.SetPingHandler(func(data string) error {
-		answered++
-		if answered == pings {
-			assert.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"still here"}`)))
-		}
-		return answer(data)
-	})
-	ws.ReadMessage() // answers pings until the server closes
-	assert.NoError(t, receive(t, got))
-}
-
-func TestHeartbeat_KeepsAPeerWhoSendsButAnswersNoPing(t *testing.T) {
-	const messages = 100 // last at least twice as long as the timeout
-	heartbeat := Heartbeat{Ping: 10 * time.Millisecond, Timeout: 500 * time.Millisecond}
-	received := make(chan int, 1)
-	server := serve(t, quiet(heartbeat), func(conn livetemplate.WSConn) {
-		n := 0
-		for ; n < messages; n++ {
-			if _, _, err := conn.ReadMessage(); err != nil {
-				break
-			}
-		}
-		received <- n
-	})
-	ws := dial(t, server)
-	for range messages {
-		<-time.After(10 * time.Millisecond)
-		if err := ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"busy"}`)); err != nil {
-			break
-		}
-	}
-	assert.Equal(t, messages, receive(t, received))
-}
-
-func TestHeartbeat_LetsTwoPingsGetLostByDefault(t *testing.T) {
-	assert.Greater(t, DefaultTimeout, 2*DefaultPing)
-}
-
-func TestWriteMessage_ToAPeerWhoHasGoneIsNoError(t *testing.T) {
-	for name, leave := range map[string]func(*websocket.Conn){
-		"with a close frame": func(ws *websocket.Conn) { ws.WriteMessage(websocket.CloseMessage, nil) },
-		"without a word":     func(ws *websocket.Conn) { ws.Close() },
+	for name, row := range map[string]struct{ timeout, want time.Duration }{
+		"all of the time": {time.Hour, over},
+		"no more time":    {over / 2, over / 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := make(chan error, 3)
-			server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
-				conn.ReadMessage() // until the peer leaves
-				for range cap(got) {
-					got <- conn.WriteMessage(websocket.TextMessage, []byte("still on its way"))
+			synctest.Test(t, func(t *testing.T) {
+				upgrader, began := quiet(), time.Now()
+				closed, ended := make(chan time.Duration, peers), make(chan error, peers+1)
+				for i := range peers + 1 {
+					c, peer := connect(t, upgrader)
+					go func() {
+						_, end := readAll(c)
+						ended <- end
+					}()
+					if i == peers {
+						go io.Copy(io.Discard, peer.NetConn()) // answers nothing
+						continue
+					}
+					go func() {
+						_, end := readAll(peer)
+						assert.True(t, websocket.IsCloseError(end, websocket.CloseGoingAway), "closed with: %v", end)
+						closed <- time.Since(began)
+					}()
 				}
+				ctx, cancel := context.WithTimeout(t.Context(), row.timeout)
+				defer cancel()
+				upgrader.CloseAll(ctx, over)
+				assert.Equal(t, row.want, time.Since(began))
+				gap, last := time.Duration(0), time.Duration(0)
+				for range peers {
+					at := <-closed
+					gap, last = max(gap, at-last), at
+				}
+				assert.Less(t, gap, over/8, "one after the other")
+				for range peers + 1 {
+					assertExpected(t, <-ended)
+				}
+				assert.LessOrEqual(t, time.Since(began), row.want+closeWait, "the one that does not answer")
+				assert.Zero(t, upgrader.Open())
 			})
-			ws := dial(t, server)
-			leave(ws)
-			for range cap(got) {
-				assert.NoError(t, receive(t, got))
-			}
 		})
 	}
 }
 
-func TestClose_TwiceIsNoError(t *testing.T) {
-	errs := make(chan error, 2)
-	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
-		errs <- conn.Close()
-		errs <- conn.Close()
-	})
-	dial(t, server)
-	assert.NoError(t, <-errs)
-	assert.NoError(t, <-errs)
-}
-
-func TestWriteMessage_ImprovesOnTheFramework(t *testing.T) {
-	var log bytes.Buffer
-	written := make(chan bool, 1)
-	server := serve(t, New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))}), func(conn livetemplate.WSConn) {
-		for _, frame := range []string{
-			`{"tree":{},"meta":{"success":true,"errors":null}}`,
-			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
-			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
-			`{"pong":true}`,
-			`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
-		} {
-			assert.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(frame)))
-		}
-		written <- true
-	})
-	ws := dial(t, server)
-	for _, want := range []string{
-		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
-		`{"tree":{},"meta":{"success":false,"action":"slow-down"}}`,
-		`{"type":"error","code":"pong"}`,
-		`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
-	} {
-		_, frame, err := ws.ReadMessage()
-		require.NoError(t, err)
-		assert.Equal(t, want, string(frame))
-	}
-	receive(t, written)
-	assert.Equal(t, 1, strings.Count(log.String(), "rate limit"), "the log:\n%s", log.String())
-}
-
-func TestOnRefresh_IsCalledForRefreshesOnly(t *testing.T) {
-	refreshes := make(chan bool, 10)
-	upgrader := New(Options{})
-	upgrader.OnRefresh(func() { refreshes <- true })
-	written := make(chan bool, 1)
-	server := serve(t, upgrader, func(conn livetemplate.WSConn) {
-		for _, frame := range []string{
-			`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
-			`{"tree":{},"meta":{"success":true,"errors":null}}`, // is not sent, and was rendered all the same
-			`{"tree":{"0":"1"},"meta":{"success":true,"errors":null,"action":"increment"}}`,
-			`{"pong":true}`,
-		} {
-			assert.NoError(t, conn.WriteMessage(websocket.TextMessage, []byte(frame)))
-		}
-		written <- true
-	})
-	ws := dial(t, server)
-	receive(t, written)
-	receive(t, refreshes)
-	receive(t, refreshes)
-	for range 3 {
-		_, _, err := ws.ReadMessage()
-		require.NoError(t, err)
-	}
-	assert.Empty(t, refreshes)
-}
-
-func TestUpgrader_CountsOpenConnections(t *testing.T) {
-	upgrader := quiet(Heartbeat{})
-	server := serve(t, upgrader, func(conn livetemplate.WSConn) {
-		conn.ReadMessage()
-		conn.Close()
-	})
-	var open []*websocket.Conn
-	for range 3 {
-		ws := dial(t, server)
-		open = append(open, ws)
-	}
-	assert.Eventually(t, func() bool { return upgrader.Open() == 3 }, time.Second, time.Millisecond)
-	open[0].Close()
-	assert.Eventually(t, func() bool { return upgrader.Open() == 2 }, time.Second, time.Millisecond)
-	open[1].WriteMessage(websocket.CloseMessage, nil)
-	assert.Eventually(t, func() bool { return upgrader.Open() == 1 }, time.Second, time.Millisecond)
-}
-
-func TestReadMessage_WaitsForAnswers(t *testing.T) {
-	read, answer := make(chan bool, 2*MaxUnanswered), make(chan bool)
-	server := serve(t, quiet(Heartbeat{}), func(conn livetemplate.WSConn) {
+func TestWriteMessage_ImprovesOnTheFrameworkAndTellsOfRefreshes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		upgrader, log := recorded()
+		refreshes := 0
+		upgrader.OnRefresh(func() { refreshes++ })
+		c, peer := connect(t, upgrader)
+		got := make(chan string, 10)
 		go func() {
-			for range answer {
-				conn.WriteMessage(websocket.TextMessage, []byte("answer"))
+			for {
+				_, frame, err := peer.ReadMessage()
+				if err != nil {
+					return
+				}
+				got <- string(frame)
 			}
 		}()
-		for {
-			if _, _, err := conn.ReadMessage(); err != nil {
-				return
+		const tooMany = `{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`
+		const slowDown = `{"tree":{},"meta":{"success":false,"action":"slow-down"}}`
+		const refresh = `{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`
+		const answer = `{"tree":{"0":"1"},"meta":{"success":true,"errors":null,"action":"increment"}}`
+		for _, row := range []struct {
+			frame, want string // an empty want: no frame is sent
+			refresh     bool
+		}{
+			{`{"tree":{},"meta":{"success":true,"errors":null}}`, "", true}, // is not sent, and was rendered all the same
+			{tooMany, slowDown, false},
+			{tooMany, slowDown, false},
+			{`{"pong":true}`, `{"type":"error","code":"pong"}`, false},
+			{refresh, refresh, true},
+			{answer, answer, false},
+		} {
+			before := refreshes
+			assert.NoError(t, c.WriteMessage(websocket.TextMessage, []byte(row.frame)))
+			synctest.Wait()
+			assert.Equal(t, row.refresh, refreshes > before, "a refresh: %s", row.frame)
+			if row.want != "" {
+				assert.Equal(t, row.want, <-got, "for %s", row.frame)
 			}
-			read <- true
+			assert.Empty(t, got, "for %s", row.frame)
 		}
+		assert.Equal(t, 1, strings.Count(log.String(), "rate limit"), "the log:\n%s", log)
 	})
-	ws := dial(t, server)
-	for range 2 * MaxUnanswered {
-		require.NoError(t, ws.WriteMessage(websocket.TextMessage, []byte(`{"action":"message"}`)))
-	}
-	for range MaxUnanswered {
-		receive(t, read)
-	}
-	for range 3 {
-		select {
-		case <-read:
-			require.FailNow(t, "read although too many wait for an answer")
-		case <-time.After(noAnswer / 20):
-		}
-		answer <- true
-		receive(t, read)
-	}
-	receive(t, read) // the rest get no answer at all, and are read in the end
-	close(answer)
 }

@@ -6,6 +6,7 @@ package browser
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,15 +30,12 @@ type Engine struct {
 	New  func(t testing.TB) *Browser // returns a browser as the function NewWindowed does
 }
 
-// The engines. A test that needs one which is missing is skipped, and fails in CI.
-var (
-	Chromium = Engine{"Chromium", NewWindowed}
-	Firefox  = Engine{"Firefox", newFirefox}
-	WebKit   = Engine{"WebKit", newWebKit}
-)
+// Firefox is one of the Engines.
+var Firefox = Engine{"Firefox", func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) }}
 
-// Engines lists every engine.
-func Engines() []Engine { return []Engine{Chromium, Firefox, WebKit} }
+// Engines lists every engine. A test that needs one which is missing is skipped, and fails
+// in CI.
+func Engines() []Engine { return []Engine{{"Chromium", NewWindowed}, Firefox, {"WebKit", newWebKit}} }
 
 // Browser is what one person has: windows, and cookies and storage of their own.
 type Browser struct {
@@ -51,26 +49,15 @@ type Browser struct {
 // driver does to one tab what a person does, and runs scripts in it. A script is an
 // expression, and only values of JSON come back.
 type driver interface {
-	navigate(ctx context.Context, url string) error // until the page is loaded
-	reload(ctx context.Context) error               // until the page is loaded
-	evaluate(ctx context.Context, script string) (any, error)
-	click(ctx context.Context, x, y float64) error
-	press(ctx context.Context, keys string) error // keys as chromedp/kb names them
-	hide(ctx context.Context, b *Browser) error
-	toFront(ctx context.Context) error
+	navigate(url string) error // until the page is loaded
+	reload() error             // until the page is loaded
+	evaluate(script string) (any, error)
+	inEveryPage(script string) error // runs a script at the start of the pages that come
+	click(x, y float64) error
+	press(keys string) error // keys as chromedp/kb names them
+	hide(b *Browser) error
+	show() error
 	close()
-
-	// inEveryPage runs a script in this page, and at the start of those that come. The
-	// script may call say, a function that gives a text to Tab.heard.
-	inEveryPage(ctx context.Context, script string) error
-}
-
-// End ends the browsers that tests have shared. It is for TestMain.
-func End() {
-	windowless.end()
-	windowed.end()
-	endFirefox()
-	endScreen()
 }
 
 // NeedFiles skips a test where the files that pages load are missing.
@@ -80,9 +67,6 @@ func NeedFiles(t testing.TB) {
 		visitor.Missing(t, "the browser files are not fetched: run `make assets`")
 	}
 }
-
-// Live is a script that is true on a page that has its socket, or needs none.
-const Live = `!document.querySelector("[data-lvt-id]") || window.liveTemplateClient?.isReady() && !liveTemplateClient.useHTTP`
 
 // Open opens a page in a new tab and waits until it is live.
 func (b *Browser) Open(url string) *Tab {
@@ -95,16 +79,8 @@ func (b *Browser) Open(url string) *Tab {
 // OpenWithoutScripts opens a page in a new tab that runs no scripts.
 func (b *Browser) OpenWithoutScripts(url string) *Tab {
 	b.t.Helper()
-	tb := b.newTab()
+	tb := b.Load("about:blank")
 	tb.Run(emulation.SetScriptExecutionDisabled(true))
-	tb.Navigate(url)
-	return tb
-}
-
-// Load opens a page in a new tab.
-func (b *Browser) Load(url string) *Tab {
-	b.t.Helper()
-	tb := b.newTab()
 	tb.Navigate(url)
 	return tb
 }
@@ -123,7 +99,8 @@ func (b *Browser) LoadWindow(url string) *Tab {
 	return b.Load(url)
 }
 
-func (b *Browser) newTab() *Tab {
+// Load opens a page in a new tab.
+func (b *Browser) Load(url string) *Tab {
 	b.t.Helper()
 	tb := &Tab{t: b.t}
 	d, err := b.open(tb, !b.hasWindow)
@@ -136,6 +113,7 @@ func (b *Browser) newTab() *Tab {
 		defer tb.mu.Unlock()
 		assert.Empty(tb.t, tb.errors, "the console shows errors")
 	})
+	tb.Navigate(url)
 	return tb
 }
 
@@ -147,18 +125,12 @@ type Tab struct {
 
 	t      testing.TB
 	driver driver
+	noted  []Said
 
 	mu       sync.Mutex
 	errors   []string
 	expected []string // texts of errors that the test brings about
 	loaded   int
-	said     []Said
-}
-
-// Said is what the foot of a page has said about its connection, and since when.
-type Said struct {
-	Text string
-	At   time.Time
 }
 
 func (tb *Tab) failed(text string) {
@@ -177,83 +149,89 @@ func (tb *Tab) ExpectErrors(part string) {
 	tb.errors = slices.DeleteFunc(tb.errors, func(text string) bool { return strings.Contains(text, part) })
 }
 
-// Loads returns how often the tab has loaded a page.
+// ExpectServerAway lets the console tell of a server that is away, or stopping, in the
+// words of each engine.
+func (tb *Tab) ExpectServerAway() {
+	for _, part := range []string{"net::ERR_", "503", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
+		tb.ExpectErrors(part)
+	}
+}
+
+// Loads returns how often the tab has loaded a page, in Chromium alone.
 func (tb *Tab) Loads() int {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return tb.loaded
 }
 
-func (tb *Tab) hasLoaded() {
-	tb.mu.Lock()
-	defer tb.mu.Unlock()
-	tb.loaded++
-}
-
-func (tb *Tab) heard(text string, at time.Time) {
-	tb.mu.Lock()
-	defer tb.mu.Unlock()
-	tb.said = append(tb.said, Said{text, at})
-}
-
 // Run runs actions of chromedp, in Chromium alone.
 func (tb *Tab) Run(actions ...chromedp.Action) {
 	tb.t.Helper()
-	ctx, cancel := context.WithTimeout(tb.Ctx, visitor.Soon)
-	defer cancel()
-	require.NoError(tb.t, chromedp.Run(ctx, actions...))
-}
-
-// drive has the driver do something.
-func (tb *Tab) drive(do func(ctx context.Context) error) {
-	tb.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-	defer cancel()
-	require.NoError(tb.t, do(ctx))
+	require.NoError(tb.t, chromiumTab{ctx: tb.Ctx}.run(actions...))
 }
 
 // Navigate loads another page, and waits until it is loaded.
 func (tb *Tab) Navigate(url string) {
 	tb.t.Helper()
-	tb.drive(func(ctx context.Context) error { return tb.driver.navigate(ctx, url) })
+	require.NoError(tb.t, tb.driver.navigate(url))
+}
+
+// Reload loads the page again.
+func (tb *Tab) Reload() {
+	tb.t.Helper()
+	require.NoError(tb.t, tb.driver.reload())
+}
+
+// Hide puts another tab of b in front of this one, or minimizes the window, until Show.
+func (tb *Tab) Hide(b *Browser) {
+	tb.t.Helper()
+	require.NoError(tb.t, tb.driver.hide(b))
+	tb.WaitUntil(`document.hidden`, "a hidden tab")
+}
+
+// Show puts the tab in front.
+func (tb *Tab) Show() {
+	tb.t.Helper()
+	require.NoError(tb.t, tb.driver.show())
 }
 
 // Click clicks a button with the mouse.
-func (tb *Tab) Click(button string) {
-	tb.t.Helper()
-	query := `button[name="` + button + `"]`
-	tb.WaitUntil(`document.querySelector(`+Quote(query)+`)`, "the button "+button)
-	tb.clickOn(`document.querySelector(` + Quote(query) + `)`)
-}
+func (tb *Tab) Click(button string) { tb.t.Helper(); tb.clickOn(`button[name="` + button + `"]`) }
 
 // Follow clicks a link with the mouse.
-func (tb *Tab) Follow(href string) {
-	tb.t.Helper()
-	query := `a[href="` + href + `"]`
-	tb.WaitUntil(`document.querySelector(`+Quote(query)+`)`, "the link to "+href)
-	tb.clickOn(`document.querySelector(` + Quote(query) + `)`)
-}
+func (tb *Tab) Follow(href string) { tb.t.Helper(); tb.clickOn(`a[href="` + href + `"]`) }
 
-func (tb *Tab) clickOn(element string) {
+func (tb *Tab) clickOn(selector string) {
 	tb.t.Helper()
 	var x, y float64
-	_, err := fmt.Sscan(tb.Eval(`(() => {
-		const element = `+element+`;
+	_, err := fmt.Sscan(tb.Eval(`((element) => {
 		element.scrollIntoView({block: "nearest"});
 		const r = element.getBoundingClientRect();
 		return (r.x + r.width / 2) + " " + (r.y + r.height / 2);
-	})()`), &x, &y)
+	})(`+tb.find(selector)+`)`), &x, &y)
 	require.NoError(tb.t, err)
-	tb.drive(func(ctx context.Context) error { return tb.driver.click(ctx, x, y) })
+	require.NoError(tb.t, tb.driver.click(x, y))
+}
+
+// find waits for an element, and returns a script that finds it.
+func (tb *Tab) find(selector string) (script string) {
+	tb.t.Helper()
+	script = `document.querySelector(` + Quote(selector) + `)`
+	tb.WaitUntil(script, selector)
+	return script
 }
 
 // TypeInto replaces the text of a field, key by key.
 func (tb *Tab) TypeInto(field, text string) {
 	tb.t.Helper()
-	query := `[name="` + field + `"]`
-	tb.WaitUntil(`document.querySelector(`+Quote(query)+`)`, "the field "+field)
-	tb.Eval(`(() => { const f = document.querySelector(` + Quote(query) + `); f.focus(); f.select(); })()`)
+	tb.Eval(`((field) => { field.focus(); field.select(); })(` + tb.find(`[name="`+field+`"]`) + `)`)
 	tb.Press(text)
+}
+
+// Press types into whatever has the focus.
+func (tb *Tab) Press(keys string) {
+	tb.t.Helper()
+	require.NoError(tb.t, tb.driver.press(keys))
 }
 
 // Join joins by the form, and waits until that is done.
@@ -264,16 +242,11 @@ func (tb *Tab) Join(name string) {
 	tb.Shows("Logged in as " + name)
 }
 
-// Press types into whatever has the focus.
-func (tb *Tab) Press(keys string) {
-	tb.t.Helper()
-	tb.drive(func(ctx context.Context) error { return tb.driver.press(ctx, keys) })
-}
-
 // Eval returns the value of a script, as text.
 func (tb *Tab) Eval(script string) string {
 	tb.t.Helper()
-	value := tb.value(script)
+	value, err := tb.driver.evaluate(script)
+	require.NoError(tb.t, err)
 	if value == nil {
 		return ""
 	}
@@ -283,19 +256,10 @@ func (tb *Tab) Eval(script string) string {
 // Number returns the value of a script that is a number.
 func (tb *Tab) Number(script string) float64 {
 	tb.t.Helper()
-	value := tb.value(script)
-	n, isNumber := value.(float64)
-	require.True(tb.t, isNumber, "%s is %v, which is no number", script, value)
-	return n
-}
-
-func (tb *Tab) value(script string) (value any) {
-	tb.t.Helper()
-	tb.drive(func(ctx context.Context) (err error) {
-		value, err = tb.driver.evaluate(ctx, script)
-		return err
-	})
-	return value
+	value, err := tb.driver.evaluate(script)
+	require.NoError(tb.t, err)
+	require.IsType(tb.t, 0.0, value, script)
+	return value.(float64)
 }
 
 // WaitUntil waits until a script is true. It asks again and again, because a
@@ -318,10 +282,7 @@ func (tb *Tab) Becomes(timeout time.Duration, script string) bool {
 	tb.t.Helper()
 	deadline := time.Now().Add(timeout)
 	for pause := 20 * time.Millisecond; time.Now().Before(deadline); pause = min(pause*3/2, 200*time.Millisecond) {
-		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-		is, err := tb.driver.evaluate(ctx, `Boolean(`+script+`)`)
-		cancel()
-		if err == nil && is == true {
+		if is, err := tb.driver.evaluate(`Boolean(` + script + `)`); err == nil && is == true {
 			return true
 		}
 		time.Sleep(pause) // before the browser is asked again: only asking tells
@@ -339,62 +300,16 @@ func (tb *Tab) Shows(want string) {
 	tb.WaitUntil(`(`+readable+`.replace(/\s+/g, " ") + " ").includes(`+Quote(want)+`)`, fmt.Sprintf("%q", want))
 }
 
-// Reload loads the page again.
-func (tb *Tab) Reload() {
-	tb.t.Helper()
-	tb.drive(tb.driver.reload)
-}
+// Text returns what the person reads, without listings.
+func (tb *Tab) Text() string { tb.t.Helper(); return tb.Eval(readable) }
 
-// Hide puts another tab of b in front of this one, or minimizes the window, until Show.
-func (tb *Tab) Hide(b *Browser) {
-	tb.t.Helper()
-	tb.drive(func(ctx context.Context) error { return tb.driver.hide(ctx, b) })
-	tb.WaitUntil(`document.hidden`, "a hidden tab")
-}
+// is reports whether a script is true now.
+func (tb *Tab) is(script string) bool { tb.t.Helper(); return tb.Eval(`Boolean(`+script+`)`) == "true" }
 
-// Show puts the tab in front.
-func (tb *Tab) Show() {
+// Has reports whether the page has an element.
+func (tb *Tab) Has(selector string) bool {
 	tb.t.Helper()
-	tb.drive(tb.driver.toFront)
-}
-
-// WatchStatus records what the foot of the page says about its connection, in
-// this page and in those that the tab loads later.
-func (tb *Tab) WatchStatus() {
-	tb.t.Helper()
-	tb.watch("connection")
-}
-
-// WatchFoot records all that the foot of the page says: about its connection, and about
-// what the person did.
-func (tb *Tab) WatchFoot() {
-	tb.t.Helper()
-	tb.watch("connection", "notice")
-}
-
-func (tb *Tab) watch(ids ...string) {
-	tb.t.Helper()
-	tb.InEveryPage(`(() => {
-		const last = {};
-		const look = () => {
-			for (const id of ` + Quote(strings.Join(ids, " ")) + `.split(" ")) {
-				const text = document.getElementById(id)?.textContent ?? "";
-				if (text !== (last[id] ?? "")) say(last[id] = text);
-			}
-		};
-		new MutationObserver(look).observe(document, {subtree: true, childList: true, characterData: true});
-		look();
-	})()`)
-}
-
-// Heard returns what WatchStatus has recorded so far.
-func (tb *Tab) Heard() []Said {
-	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-	defer cancel()
-	tb.driver.evaluate(ctx, "0") // brings what WebKit has noted; in vain once the tab is closed
-	tb.mu.Lock()
-	defer tb.mu.Unlock()
-	return slices.Clone(tb.said)
+	return tb.is(`document.querySelector(` + Quote(selector) + `)`)
 }
 
 // InEveryPage runs a script in this page, and before all others in pages that the tab
@@ -402,7 +317,68 @@ func (tb *Tab) Heard() []Said {
 // the tab is first asked something.
 func (tb *Tab) InEveryPage(script string) {
 	tb.t.Helper()
-	tb.drive(func(ctx context.Context) error { return tb.driver.inEveryPage(ctx, script) })
+	script = "(() => {" + say + script + "\n})()"
+	tb.Eval("void " + script)
+	require.NoError(tb.t, tb.driver.inEveryPage(script))
+}
+
+// Said is what a page has said in one of the lines at its foot, and since when.
+type Said struct {
+	Of   string // the id of the line, or "error"
+	Text string
+	At   time.Time
+}
+
+// say is a function of pages that notes a text. The notes are in the name of the window,
+// which stays when a page is left.
+const say = `window.say ??= (text, of) => {
+	top.name = JSON.stringify([...JSON.parse(top.name || "[]"), {of, text: String(text), at: new Date()}]);
+};
+`
+
+// notes returns what was noted until now, or until the tab was last asked before it was
+// closed.
+func (tb *Tab) notes() []Said {
+	var noted []Said
+	if text, _ := tb.driver.evaluate(`top.name`); json.Unmarshal([]byte(fmt.Sprint(text)), &noted) == nil {
+		tb.noted = noted
+	}
+	return slices.Clone(tb.noted)
+}
+
+// WatchStatus records what the foot of the page says about its connection, in this page
+// and in those that the tab loads later.
+func (tb *Tab) WatchStatus() { tb.t.Helper(); tb.watch("connection") }
+
+// WatchNotices records what the foot of the page says about what the person did, in this
+// page and in those that the tab loads later.
+func (tb *Tab) WatchNotices() { tb.t.Helper(); tb.watch("notice") }
+
+func (tb *Tab) watch(id string) {
+	tb.t.Helper()
+	tb.InEveryPage(`
+		let last = "";
+		const look = () => {
+			const text = document.getElementById("` + id + `")?.textContent ?? "";
+			if (text !== last) say(last = text, "` + id + `");
+		};
+		new MutationObserver(look).observe(document, {subtree: true, childList: true, characterData: true});
+		look();`)
+}
+
+// Heard returns what WatchStatus and WatchNotices have recorded so far.
+func (tb *Tab) Heard() []Said {
+	return slices.DeleteFunc(tb.notes(), func(s Said) bool { return s.Of == "error" })
+}
+
+// Notices returns what WatchNotices has recorded, also in pages that were left.
+func (tb *Tab) Notices() (all string) {
+	for _, s := range tb.notes() {
+		if s.Of == "notice" {
+			all += s.Text
+		}
+	}
+	return all
 }
 
 // CountConnects counts the sockets that the page opens from now on, in its variable
@@ -412,66 +388,25 @@ func (tb *Tab) CountConnects() {
 	tb.Eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
 }
 
-const formIsShown = `Boolean(document.querySelector("[name=join]")?.checkVisibility())`
+const formIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
 
 // ShowsForm reports whether the form to join is on the screen.
-func (tb *Tab) ShowsForm() bool {
-	tb.t.Helper()
-	return tb.Eval(formIsShown) == "true"
-}
+func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(formIsShown) }
 
 // WatchForm looks for the form to join at every frame the browser draws, in
 // this page and in those that the tab loads later.
 func (tb *Tab) WatchForm() {
 	tb.t.Helper()
-	tb.InEveryPage(`(() => {
+	tb.InEveryPage(`
 		const look = () => {
 			if (` + formIsShown + `) window.sawForm = true;
 			requestAnimationFrame(look);
 		};
-		look();
-	})()`)
+		look();`)
 }
 
 // SawForm reports whether WatchForm has found the form in the page shown now.
-func (tb *Tab) SawForm() bool {
-	tb.t.Helper()
-	return tb.Eval(`window.sawForm === true`) == "true"
-}
-
-// Text returns what the person reads, without listings.
-func (tb *Tab) Text() string {
-	tb.t.Helper()
-	return tb.Eval(readable)
-}
-
-// Has reports whether the page has an element.
-func (tb *Tab) Has(selector string) bool {
-	tb.t.Helper()
-	return tb.Eval(`Boolean(document.querySelector(`+Quote(selector)+`))`) == "true"
-}
-
-// Quote returns a text as a literal of JavaScript.
-func Quote(text string) string { return fmt.Sprintf("%q", text) }
-
-// WatchNotices records what the foot of the page says about what the person did, in
-// this page and in those that the tab loads later.
-func (tb *Tab) WatchNotices() {
-	tb.InEveryPage(`(() => {
-		let last = "";
-		new MutationObserver(() => {
-			const text = document.getElementById("notice")?.textContent ?? "";
-			if (text !== last) sessionStorage.setItem("notices", (sessionStorage.getItem("notices") ?? "") + text);
-			last = text;
-		}).observe(document, {subtree: true, childList: true, characterData: true});
-	})()`)
-}
-
-// Notices returns what WatchNotices has recorded, also in pages that were left.
-func (tb *Tab) Notices() string { return tb.Eval(`sessionStorage.getItem("notices") ?? ""`) }
-
-// ComesOnline tells the page that the network is back, as the browser does.
-const ComesOnline = `void dispatchEvent(new Event("online"))`
+func (tb *Tab) SawForm() bool { tb.t.Helper(); return tb.is(`window.sawForm`) }
 
 // ReloadUnnoticed reloads Alice's tab, where Bob is online as well. It joins again
 // without showing the form, and a peer notices nothing.
@@ -487,24 +422,19 @@ func ReloadUnnoticed(t *testing.T, alice *Tab, peer *visitor.Tab, times int) {
 	peer.NoChange(visitor.Grace)
 }
 
-// ExpectServerAway lets the console tell of a server that is away, or stopping, in the
-// words of each engine.
-func (tb *Tab) ExpectServerAway() {
-	for _, part := range []string{"net::ERR_", "503", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
-		tb.ExpectErrors(part)
-	}
-}
-
 // ToggleWire opens or closes the panel, and waits until that is done.
 func (tb *Tab) ToggleWire(open bool) {
+	tb.t.Helper()
 	tb.Eval(`document.querySelector("#wire summary").click()`)
 	tb.WaitUntil(fmt.Sprintf(`document.querySelector("#wire").open === %t && !document.querySelector("#wire [hidden]")`, open), "the panel")
 	tb.WaitUntil(fmt.Sprintf(`[...openSockets].every((socket) => Object.hasOwn(socket, "send") === %t)`, open), "the panel to record, or not")
 }
 
-// Main is for TestMain: visitor.Main, and the end of the browsers that tests have shared.
-func Main(m *testing.M) {
-	code := visitor.Main(m)
-	End()
-	os.Exit(code)
-}
+// Live is a script that is true on a page that has its socket, or needs none.
+const Live = `!document.querySelector("[data-lvt-id]") || window.liveTemplateClient?.isReady() && !liveTemplateClient.useHTTP`
+
+// ComesOnline tells the page that the network is back, as the browser does.
+const ComesOnline = `void dispatchEvent(new Event("online"))`
+
+// Quote returns a text as a literal of JavaScript.
+func Quote(text string) string { return fmt.Sprintf("%q", text) }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/log"
@@ -23,25 +21,42 @@ import (
 	"realtime/internal/visitor"
 )
 
+// A process for each kind of Chromium, which tests share.
+var windowless, windowed shared[context.Context]
+
+// chromium are the commands that start it with windows.
+var chromium = []string{"chromium", "chromium-browser", "google-chrome"}
+
 // New returns a Chromium with a profile of its own, in a process that tests share. It
 // is the headless shell if there is one: Chromium without windows, which costs half.
 // There every tab is shown, and the Back button loads its page anew. Without Chromium,
 // or the files that pages load, the test is skipped, and fails in CI.
 func New(t testing.TB) *Browser {
 	t.Helper()
-	return onShared(t, &windowless)
+	path := find(t, "make test", append([]string{"chromium-headless-shell", "chrome-headless-shell"}, chromium...)...)
+	return withProfile(t, windowless.get(t, func() (context.Context, func(), error) { return startChromium(path) }))
 }
 
 // NewWindowed is New with windows: a tab hides the others of its window, and a page may
 // be kept whole for the Back button.
 func NewWindowed(t testing.TB) *Browser {
 	t.Helper()
-	return onShared(t, &windowed)
+	path := find(t, "make test-all", chromium...)
+	return withProfile(t, windowed.get(t, func() (context.Context, func(), error) { return startChromium(path) }))
 }
 
-func onShared(t testing.TB, shared *sharedChromium) *Browser {
+// NewProcess returns a browser in a Chromium process of its own, for a test that
+// kills it or needs other flags.
+func NewProcess(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
 	t.Helper()
-	process := shared.process(t)
+	ctx, stop, err := startChromium(find(t, "make test-all", chromium...), flags...)
+	require.NoError(t, err, "start Chromium")
+	t.Cleanup(stop)
+	return onChromium(t, ctx)
+}
+
+func withProfile(t testing.TB, process context.Context) *Browser {
+	t.Helper()
 	onProcess := cdp.WithExecutor(process, chromedp.FromContext(process).Browser)
 	profile, err := target.CreateBrowserContext().Do(onProcess)
 	require.NoError(t, err, "a profile")
@@ -55,63 +70,19 @@ func onShared(t testing.TB, shared *sharedChromium) *Browser {
 	return onChromium(t, ctx)
 }
 
-// NewProcess returns a browser in a Chromium process of its own, for a test that
-// kills it or needs other flags.
-func NewProcess(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
-	t.Helper()
-	ctx, stop, err := startChromium(find(t, windowed.names), flags...)
-	t.Cleanup(stop)
-	require.NoError(t, err, "start Chromium")
-	return onChromium(t, ctx)
-}
-
 func onChromium(t testing.TB, ctx context.Context) *Browser {
-	b := &Browser{t: t, Ctx: ctx}
-	b.open = func(tb *Tab, inNewWindow bool) (driver, error) {
+	return &Browser{t: t, Ctx: ctx, open: func(tb *Tab, inNewWindow bool) (driver, error) {
 		c := chromedp.FromContext(ctx)
 		id, err := target.CreateTarget("about:blank").WithBrowserContextID(c.BrowserContextID).WithNewWindow(inNewWindow).Do(cdp.WithExecutor(ctx, c.Browser))
 		if err != nil {
 			return nil, err
 		}
-		var cancel func()
-		tb.Ctx, cancel = chromedp.NewContext(ctx, chromedp.WithTargetID(id))
-		chromedp.ListenTarget(tb.Ctx, tb.listen)
-		return &chromiumTab{tb.Ctx, cancel}, chromedp.Run(tb.Ctx) // the context of this first run is the tab's own
-	}
-	return b
-}
-
-// sharedChromium is a process that tests share. The first test that needs it starts
-// it, and End ends it.
-type sharedChromium struct {
-	names []string // of commands, the best first
-	once  sync.Once
-	ctx   context.Context
-	stop  func()
-	err   error
-}
-
-var (
-	windowed   = sharedChromium{names: []string{"chromium", "chromium-browser", "google-chrome"}}
-	windowless = sharedChromium{names: append([]string{"chromium-headless-shell", "chrome-headless-shell"}, windowed.names...)}
-)
-
-func (c *sharedChromium) process(t testing.TB) context.Context {
-	t.Helper()
-	path := find(t, c.names)
-	c.once.Do(func() { c.ctx, c.stop, c.err = startChromium(path) })
-	require.NoError(t, c.err, "start Chromium")
-	return c.ctx
-}
-
-func (c *sharedChromium) end() {
-	if c.stop == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(c.ctx, visitor.Soon)
-	defer cancel()
-	chromedp.Cancel(ctx) // it ends by itself: a killed one still writes, and may leave its files behind
-	c.stop()
+		d := chromiumTab{}
+		d.ctx, d.cancel = chromedp.NewContext(ctx, chromedp.WithTargetID(id))
+		tb.Ctx = d.ctx
+		chromedp.ListenTarget(d.ctx, tb.listenToChromium)
+		return d, chromedp.Run(d.ctx) // the context of this first run is the tab's own
+	}}
 }
 
 // windowFurniture is what Chromium prepares for each window beside its page. Nobody
@@ -121,6 +92,7 @@ const windowFurniture = "PreloadTopChromeWebUI,WebUIOmniboxPopup,SidePanelPreloa
 func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path),
+		chromedp.WSURLReadTimeout(atStart),
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
@@ -133,76 +105,25 @@ func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx cont
 	for name, value := range visitor.ChromiumFlags() {
 		opts = append(opts, chromedp.Flag(name, value))
 	}
-	opts = append(opts, flags...)
-	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
+	alloc, kill := chromedp.NewExecAllocator(context.Background(), append(opts, flags...)...)
 	ctx, _ = chromedp.NewContext(alloc)
-	return ctx, stop, chromedp.Run(ctx)
-}
-
-// find returns the path of the first command that there is. Without one, or without
-// the files that pages load, the test is skipped.
-func find(t testing.TB, names []string) (path string) {
-	t.Helper()
-	NeedFiles(t)
-	for _, name := range names {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
+	stop = func() {
+		defer kill()
+		ending, cancel := context.WithTimeout(ctx, visitor.Soon)
+		defer cancel()
+		select {
+		case <-chromedp.FromContext(ctx).Browser.LostConnection: // the test has killed it
+		default:
+			chromedp.Cancel(ending) // it ends by itself: a killed one still writes, and may leave its files behind
 		}
 	}
-	visitor.Missing(t, "no Chromium: `make test` installs it as root on Debian, or put one on the PATH")
-	return ""
+	if err = chromedp.Run(ctx); err != nil {
+		kill()
+	}
+	return ctx, stop, err
 }
 
-// chromiumTab drives a tab of Chromium.
-type chromiumTab struct {
-	ctx    context.Context
-	cancel func()
-}
-
-// run runs actions in the tab, for as long as ctx allows.
-func (d *chromiumTab) run(ctx context.Context, actions ...chromedp.Action) error {
-	deadline, _ := ctx.Deadline()
-	onTab, cancel := context.WithDeadline(d.ctx, deadline)
-	defer cancel()
-	return chromedp.Run(onTab, actions...)
-}
-
-func (d *chromiumTab) navigate(ctx context.Context, url string) error {
-	return d.run(ctx, chromedp.Navigate(url))
-}
-
-func (d *chromiumTab) reload(ctx context.Context) error { return d.run(ctx, chromedp.Reload()) }
-
-func (d *chromiumTab) evaluate(ctx context.Context, script string) (value any, err error) {
-	err = d.run(ctx, chromedp.Evaluate(script, &value))
-	return value, err
-}
-
-func (d *chromiumTab) click(ctx context.Context, x, y float64) error {
-	return d.run(ctx, chromedp.MouseClickXY(x, y))
-}
-
-func (d *chromiumTab) press(ctx context.Context, keys string) error {
-	return d.run(ctx, chromedp.KeyEvent(keys))
-}
-
-func (d *chromiumTab) hide(_ context.Context, b *Browser) error {
-	b.Load("about:blank").Show()
-	return nil
-}
-
-func (d *chromiumTab) toFront(ctx context.Context) error { return d.run(ctx, page.BringToFront()) }
-
-func (d *chromiumTab) close() { d.cancel() }
-
-func (d *chromiumTab) inEveryPage(ctx context.Context, script string) error {
-	return d.run(ctx, runtime.AddBinding("say"), chromedp.ActionFunc(func(ctx context.Context) error {
-		_, err := page.AddScriptToEvaluateOnNewDocument(script).Do(ctx)
-		return err
-	}), chromedp.Evaluate(script, nil))
-}
-
-func (tb *Tab) listen(event any) {
+func (tb *Tab) listenToChromium(event any) {
 	switch e := event.(type) {
 	case *runtime.EventExceptionThrown:
 		tb.failed(e.ExceptionDetails.Error())
@@ -222,11 +143,52 @@ func (tb *Tab) listen(event any) {
 		tb.failed("a dialog opened: " + e.Message)
 		go chromedp.Run(tb.Ctx, page.HandleJavaScriptDialog(false))
 	case *page.EventLoadEventFired:
-		tb.hasLoaded()
-	case *runtime.EventBindingCalled:
-		tb.heard(e.Payload, time.Now())
+		tb.mu.Lock()
+		defer tb.mu.Unlock()
+		tb.loaded++
 	}
 }
+
+// chromiumTab drives a tab of Chromium.
+type chromiumTab struct {
+	ctx    context.Context
+	cancel func()
+}
+
+func (d chromiumTab) run(actions ...chromedp.Action) error {
+	ctx, cancel := context.WithTimeout(d.ctx, visitor.Soon)
+	defer cancel()
+	return chromedp.Run(ctx, actions...)
+}
+
+func (d chromiumTab) navigate(url string) error { return d.run(chromedp.Navigate(url)) }
+
+func (d chromiumTab) reload() error { return d.run(chromedp.Reload()) }
+
+func (d chromiumTab) evaluate(script string) (value any, err error) {
+	err = d.run(chromedp.Evaluate(script, &value))
+	return value, err
+}
+
+func (d chromiumTab) click(x, y float64) error { return d.run(chromedp.MouseClickXY(x, y)) }
+
+func (d chromiumTab) press(keys string) error { return d.run(chromedp.KeyEvent(keys)) }
+
+func (d chromiumTab) inEveryPage(script string) error {
+	return d.run(chromedp.ActionFunc(func(ctx context.Context) error {
+		_, err := page.AddScriptToEvaluateOnNewDocument(script).Do(ctx)
+		return err
+	}))
+}
+
+func (d chromiumTab) hide(b *Browser) error {
+	b.Load("about:blank").Show()
+	return nil
+}
+
+func (d chromiumTab) show() error { return d.run(page.BringToFront()) }
+
+func (d chromiumTab) close() { d.cancel() }
 
 // LoadedFiles adds up what a tab loads over the network.
 type LoadedFiles struct {
@@ -240,18 +202,14 @@ func (l *LoadedFiles) Listen(event any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch e := event.(type) {
-	case *network.EventResponseReceived:
+	case *network.EventRequestWillBeSent:
 		if l.urls == nil {
 			l.urls, l.loaded = map[network.RequestID]string{}, map[string]int{}
 		}
-		if !e.Response.FromDiskCache {
-			l.urls[e.RequestID] = e.Response.URL
-		}
-	case *network.EventRequestServedFromCache:
-		delete(l.urls, e.RequestID)
+		l.urls[e.RequestID] = e.Request.URL
 	case *network.EventLoadingFinished:
-		if url, found := l.urls[e.RequestID]; found && e.EncodedDataLength > 0 {
-			l.loaded[url] += int(e.EncodedDataLength)
+		if e.EncodedDataLength > 0 { // otherwise it comes from a cache
+			l.loaded[l.urls[e.RequestID]] += int(e.EncodedDataLength)
 		}
 	}
 }

@@ -1,21 +1,16 @@
 package browser
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"realtime/internal/visitor"
 )
 
 // Preferences are those of a Firefox profile, by name.
@@ -41,201 +36,100 @@ var defaults = Preferences{
 	"fission.autostart":                          false, // the same
 }
 
-// newFirefox returns a Firefox with cookies and storage of its own, in the process that
-// all tests share.
-func newFirefox(t testing.TB) *Browser {
-	t.Helper()
-	path := firefox(t)
-	sharedFirefox.once.Do(func() { sharedFirefox.process, sharedFirefox.c, sharedFirefox.err = startFirefox(path, nil) })
-	require.NoError(t, sharedFirefox.err, "start Firefox")
-	return onFirefox(t, sharedFirefox.c)
-}
-
-// NewFirefox returns a Firefox in a process of its own, with other preferences.
+// NewFirefox returns a Firefox in a process of its own, with some preferences beside the
+// defaults.
 func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 	t.Helper()
-	process, c, err := startFirefox(firefox(t), preferences)
-	if process != nil {
-		t.Cleanup(process.stop)
-	}
-	require.NoError(t, err, "start Firefox")
-	return onFirefox(t, c)
-}
-
-// sharedFirefox is the Firefox process of all tests. The first test that needs it
-// starts it, and End ends it.
-var sharedFirefox struct {
-	once    sync.Once
-	process *process
-	c       *bidi
-	err     error
-}
-
-func endFirefox() {
-	if sharedFirefox.process != nil {
-		sharedFirefox.process.stop()
-	}
-}
-
-func firefox(t testing.TB) (path string) {
-	t.Helper()
-	NeedFiles(t)
-	for _, name := range []string{"firefox-esr", "firefox"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	visitor.Missing(t, "no Firefox: `make test` installs it as root on Debian, or put one on the PATH")
-	return ""
-}
-
-func startFirefox(path string, preferences Preferences) (*process, *bidi, error) {
+	path := find(t, "make test-all", "firefox-esr", "firefox")
 	home, err := os.MkdirTemp("", "firefox")
-	if err != nil {
-		return nil, nil, err
-	}
+	require.NoError(t, err)
 	var lines strings.Builder
 	for _, some := range []Preferences{defaults, preferences} {
 		for name, value := range some {
 			fmt.Fprintf(&lines, "user_pref(%q, %#v);\n", name, value)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(home, "user.js"), []byte(lines.String()), 0o600); err != nil {
-		return nil, nil, err
-	}
-	p, err := startProcess(home, nil, path, "--headless", "--no-remote", "--profile", home, "--remote-debugging-port=0", "about:blank")
-	if err != nil {
-		return nil, nil, err
-	}
-	address, err := p.await("WebDriver BiDi listening on (.*)")
-	if err != nil {
-		return p, nil, err
-	}
-	go p.discard()
-	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-	defer cancel()
-	c, err := dialBidi(ctx, address)
-	return p, c, err
+	require.NoError(t, os.WriteFile(filepath.Join(home, "user.js"), []byte(lines.String()), 0o600))
+	address, stop, err := startProcess(home, nil, regexp.MustCompile("WebDriver BiDi listening on (.*)"),
+		path, "--headless", "--no-remote", "--profile", home, "--remote-debugging-port=0", "about:blank")
+	require.NoError(t, err, "start Firefox")
+	t.Cleanup(stop)
+	c, err := dialBidi(address)
+	require.NoError(t, err, "start Firefox")
+	var last struct{ Context string } // the tab that was opened last
+	return &Browser{t: t, open: func(tb *Tab, inNewWindow bool) (driver, error) {
+		params := parameters{"type": "window"}
+		if !inNewWindow {
+			params = parameters{"type": "tab", "referenceContext": last.Context}
+		}
+		err := c.do(&last, "browsingContext.create", params)
+		d := firefoxTab{c: c, id: last.Context}
+		d.perform = func(actions parameters) error {
+			return d.do("input.performActions", parameters{"actions": []parameters{actions}})
+		}
+		c.listen(d.id, tb.listenToFirefox)
+		return d, err
+	}}
 }
 
-func onFirefox(t testing.TB, c *bidi) *Browser {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-	defer cancel()
-	var profile struct{ UserContext string }
-	require.NoError(t, c.do(ctx, &profile, "browser.createUserContext", parameters{}), "a profile")
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-		defer cancel()
-		assert.NoError(t, c.do(ctx, nil, "browser.removeUserContext", parameters{"userContext": profile.UserContext}), "close the browser")
-	})
-	b := &Browser{t: t}
-	beside := "" // the tab that the next one opens beside
-	b.open = func(tb *Tab, inNewWindow bool) (driver, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-		defer cancel()
-		params := parameters{"type": "tab", "userContext": profile.UserContext}
-		if inNewWindow {
-			params["type"] = "window"
-		} else {
-			params["referenceContext"] = beside
+func (tb *Tab) listenToFirefox(event message) {
+	switch event.Method {
+	case "log.entryAdded":
+		if event.Params.Level == "error" {
+			tb.failed(event.Params.Text)
 		}
-		var made struct{ Context string }
-		err := c.do(ctx, &made, "browsingContext.create", params)
-		beside = made.Context
-		d := &firefoxTab{c, made.Context}
-		c.listen(d.id, func(event string, e bidiEvent) { d.handle(tb, event, e) })
-		return d, err
+	case "browsingContext.userPromptOpened":
+		tb.failed("a dialog opened: " + event.Params.Message) // Firefox dismisses it by itself
 	}
-	return b
 }
 
 // firefoxTab drives a tab of Firefox.
 type firefoxTab struct {
+	perform
 	c  *bidi
 	id string
 }
 
 // do sends a command about the tab.
-func (d *firefoxTab) do(ctx context.Context, result any, method string, params parameters) error {
+func (d firefoxTab) do(method string, params parameters) error {
 	params["context"] = d.id
-	return d.c.do(ctx, result, method, params)
+	return d.c.do(nil, method, params)
 }
 
-func (d *firefoxTab) handle(tb *Tab, event string, e bidiEvent) {
-	switch event {
-	case "browsingContext.load":
-		tb.hasLoaded()
-	case "log.entryAdded":
-		if e.Level == "error" {
-			tb.failed(e.Text)
-		}
-	case "browsingContext.userPromptOpened":
-		tb.failed("a dialog opened: " + e.Message) // Firefox dismisses it by itself
-	case "script.message":
-		text, _ := e.Data.plain()
-		tb.heard(fmt.Sprint(text), time.Now())
-	}
+func (d firefoxTab) navigate(url string) error {
+	return d.do("browsingContext.navigate", parameters{"url": url, "wait": "complete"})
 }
 
-func (d *firefoxTab) navigate(ctx context.Context, url string) error {
-	return d.do(ctx, nil, "browsingContext.navigate", parameters{"url": url, "wait": "complete"})
+func (d firefoxTab) reload() error {
+	return d.do("browsingContext.reload", parameters{"wait": "complete"})
 }
 
-func (d *firefoxTab) reload(ctx context.Context) error {
-	return d.do(ctx, nil, "browsingContext.reload", parameters{"wait": "complete"})
-}
-
-func (d *firefoxTab) evaluate(ctx context.Context, script string) (any, error) {
+func (d firefoxTab) evaluate(script string) (value any, err error) {
 	var evaluated struct {
-		Result           bidiValue
+		Result           struct{ Value string }
 		ExceptionDetails struct{ Text string }
 	}
-	err := d.c.do(ctx, &evaluated, "script.evaluate", parameters{
-		"expression": script, "target": parameters{"context": d.id}, "awaitPromise": false,
+	err = d.c.do(&evaluated, "script.evaluate", parameters{
+		"expression": "JSON.stringify(" + script + ")", "target": parameters{"context": d.id}, "awaitPromise": false,
 	})
-	if err != nil {
-		return nil, err
-	}
 	if text := evaluated.ExceptionDetails.Text; text != "" {
 		return nil, errors.New(text)
 	}
-	return evaluated.Result.plain()
+	if err == nil && evaluated.Result.Value != "" { // otherwise it is undefined
+		err = json.Unmarshal([]byte(evaluated.Result.Value), &value)
+	}
+	return value, err
 }
 
-func (d *firefoxTab) click(ctx context.Context, x, y float64) error {
-	return d.do(ctx, nil, "input.performActions", parameters{"actions": []parameters{mouseClick(x, y)}})
+func (d firefoxTab) inEveryPage(script string) error {
+	return d.c.do(nil, "script.addPreloadScript", parameters{"functionDeclaration": "() => " + script, "contexts": []string{d.id}})
 }
 
-func (d *firefoxTab) press(ctx context.Context, keys string) error {
-	return d.do(ctx, nil, "input.performActions", parameters{"actions": []parameters{keyPresses(keys)}})
-}
-
-func (d *firefoxTab) hide(_ context.Context, b *Browser) error {
+func (d firefoxTab) hide(b *Browser) error {
 	b.Load("about:blank").Show()
 	return nil
 }
 
-func (d *firefoxTab) toFront(ctx context.Context) error {
-	return d.do(ctx, nil, "browsingContext.activate", parameters{})
-}
+func (d firefoxTab) show() error { return d.do("browsingContext.activate", parameters{}) }
 
-func (d *firefoxTab) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
-	defer cancel()
-	d.do(ctx, nil, "browsingContext.close", parameters{}) // an error if it is closed already
-}
-
-func (d *firefoxTab) inEveryPage(ctx context.Context, script string) error {
-	function := "(say) => { window.say = say; " + script + " }"
-	channel := []parameters{{"type": "channel", "value": parameters{"channel": "say"}}}
-	err := d.c.do(ctx, nil, "script.addPreloadScript", parameters{
-		"functionDeclaration": function, "arguments": channel, "contexts": []string{d.id},
-	})
-	if err != nil {
-		return err
-	}
-	return d.c.do(ctx, nil, "script.callFunction", parameters{
-		"functionDeclaration": function, "arguments": channel, "target": parameters{"context": d.id}, "awaitPromise": false,
-	})
-}
+func (d firefoxTab) close() { d.do("browsingContext.close", parameters{}) } // an error if it is closed already

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,9 +20,7 @@ import (
 // leave no files, also when the test is killed.
 func TestProcess_EndsThoughItsTestIsKilled(t *testing.T) {
 	if home := os.Getenv("HOME_OF_PROCESS"); home != "" { // this is the test that is killed
-		p, err := startProcess(home, nil, "sh", "-c", "sleep 1000 & echo has started $!; wait")
-		require.NoError(t, err)
-		child, err := p.await(`has started (\d+)`)
+		child, _, err := startProcess(home, nil, regexp.MustCompile(`has started (\d+)`), "sh", "-c", "sleep 1000 & echo has started $!; wait")
 		require.NoError(t, err)
 		os.Stdout.WriteString("home of " + child + "\n")
 		select {}
