@@ -88,26 +88,21 @@ func insertBelow(t *testing.T, file, place string, theLast bool, text string) st
 func copyOfRepository(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	root := visitor.Root()
-	require.NoError(t, filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
+	repository := os.DirFS(visitor.Root())
+	require.NoError(t, fs.WalkDir(repository, ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
 			return err
+		case entry.IsDir() && slices.Contains([]string{".git", "node_modules", "bin", "testdata"}, entry.Name()):
+			return fs.SkipDir
+		case entry.IsDir():
+			return os.MkdirAll(filepath.Join(dir, name), 0o755)
 		}
-		below, err := filepath.Rel(root, name)
-		if err != nil {
-			return err
-		}
-		if entry.IsDir() {
-			if slices.Contains([]string{".git", "node_modules", "bin", "testdata"}, entry.Name()) {
-				return fs.SkipDir
-			}
-			return os.MkdirAll(filepath.Join(dir, below), 0o755)
-		}
-		content, err := os.ReadFile(name)
+		content, err := fs.ReadFile(repository, name)
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
-		return os.WriteFile(filepath.Join(dir, below), content, 0o644)
+		return os.WriteFile(filepath.Join(dir, name), content, 0o644)
 	}))
 	return dir
 }
@@ -153,10 +148,7 @@ func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
 	bob.Shows("Tea: 1 (your vote)")
 	assert.Contains(t, aliceVisitor.Get(pollPage), "Coffee: 1 (your vote)", "after a reload")
 	late := visitor.New(t, p.URL).Get(pollPage)
-	for _, want := range []string{"Coffee: 1", "Tea: 1", "Water: 0"} {
-		assert.Contains(t, late, want, "a late visitor")
-	}
-	assert.NotContains(t, late, "your vote")
+	assert.Contains(t, late, "Coffee: 1 Vote for Coffee Tea: 1 Vote for Tea Water: 0", "a late visitor, without a vote")
 
 	t.Run("plain requests have the vote of their browser", func(t *testing.T) {
 		for range 3 {

@@ -1,7 +1,6 @@
 package visitor
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"net/http"
@@ -23,14 +22,14 @@ type Front struct {
 	URL   string // of the site, by its name, over TLS
 	Plain string // of the port without TLS
 
-	t       testing.TB
-	name    string
-	dir     string // holds all that the proxy writes
-	file    string
-	admin   string // where Caddy takes a new configuration
-	cmd     *exec.Cmd
-	pid     int
-	release func()
+	t     testing.TB
+	name  string
+	dir   string // holds all that the proxy writes
+	file  string
+	admin string // where Caddy takes a new configuration
+	log   Log
+	pid   int
+	end   func() // kills the proxy and all that it has started
 }
 
 // Fronts are the names of the proxies.
@@ -42,21 +41,20 @@ var Fronts = []string{"nginx", "caddy", "haproxy"}
 func NewFront(t testing.TB, name string, servers []*Program, changes ...string) *Front {
 	t.Helper()
 	if programPath(name) == "" {
-		Missing(t, "no "+name+": `make test` installs it as root on Debian, or put one on the PATH")
+		Missing(t, "no "+name+": `make test-all` installs it as root on Debian, or put one on the PATH")
 	}
-	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t)}
+	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t), end: func() {}}
 	tls, plain := FreeAddr(t), FreeAddr(t)
 	_, port, _ := net.SplitHostPort(tls)
 	f.URL, f.Plain = "https://"+net.JoinHostPort(SiteName, port), "http://"+plain
 	f.configure(append(f.replacements(tls, plain), append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr())...))
-	f.start()
 	t.Cleanup(func() {
 		f.end()
 		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(f.dir, "log"))
-			t.Logf("the log of %s:\n%s", name, log)
+			t.Logf("the end of the log of %s:\n%s", name, lastLines(f.log.String(), 40))
 		}
 	})
+	f.start()
 	return f
 }
 
@@ -114,9 +112,7 @@ func (f *Front) replacements(tls, plain string) []string {
 // configure writes the certificate, and the file with replacements.
 func (f *Front) configure(pairs []string) {
 	f.t.Helper()
-	c := siteCertificate()
-	require.NoError(f.t, c.write(filepath.Join(f.dir, "fullchain.pem"), filepath.Join(f.dir, "privkey.pem")))
-	require.NoError(f.t, c.write(filepath.Join(f.dir, "both.pem"), filepath.Join(f.dir, "both.pem")))
+	require.NoError(f.t, writeCertificate(f.dir))
 	name := map[string]string{"nginx": "nginx.conf", "caddy": "Caddyfile", "haproxy": "haproxy.cfg"}[f.name]
 	text, err := os.ReadFile(filepath.Join(Root(), "docs/deploy", name))
 	require.NoError(f.t, err)
@@ -139,20 +135,17 @@ func (f *Front) start() {
 		"caddy":   {"run", "--adapter", "caddyfile", "--config", f.file},
 		"haproxy": {"-W", "-f", f.file},
 	}[f.name]
-	f.cmd = exec.Command("sh", append([]string{"-c", endWithTheTest, "sh", programPath(f.name)}, args...)...)
-	f.cmd.Env = append(os.Environ(), "HOME="+f.dir, "XDG_DATA_HOME="+f.dir, "XDG_CONFIG_HOME="+f.dir)
-	log, err := os.OpenFile(filepath.Join(f.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	cmd := exec.Command("sh", append([]string{"-c", endWithTheTest, "sh", programPath(f.name)}, args...)...)
+	cmd.Env = append(os.Environ(), "HOME="+f.dir, "XDG_DATA_HOME="+f.dir, "XDG_CONFIG_HOME="+f.dir)
+	cmd.Stderr = &f.log
+	stdin, err := cmd.StdinPipe()
 	require.NoError(f.t, err)
-	defer log.Close()
-	f.cmd.Stderr = log
-	stdin, err := f.cmd.StdinPipe()
+	line, err := startAndRead(cmd)
 	require.NoError(f.t, err)
-	f.release = func() { stdin.Close() }
-	stdout, err := f.cmd.StdoutPipe()
-	require.NoError(f.t, err)
-	require.NoError(f.t, f.cmd.Start())
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	require.NoError(f.t, err)
+	f.end = func() {
+		stdin.Close()
+		cmd.Wait()
+	}
 	f.pid, err = strconv.Atoi(strings.TrimSpace(line))
 	require.NoError(f.t, err)
 	client := http.Client{Transport: overTLS(), Timeout: time.Second}
@@ -164,14 +157,6 @@ func (f *Front) start() {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	}, Soon, 20*time.Millisecond, "the site answers through %s", f.name)
-}
-
-// end kills the proxy and all that it has started.
-func (f *Front) end() {
-	if f.release != nil {
-		f.release()
-		f.cmd.Wait()
-	}
 }
 
 // Restart kills the proxy, and starts it again.

@@ -12,9 +12,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,16 +25,18 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 // Main is for TestMain. It runs the tests without the log of the framework, which
-// logs every connection, and removes what they have built.
+// logs every connection, or of the Redis client, and removes what they have built.
 func Main(m *testing.M) int {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
+	logging.Disable()
 	defer func() {
-		for _, b := range []*build{&plain, &raced} {
+		for _, b := range []*build{&plain, &asTheTest} {
 			os.RemoveAll(b.dir)
 		}
 	}()
@@ -40,18 +45,8 @@ func Main(m *testing.M) int {
 
 // Root returns the directory of the module.
 func Root() string {
-	dir, err := os.Getwd()
-	for err == nil {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			break
-		}
-		dir = parent
-	}
-	panic("the tests do not run inside the module")
+	_, thisFile, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(thisFile), "../..")
 }
 
 // readSources opens every file that the program is built from. go test notes what a
@@ -82,27 +77,34 @@ type build struct {
 	err  error
 }
 
-var (
-	plain = build{}
-	raced = build{args: []string{"-race"}}
-)
+var plain, asTheTest = build{}, build{args: raceFlag()}
+
+// raceFlag is the flag that builds as this test was built.
+func raceFlag() []string {
+	if builtWith("-race") == "true" {
+		return []string{"-race"}
+	}
+	return nil
+}
+
+// builtWith returns the value of a build flag of this test.
+func builtWith(flag string) string {
+	info, _ := debug.ReadBuildInfo()
+	for _, setting := range info.Settings {
+		if setting.Key == flag {
+			return setting.Value
+		}
+	}
+	return ""
+}
 
 // Build builds the program, with the race detector if the test has it, and returns
 // the path of the executable.
-func Build(t testing.TB) (exe string) {
-	t.Helper()
-	if raceDetector {
-		return raced.exe(t)
-	}
-	return plain.exe(t)
-}
+func Build(t testing.TB) (exe string) { t.Helper(); return asTheTest.exe(t) }
 
 // BuildPlain builds the program without the race detector, for tests that measure
 // time.
-func BuildPlain(t testing.TB) (exe string) {
-	t.Helper()
-	return plain.exe(t)
-}
+func BuildPlain(t testing.TB) (exe string) { t.Helper(); return plain.exe(t) }
 
 func (b *build) exe(t testing.TB) string {
 	t.Helper()
@@ -122,13 +124,9 @@ func (b *build) exe(t testing.TB) string {
 // test has it, and returns the path of the executable.
 func BuildCopy(t testing.TB, copied string) (exe string) {
 	t.Helper()
-	b := plain.args
-	if raceDetector {
-		b = raced.args
-	}
 	exe = filepath.Join(t.TempDir(), "realtime")
 	require.NoError(t, goTool(copied, "vet", "."))
-	require.NoError(t, goTool(copied, slices.Concat([]string{"build"}, b, []string{"-o", exe, "."})...))
+	require.NoError(t, goTool(copied, slices.Concat([]string{"build"}, raceFlag(), []string{"-o", exe, "."})...))
 	return exe
 }
 
@@ -147,14 +145,16 @@ type Program struct {
 	URL    string        // where it listens; unix: and a path for a Unix socket
 	Exited chan struct{} // closed when the program has exited
 
-	t       testing.TB
-	cmd     *exec.Cmd
-	logFile string
+	t        testing.TB
+	cmd      *exec.Cmd
+	logFile  string
+	signaled atomic.Bool // by the test
 }
 
 // Start runs the program, as Build has built it, until the test ends. Unless args
 // say otherwise, it listens on a free port and has an admin address. It runs in a
-// directory of its own. The test fails if the program reports a data race or panics.
+// directory of its own. The test fails if the program reports a data race, panics, or
+// ends by itself. A test that fails shows the end of the log.
 func Start(t testing.TB, args ...string) *Program {
 	t.Helper()
 	return StartExe(t, Build(t), args...)
@@ -178,10 +178,8 @@ func StartWithRedisURL(t testing.TB, redisURL, exe string, args ...string) *Prog
 	require.NoError(t, err)
 	defer log.Close()
 	p.cmd.Stderr = log
-	stdout, err := p.cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, p.cmd.Start())
-	line, err := bufio.NewReader(stdout).ReadString('\n')
+	line, err := startAndRead(p.cmd)
+	require.NotNil(t, p.cmd.Process, "%v", err)
 	go func() {
 		p.cmd.Wait()
 		close(p.Exited)
@@ -194,14 +192,32 @@ func StartWithRedisURL(t testing.TB, redisURL, exe string, args ...string) *Prog
 	return p
 }
 
+// startAndRead starts a command, and returns the first line that it prints.
+func startAndRead(cmd *exec.Cmd) (line string, err error) {
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err == nil {
+		line, err = bufio.NewReader(stdout).ReadString('\n')
+	}
+	return line, err
+}
+
 // firstLine is what the program says first.
 var firstLine = regexp.MustCompile(`^(?:Open |Listening on )(http://\S+|unix:.+)\n$`)
 
-// end ends the program with the test, and judges its log.
+// end ends the program with the test, and judges it.
 func (p *Program) end() {
-	p.cmd.Process.Kill()
+	p.signal(syscall.SIGKILL)
 	<-p.Exited
-	assert.NoError(p.t, judge(p.Log()))
+	log := p.Log()
+	if !p.signaled.Load() {
+		assert.Fail(p.t, "the program has ended by itself", p.cmd.ProcessState)
+	}
+	if assert.NoError(p.t, judge(log)) && p.t.Failed() && log != "" {
+		p.t.Logf("the end of the log of %s:\n%s", p.URL, lastLines(log, 40))
+	}
 }
 
 // judge returns an error if a log shows that the program was broken.
@@ -212,6 +228,12 @@ func judge(log string) error {
 		}
 	}
 	return nil
+}
+
+// lastLines returns the last n lines of a text.
+func lastLines(text string, n int) string {
+	lines := slices.Collect(strings.Lines(text))
+	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 
 // Addr returns the host and port that the program listens on.
@@ -323,7 +345,16 @@ func ParseMetrics(t testing.TB, text string) map[string]*dto.MetricFamily {
 // Signal sends the program a signal.
 func (p *Program) Signal(signal os.Signal) {
 	p.t.Helper()
-	require.NoError(p.t, p.cmd.Process.Signal(signal))
+	require.NoError(p.t, p.signal(signal))
+}
+
+// signal notes that the program was sent a signal, unless it has ended before.
+func (p *Program) signal(signal os.Signal) error {
+	err := p.cmd.Process.Signal(signal)
+	if err == nil {
+		p.signaled.Store(true)
+	}
+	return err
 }
 
 // Kill kills the program, and waits for its end.
@@ -333,15 +364,14 @@ func (p *Program) Kill() {
 	<-p.Exited
 }
 
-// Stop signals the program and returns its exit status. The program has 5 seconds
-// to end, as its documentation promises.
+// Stop signals the program, waits for its end, and returns its exit status.
 func (p *Program) Stop(signal os.Signal) int {
 	p.t.Helper()
 	p.Signal(signal)
 	select {
 	case <-p.Exited:
-	case <-time.After(5 * time.Second):
-		require.Fail(p.t, "still running 5 s after "+signal.String())
+	case <-time.After(Soon):
+		require.Fail(p.t, "still running after "+signal.String())
 	}
 	return p.ExitCode()
 }

@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,25 +18,35 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// serve serves a handler until the test ends.
+func serve(t testing.TB, h http.Handler) (address string) {
+	server := httptest.NewServer(h)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server.URL
+}
+
+// reverseProxy passes on requests with their Host. toward says where to.
+func reverseProxy(toward func(*httputil.ProxyRequest)) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		FlushInterval: -1,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			toward(r)
+			r.Out.Host = r.In.Host
+		},
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+}
+
 // NewProxy serves a reverse proxy in front of a server, until the test ends. wrap
 // may answer requests in the place of the server.
 func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Handler) (address string) {
 	t.Helper()
 	target, err := url.Parse(server)
 	require.NoError(t, err)
-	proxy := httptest.NewServer(wrap(&httputil.ReverseProxy{
-		FlushInterval: -1,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(target)
-			r.Out.Host = r.In.Host
-		},
-		ErrorLog: log.New(io.Discard, "", 0),
-	}))
-	t.Cleanup(func() {
-		proxy.CloseClientConnections()
-		proxy.Close()
-	})
-	return proxy.URL
+	return serve(t, wrap(reverseProxy(func(r *httputil.ProxyRequest) { r.SetURL(target) })))
 }
 
 // RefuseUpgrade answers as a proxy that knows no WebSockets.
@@ -144,20 +153,9 @@ type balancer struct {
 // NewBalancer serves a balancer.
 func NewBalancer(t testing.TB, servers []*Program) (address string) {
 	t.Helper()
-	server := httptest.NewServer(&httputil.ReverseProxy{
-		FlushInterval: -1,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme = "http"
-			r.Out.Host = r.In.Host
-		},
-		Transport: &balancer{servers: servers},
-		ErrorLog:  log.New(io.Discard, "", 0),
-	})
-	t.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
-	return server.URL
+	proxy := reverseProxy(func(r *httputil.ProxyRequest) { r.Out.URL.Scheme = "http" })
+	proxy.Transport = &balancer{servers: servers}
+	return serve(t, proxy)
 }
 
 func (b *balancer) RoundTrip(r *http.Request) (resp *http.Response, err error) {
@@ -172,7 +170,7 @@ func (b *balancer) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 		if !ready(s) {
 			continue
 		}
-		r.URL.Host = strings.TrimPrefix(s.URL, "http://")
+		r.URL.Host = s.Addr()
 		resp, err = http.DefaultTransport.RoundTrip(r)
 		if err == nil && resp.StatusCode != http.StatusServiceUnavailable || r.Method == http.MethodPost {
 			break // a form is sent once

@@ -9,8 +9,8 @@
 package visitor
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"io"
 	"net"
@@ -187,15 +187,22 @@ func (v *Visitor) Dial(path string) (*websocket.Conn, error) { return v.DialFrom
 
 // DialFrom is Dial for a script of another origin.
 func (v *Visitor) DialFrom(origin, path string) (*websocket.Conn, error) {
-	return dialPage(websocket.Dialer{Jar: v.Client.Jar, HandshakeTimeout: Soon, NetDialContext: v.dial}, v.Base, path, origin)
+	dialer := websocket.Dialer{Jar: v.Client.Jar, NetDialContext: v.dial}
+	ws, _, err := handshake(dialer, v.Base, path, http.Header{"Origin": {origin}})
+	return ws, err
+}
+
+// DialPage opens the socket of a page as a script of that page does.
+func DialPage(dialer websocket.Dialer, server, path string) (*websocket.Conn, error) {
+	ws, _, err := handshake(dialer, server, path, http.Header{"Origin": {server}})
+	return ws, err
 }
 
 // Knock asks for the socket of a page as anybody can, with any headers. If ws is
 // nil, the answer says why.
 func Knock(t testing.TB, server, path string, header http.Header) (ws *websocket.Conn, resp *http.Response) {
 	t.Helper()
-	dialer := websocket.Dialer{HandshakeTimeout: Soon, NetDialContext: dial, TLSClientConfig: tlsConfig()}
-	ws, resp, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
+	ws, resp, err := handshake(websocket.Dialer{}, server, path, header)
 	if !assert.NotNil(t, resp, "no answer: %v", err) {
 		return nil, &http.Response{}
 	}
@@ -205,17 +212,12 @@ func Knock(t testing.TB, server, path string, header http.Header) (ws *websocket
 	return ws, resp
 }
 
-// DialPage opens the socket of a page as a script of that page does.
-func DialPage(dialer websocket.Dialer, server, path string) (*websocket.Conn, error) {
-	return dialPage(dialer, server, path, server)
-}
-
-func dialPage(dialer websocket.Dialer, server, path, origin string) (*websocket.Conn, error) {
+func handshake(dialer websocket.Dialer, server, path string, header http.Header) (*websocket.Conn, *http.Response, error) {
+	dialer.HandshakeTimeout = cmp.Or(dialer.HandshakeTimeout, Soon)
 	if dialer.NetDialContext == nil {
 		dialer.NetDialContext, dialer.TLSClientConfig = dial, tlsConfig()
 	}
-	ws, _, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, http.Header{"Origin": {origin}})
-	return ws, err
+	return dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
 }
 
 // Act sends an action, with its fields as the browser client encodes them.
@@ -269,12 +271,16 @@ func (v *Visitor) Session() string {
 
 // At returns the same visitor at another server.
 func (v *Visitor) At(server string) *Visitor {
-	return &Visitor{t: v.t, Base: server, Client: v.Client, dial: v.dial}
+	moved := *v
+	moved.Base = server
+	return &moved
 }
 
 // With returns the same visitor in a subtest.
 func (v *Visitor) With(t testing.TB) *Visitor {
-	return &Visitor{t: t, Base: v.Base, Client: v.Client, dial: v.dial}
+	inSubtest := *v
+	inSubtest.t = t
+	return &inSubtest
 }
 
 // TagOf returns the first tag in markup that begins with start.
@@ -288,9 +294,7 @@ func TagOf(t testing.TB, markup, start string) string {
 
 // WithoutHTTP2 returns the same visitor with a browser that knows HTTP/1.1 only.
 func (v *Visitor) WithoutHTTP2() *Visitor {
-	client, transport := *v.Client, overTLS().Clone()
-	transport.TLSClientConfig = tlsConfig()
-	transport.ForceAttemptHTTP2, transport.TLSNextProto = false, map[string]func(string, *tls.Conn) http.RoundTripper{}
-	client.Transport = transport
+	client := *v.Client
+	client.Transport = &http.Transport{DialContext: dial, TLSClientConfig: tlsConfig()} // which keeps HTTP/2 off
 	return &Visitor{t: v.t, Base: v.Base, Client: &client}
 }

@@ -77,6 +77,7 @@ func sendAndGet(t testing.TB, n *Network, size int) time.Duration {
 	conn, err := net.Dial("tcp", n.Addr())
 	require.NoError(t, err)
 	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(begin.Add(Soon)))
 	go conn.Write(make([]byte, size))
 	_, err = io.ReadFull(conn, make([]byte, size))
 	require.NoError(t, err)
@@ -89,8 +90,9 @@ func TestNetwork_DelayKeepsTheBandwidth(t *testing.T) {
 	took := sendAndGet(t, n, 1<<20)                // 256 chunks
 	assert.Greater(t, took, 399*time.Millisecond)  // two round trips
 	assert.Less(t, took, 100*100*time.Millisecond) // less than one delay for each chunk
+	n.Delay(time.Hour)
 	n.Delay(0)
-	assert.Less(t, sendAndGet(t, n, 1), 400*time.Millisecond)
+	sendAndGet(t, n, 1)
 }
 
 func TestNetwork_ThrottleIsSharedByAllConnections(t *testing.T) {
@@ -98,17 +100,19 @@ func TestNetwork_ThrottleIsSharedByAllConnections(t *testing.T) {
 	n.Throttle(100 << 10)
 	other := make(chan time.Duration)
 	go func() { other <- sendAndGet(t, n, 25<<10) }()
-	both := max(sendAndGet(t, n, 25<<10), <-other)
-	assert.Greater(t, both, 490*time.Millisecond)
-	assert.Less(t, both, 10*time.Second)
+	assert.Greater(t, max(sendAndGet(t, n, 25<<10), <-other), 490*time.Millisecond)
 }
 
 func TestNetwork_StallHoldsUpAndLosesNothing(t *testing.T) {
 	n := echo(t)
 	n.Stall(300*time.Millisecond, time.Hour)
 	assert.Greater(t, sendAndGet(t, n, 10<<10), 290*time.Millisecond)
-	n.Stall(0, 0)
 	n.Stall(time.Hour, time.Hour)
 	n.Stall(0, 0)
-	assert.Less(t, sendAndGet(t, n, 10<<10), 10*time.Second)
+	sendAndGet(t, n, 1)
+}
+
+func TestSeed_CommandRepeatsATest(t *testing.T) {
+	assert.NotZero(t, Seed(t))
+	assert.Regexp(t, `^go test (-race )?-count=1 -run '\^TestX\$/\^a_\\\(b\\\)\$' ./internal/visitor -seed 7$`, repeat("TestX/a_(b)", 7))
 }

@@ -1,6 +1,0 @@
-//go:build race
-
-package visitor
-
-// raceDetector reports whether this test was built with the race detector.
-const raceDetector = true
