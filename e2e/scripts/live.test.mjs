@@ -181,6 +181,13 @@ const cases = {
     await it.pass(0);
     is(it.server.sockets.size, 1, "open sockets");
   },
+  "connecting: left when the first attempt has just failed, and back": async (it) => {
+    it.server.becomes("away");
+    await it.pass(0);
+    it.tab.leave();
+    it.tab.comeBack();
+    await serverIsAway(it);
+  },
 
   "up: 5 s pass": async (it) => {
     await it.pass(minute);
@@ -541,7 +548,7 @@ async function walk(seed) {
   it.begin();
   for (let step = 0; step < 40; step++) {
     const name = names[Math.floor(luck() * names.length)];
-    steps.push(`${it.server.clock.now - it.server.began} ms, ${it.tab.state}: ${name}`);
+    steps.push(`${it.server.clock.now - it.began} ms, ${it.tab.state}: ${name}`);
     await happenings[name](it, wait());
     await it.pass(wait());
   }
@@ -556,6 +563,6 @@ async function walk(seed) {
 }
 
 test("after whatever has happened a page is live again, with one socket, and has told of every press that is lost", async () => {
-  const seeds = process.env.WALK ? [Number(process.env.WALK)] : Array.from({ length: 200 }, () => Math.floor(Math.random() * 1e6));
+  const seeds = process.env.WALK ? [Number(process.env.WALK)] : Array.from({ length: 60 }, () => Math.floor(Math.random() * 1e6));
   for (const seed of seeds) await walk(seed);
 });

@@ -16,7 +16,8 @@ const settled = () => new Promise(setImmediate); // all promises that can go on 
 
 export class Clock {
   now = Date.UTC(2030, 0);
-  #timers = []; // in the order in which they are due
+  #timers = []; // a heap: none is due before the one at half its index
+  #set = 0;
 
   set(call, delay = 0, every) {
     const timer = { call, every };
@@ -27,21 +28,30 @@ export class Clock {
     if (timer) timer.call = undefined;
   }
   #plan(timer, delay) {
-    timer.at = this.now + Math.ceil(delay);
-    let [from, to] = [0, this.#timers.length];
-    while (from < to) {
-      const middle = (from + to) >> 1;
-      if (this.#timers[middle].at <= timer.at) from = middle + 1;
-      else to = middle;
+    Object.assign(timer, { at: this.now + Math.ceil(delay), nth: ++this.#set });
+    const timers = this.#timers;
+    let i = timers.push(timer) - 1;
+    for (let up; i > 0 && sooner(timer, timers[up = (i - 1) >> 1]); i = up) timers[i] = timers[up];
+    timers[i] = timer;
+  }
+  #take() {
+    const timers = this.#timers, first = timers[0], last = timers.pop();
+    if (first === last) return first;
+    let i = 0;
+    for (let down; (down = 2 * i + 1) < timers.length; i = down) {
+      if (timers[down + 1] && sooner(timers[down + 1], timers[down])) down++;
+      if (!sooner(timers[down], last)) break;
+      timers[i] = timers[down];
     }
-    this.#timers.splice(from, 0, timer);
+    timers[i] = last;
+    return first;
   }
 
   async pass(milliseconds) {
     const until = this.now + Math.ceil(milliseconds);
     await settled();
     while (this.#timers[0]?.at <= until) {
-      const timer = this.#timers.shift(), { call } = timer;
+      const timer = this.#take(), { call } = timer;
       if (!call) continue;
       this.now = timer.at;
       if (timer.every) this.#plan(timer, timer.every);
@@ -51,6 +61,7 @@ export class Clock {
     this.now = until;
   }
 }
+const sooner = (a, b) => a.at < b.at || a.at === b.at && a.nth < b.nth;
 
 // A small generator with a seed, mulberry32.
 export const random = (seed) => () => {
@@ -74,6 +85,8 @@ for (const all of ["away", "hangs", 502]) {
   servers[all] = { health: all, HEAD: all, GET: all, POST: all, socket: all === "hangs" ? all : "refused" };
 }
 servers.stopping = { ...servers.away, health: "stopping" };
+
+const noServer = new TypeError("no server");
 
 export class Server {
   counted = [];        // the actions that have reached it
@@ -102,7 +115,7 @@ export class Server {
   request(kind, body, { resolve, reject }) {
     const does = this[kind];
     if (does === "hangs") return this.#hanging.push(() => this.request(kind, body, { resolve, reject }));
-    if (does === "away") return reject(new TypeError("no server"));
+    if (does === "away") return reject(noServer);
     const status = kind !== "health" ? does : { stopping: 503, 502: 502 }[does] ?? 200;
     if (kind === "POST" && status === 200) this.counted.push(body.action);
     resolve({ status, ok: status === 200, headers: new Map(), text: async () => `${does}\n`, json: async () => ({}) });
@@ -222,7 +235,7 @@ export class Tab {
       AbortSignal: {
         timeout(within) {
           const attempt = new AbortController();
-          clock.set(() => attempt.abort(), within);
+          clock.set(() => attempt.abort("late"), within);
           return attempt.signal;
         },
       },
