@@ -242,8 +242,8 @@ export class Tab {
       fetch: (url, { method = "GET", signal, body } = {}) => new Promise((resolve, reject) => {
         const kind = url === "/healthz" ? "health" : method;
         tab.note(kind);
-        if (signal.aborted) reject(signal.reason);
-        signal.addEventListener("abort", () => reject(signal.reason));
+        if (signal?.aborted) reject(signal.reason);
+        signal?.addEventListener("abort", () => reject(signal.reason));
         server.request(kind, body, { resolve, reject });
       }),
       WebSocket: class extends EventTarget {
@@ -295,9 +295,6 @@ export class Tab {
 
   note(what) {
     this.did.push({ what, at: this.server.clock.now });
-  }
-  count(what) {
-    return this.did.filter((done) => done.what === what).length;
   }
   get says() {
     return this.lines.connection.textContent;
