@@ -179,7 +179,7 @@ const cases = {
     it.server.becomes("up");
     it.tab.comeBack();
     await it.pass(0);
-    is(it.server.sockets.size, 1, "open sockets");
+    is([it.did("health"), it.did("socket"), it.server.sockets.size], [0, 1, 1], "questions, sockets, open sockets");
   },
   "connecting: left when the first attempt has just failed, and back": async (it) => {
     it.server.becomes("away");
@@ -275,8 +275,13 @@ const cases = {
   "up: the socket ends before an action is answered": async (it) => {
     it.server.answersAfter = Infinity;
     it.tab.press();
+    await it.lose("up");
+    it.server.answersAfter = 0;
+    await it.pass(second);
+    is(it.tab.state, "up", "in between");
+    is(it.tab.answered, 0, "forms that the client takes for answered");
     await it.lose("away");
-    it.tells(["unanswered"], 1);
+    it.tells(["unanswered"], 1); // once
   },
   "up: a press and a link: the browser ends the socket": async (it) => {
     it.server.answersAfter = Infinity;

@@ -151,9 +151,12 @@ function addClient(tab) {
   const parts = {};
   transport(page, parts);
   const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
+  let waits = false; // a form, for its answer
   const take = (update) => {
     if (update.type === "error") return tell("lvt:error");
     tab.joined = update.joined;
+    if (waits) tab.answered++;
+    waits = false;
     tell("lvt:updated", { action: update.action });
   };
   const logger = { warn() {}, error() {} };
@@ -166,6 +169,7 @@ function addClient(tab) {
   });
   const submitted = (event) => {
     event.preventDefault();
+    waits = true;
     tell("lvt:pending");
     const { name, username } = event.submitter;
     client.send({ action: name, data: { username } });
@@ -188,6 +192,7 @@ function addClient(tab) {
     },
     disconnect() {
       sockets.disconnect();
+      waits = false;
       Object.assign(client, { useHTTP: false, hiddenAt: 0 });
       document.removeEventListener("visibilitychange", seen);
     },
@@ -219,6 +224,7 @@ export class Tab {
   told = [];            // what else it tells: "unanswered", and why something is uncounted
   did = [];             // what the page has asked of the network: { what, at }
   reloads = 0;          // forms that the browser has sent
+  answered = 0;         // forms that the client takes for answered: any update will do
   joined = undefined;   // as whom, on the page
 
   constructor(server, { luck = () => 0.5, storage = new Map() } = {}) {
