@@ -252,6 +252,7 @@
   // open to the server, where the visitor would stay online.
   function leave() {
     left = true;
+    ours ||= Boolean(client()?.isReady()); // the first attempt has just failed, and nobody has looked yet
     clearTimeout(retrying);
     attempting?.abort("anew");
     client()?.disconnect();

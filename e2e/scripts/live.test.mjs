@@ -1,0 +1,573 @@
+// Each row of the table in docs/connection.md is a case here, and there is no other. The
+// crowd and the walks at the end go through many of them in any order.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { Clock, random, Server, Tab } from "./tab.mjs";
+
+const second = 1000, minute = 60 * second;
+const is = assert.deepEqual;
+const between = (got, least, most, what) => assert.ok(got >= least && got <= most, `${what}: ${got}, want ${least} to ${most}`);
+
+// What the server does before a case, by the state in which the case begins.
+const before = {
+  connecting: "hangs", up: "up", down: "up", off: "without sockets", full: "full", crowded: "session full", left: "up",
+};
+
+// A case has a tab in a state. Its waits are as long as they can be.
+class Case {
+  storage = new Map();
+  server = new Server(new Clock());
+
+  static async in(state) {
+    const it = new Case();
+    it.server.becomes(before[state]);
+    it.tab = new Tab(it.server, { luck: () => 0.999, storage: it.storage });
+    if (state !== "connecting") await it.pass(minute);
+    if (state === "down") await it.lose("away");
+    if (state === "left") it.tab.leave();
+    is(it.tab.state, state === "left" ? "up" : state, "the state in which the case begins");
+    it.begin();
+    return it;
+  }
+  begin() {
+    this.tab.did = [];
+    this.storage.clear();
+    this.began = this.server.clock.now;
+  }
+  pass(time) { return this.server.clock.pass(time); }
+
+  // The server becomes something, and the socket ends.
+  async lose(server) {
+    this.server.becomes(server);
+    this.server.cut();
+    await this.pass(1);
+  }
+  // The server becomes something, and the page has a minute to notice.
+  async comes(server) {
+    this.server.becomes(server);
+    await this.pass(minute);
+  }
+  // Only the next requests are answered, as if the server were up.
+  answersAnew() { this.server.answersAs("up"); }
+
+  // How often the page has asked for something, and when.
+  did(what) { return this.when(what).length; }
+  when(what) { return this.tab.did.filter((done) => done.what === what).map(({ at }) => at - this.began); }
+  longestWait(what = "health") {
+    const at = this.when(what);
+    return Math.max(...at.slice(1).map((time, i) => time - at[i]));
+  }
+  async doesNothing(time = minute) {
+    const { length } = this.tab.did;
+    await this.pass(time);
+    is(this.tab.did.slice(length), [], "what the page does");
+  }
+  says(line, disabled = false) {
+    is([this.tab.says, this.tab.button.disabled], [line, disabled], "the line at the foot, and whether the button is disabled");
+  }
+  // What the page tells of presses, and how many have reached the server.
+  tells(told, counted) {
+    is([this.tab.told, this.server.counted.length], [told, counted], "what the page tells of a press, and what has counted");
+  }
+}
+
+const lines = {
+  down: "Reconnecting… Buttons wait until the page is live.",
+  off: "Live updates are off: no live connection gets through. Buttons work.",
+  full: "The server is full: no live updates for now. Buttons work. This page goes on trying.",
+  crowded: "Too many tabs of this browser are live: this one is not. Buttons work. Close another.",
+};
+
+// Cases that several states share.
+const serverIs = (server, line) => async (it) => {
+  await it.comes(server);
+  it.says(lines[line], line === "down");
+};
+const serverIsAway = async (it) => {
+  await it.comes("away");
+  it.says(lines.down, true);
+  it.begin();
+  await it.pass(5 * minute);
+  between(it.longestWait(), 4900, 5000, "the longest wait");
+};
+const thereIsRoom = async (it) => {
+  await it.comes("up");
+  is(it.did("socket"), 1, "sockets");
+  is(it.server.sockets.size, 1, "open sockets");
+};
+const thereIsNone = async (it) => {
+  await it.pass(5 * minute);
+  between(it.longestWait(), 14900, 15000, "the longest wait");
+  is([it.did("socket"), it.did("GET")], [0, 0], "sockets that were tried, requests that draw the page anew");
+};
+const pressIsARequest = async (it) => {
+  it.tab.press();
+  await it.pass(0);
+  is(it.did("POST"), 1, "requests");
+  it.tells([], 1);
+};
+const answerHangs = async (it) => {
+  it.server.becomes("hangs");
+  await it.pass(second);
+  is(it.did("health"), 1, "questions that hang");
+};
+const answerHangsUntil = (happens) => async (it) => {
+  await answerHangs(it);
+  it.answersAnew();
+  happens(it.tab);
+  await it.pass(0);
+};
+const answeredWith = (status, told) => async (it) => {
+  it.server.POST = status;
+  it.tab.press();
+  await it.pass(0);
+  it.tells([told], 0);
+};
+const held = async (it, server) => {
+  it.tab.press();
+  it.tab.press();
+  await it.pass(second);
+  it.tells([], 0);
+  await it.comes(server);
+  it.tells([], 2);
+};
+const comesBack = (happens) => async (it) => {
+  it.tab.page.document.hidden = true;
+  happens(it.tab);
+  await it.pass(0);
+  is(it.server.sockets.size, 1, "open sockets");
+};
+
+const cases = {
+  "connecting: the first update arrives": async (it) => {
+    await it.pass(1999);
+    await it.comes("up");
+    it.says("");
+  },
+  "connecting: no socket opens": serverIs("without sockets", "off"),
+  "connecting: no socket opens: the server is full": serverIs("full", "full"),
+  "connecting: no socket opens: too many tabs": serverIs("session full", "crowded"),
+  "connecting: the server is away": async (it) => {
+    it.server.becomes("away");
+    await it.pass(second);
+    between(it.when("health")[0], 250, 500, "the first question");
+    await serverIsAway(it);
+  },
+  "connecting: no answer comes": async (it) => {
+    await it.pass(2 * second);
+    it.says("Connecting… Buttons work.");
+    await it.pass(29 * second);
+    is(it.when("GET"), [20 * second], "the client's last request, after two that were given up");
+    between(it.when("health")[0], 30 * second, 31 * second, "the first question");
+  },
+  "connecting: a press": async (it) => {
+    it.tab.press();
+    is(it.tab.reloads, 1, "forms that the browser sends");
+  },
+  "connecting: left before the first update, and back": async (it) => {
+    it.server.becomes("silent");
+    await it.pass(second);
+    it.tab.leave();
+    is(it.server.sockets.size, 0, "open sockets");
+    await it.doesNothing();
+    it.server.becomes("up");
+    await comesBack((tab) => tab.comeBack())(it);
+  },
+  "connecting: left before the socket opens, and back": async (it) => {
+    it.tab.leave();
+    it.server.becomes("up");
+    it.tab.comeBack();
+    await it.pass(0);
+    is([it.did("health"), it.did("socket"), it.server.sockets.size], [0, 1, 1], "questions, sockets, open sockets");
+  },
+  "connecting: left when the first attempt has just failed, and back": async (it) => {
+    it.server.becomes("away");
+    await it.pass(0);
+    it.tab.leave();
+    it.tab.comeBack();
+    await serverIsAway(it);
+  },
+
+  "up: 5 s pass": async (it) => {
+    await it.pass(minute);
+    is(it.did("__ping__"), 12, "pings in a minute");
+    it.tab.hide();
+    await it.doesNothing();
+  },
+  "up: a ping is not answered for 5 s": async (it) => {
+    it.server.answersAfter = 4999;
+    await it.pass(minute);
+    is(it.tab.state, "up", "while answers take almost 5 s");
+    it.server.answersAfter = Infinity;
+    it.server.health = "away";
+    await it.pass(10 * second);
+    is(it.server.sockets.size, 0, "open sockets");
+    it.tells([], 0);
+  },
+  "up: a ping behind an action is not answered for 10 s": async (it) => {
+    const pressAndPing = async (answersAfter) => {
+      it.server.answersAfter = answersAfter;
+      it.tab.press();
+      it.tab.happens("online");
+      await it.pass(10 * second);
+      it.server.answersAfter = 0;
+      await it.pass(10 * second);
+    };
+    await pressAndPing(9999);
+    it.tells([], 1);
+    is(it.did("socket"), 0, "new sockets while answers take almost 10 s");
+    it.server.health = "away";
+    await pressAndPing(Infinity);
+    it.tells(["unanswered"], 2);
+  },
+  "up: offline, and the server does not answer for 250 ms": async (it) => {
+    it.server.becomes("away");
+    it.server.answersAfter = Infinity;
+    it.tab.happens("online"); // a ping that has longer
+    it.tab.happens("offline");
+    await it.pass(249);
+    is(it.tab.state, "up", "before");
+    await it.pass(1);
+  },
+  "up: offline, but the server answers": async (it) => {
+    it.tab.happens("offline");
+    await it.pass(second);
+    is([it.did("__ping__"), it.did("socket")], [1, 0], "pings, new sockets");
+  },
+  "up: online": async (it) => {
+    it.tab.happens("online");
+    is(it.did("__ping__"), 1, "pings");
+  },
+  "up: hidden for a minute, then shown": async (it) => {
+    it.tab.hide();
+    await it.pass(minute);
+    it.tab.show();
+    is(it.did("__ping__"), 1, "pings");
+    await it.pass(second);
+    is(it.did("socket"), 0, "new sockets");
+  },
+  "up: a press": async (it) => {
+    it.tab.press();
+    await it.pass(0);
+    await it.lose("up"); // the press has been answered
+    it.tells([], 1);
+    await it.pass(second);
+  },
+  "up: another tab is live": async (it) => {
+    it.tab.hearsOfAnother();
+    await it.doesNothing(second);
+  },
+  "up: the socket ends": async (it) => {
+    await it.lose("away");
+    await it.pass(998);
+    it.says("");
+    await it.pass(1);
+    it.says(lines.down, true);
+    between(it.when("health")[0], 1, 251, "the first question");
+  },
+  "up: the socket ends while the tab is hidden": async (it) => {
+    it.tab.hide();
+    await it.lose("away");
+    await it.doesNothing();
+    it.says("");
+  },
+  "up: the socket ends before an action is answered": async (it) => {
+    it.server.answersAfter = Infinity;
+    it.tab.press();
+    await it.lose("up");
+    it.server.answersAfter = 0;
+    await it.pass(second);
+    is(it.tab.state, "up", "in between");
+    is(it.tab.answered, 0, "forms that the client takes for answered");
+    await it.lose("away");
+    it.tells(["unanswered"], 1); // once
+  },
+  "up: a press and a link: the browser ends the socket": async (it) => {
+    it.server.answersAfter = Infinity;
+    it.tab.press();
+    it.tab.happens("beforeunload");
+    await it.lose("away");
+    it.tells([], 1);
+  },
+  "up: left": async (it) => {
+    it.server.answersAfter = Infinity;
+    it.tab.press();
+    it.tab.leave();
+    it.tells([], 1);
+  },
+  "up: frozen": async (it) => it.tab.happens("freeze"),
+
+  "down: the server is back": async (it) => {
+    await it.pass(10 * second);
+    it.says(lines.down, true);
+    it.server.becomes("up");
+    await it.pass(5 * second);
+    it.says("Back online");
+    is(it.storage.has("live-again"), true, "news for the other tabs");
+    await it.pass(3 * second);
+    it.says("");
+  },
+  "down: the server is back within a second": async (it) => {
+    it.server.becomes("up");
+    await it.pass(250);
+    it.says("");
+  },
+  "down: no socket opens": serverIs("without sockets", "off"),
+  "down: no socket opens: the server is full": serverIs("full", "full"),
+  "down: no socket opens: too many tabs": serverIs("session full", "crowded"),
+  "down: a socket opens and brings nothing": async (it) => {
+    await it.comes("silent");
+    between(it.longestWait("socket"), 5 * second, 15 * second, "from one socket to the next");
+    is(it.did("POST"), 0, "requests");
+  },
+  "down: the server is stopping": async (it) => {
+    await it.comes("stopping");
+    between(it.longestWait(), 490, 500, "the longest wait");
+  },
+  "down: the server stays away": serverIsAway,
+  "down: a proxy answers 502": serverIs(502, "down"),
+  "down: the answer hangs": async (it) => {
+    it.server.becomes("hangs");
+    await it.pass(5 * minute);
+    const [first, next] = it.when("health");
+    between(next - first, 5 * second, 10 * second, "from the first question to the next");
+    between(it.longestWait(), 14900, 15000, "the longest time from one to the next, with a wait of 5 s");
+  },
+  "down: the answer hangs; online": answerHangsUntil((tab) => tab.happens("online")),
+  "down: the answer hangs; shown": answerHangsUntil((tab) => tab.show()),
+  "down: the answer hangs; left and back": answerHangsUntil((tab) => {
+    tab.leave();
+    tab.comeBack();
+  }),
+  "down: the answer hangs; another tab is live": async (it) => {
+    await answerHangs(it);
+    it.tab.hearsOfAnother();
+    await it.doesNothing(second);
+  },
+  "down: the client hangs; online": async (it) => {
+    it.server.becomes("hangs");
+    it.server.health = "ok";
+    await it.pass(25 * second);
+    is([it.when("socket")[0] - it.when("HEAD")[0], it.when("GET")[0] - it.when("HEAD")[0]], [10 * second, 20 * second],
+      "when the client goes on after a request that hangs, and after a socket");
+    it.answersAnew();
+    it.tab.happens("online");
+    await it.pass(10 * second);
+  },
+  "down: online": async (it) => {
+    await it.pass(30 * second);
+    it.server.becomes("up");
+    it.tab.happens("online");
+    await it.pass(0);
+  },
+  "down: hidden": async (it) => {
+    it.tab.hide();
+    await it.doesNothing(5 * minute);
+  },
+  "down: hidden, then shown": async (it) => {
+    it.tab.hide();
+    await it.comes("up");
+    is(it.tab.state, "down", "while it is hidden");
+    it.tab.show();
+    await it.pass(0);
+  },
+  "down: hidden, and another tab is live": async (it) => {
+    it.tab.hide();
+    await it.comes("up");
+    it.tab.hearsOfAnother("of something else");
+    await it.pass(0);
+    is(it.tab.state, "down", "after other news");
+    it.tab.hearsOfAnother();
+    await it.pass(0);
+  },
+  "down: a press": (it) => held(it, "up"),
+  "down: a press, and its form is gone": async (it) => {
+    it.tab.press().isConnected = false;
+    await it.comes("up");
+    it.tells(["not sent"], 0);
+  },
+  "down: a press, and no socket opens": (it) => held(it, "without sockets"),
+  "down: left": async (it) => it.tab.leave(),
+
+  "off: still no socket opens": async (it) => {
+    await it.pass(5 * minute);
+    between(it.longestWait("socket"), 14900, 15000, "the longest wait");
+    is([it.did("HEAD"), it.did("GET")], [0, 0], "requests of the client");
+  },
+  "off: a socket opens": async (it) => {
+    await it.comes("up");
+    is([it.did("socket"), it.server.sockets.size], [2, 1], "sockets that were tried, and that are open");
+  },
+  "off: a socket opens only after 70 s": async (it) => {
+    it.server.socket = "hangs";
+    await it.pass(15 * second);
+    await it.pass(55 * second);
+    is(it.did("socket"), 1, "sockets that were tried");
+    it.server.becomes("up");
+    await it.pass(0);
+  },
+  "off: a socket does not open for 75 s": async (it) => {
+    it.server.socket = "hangs";
+    await it.pass(5 * minute);
+    between(it.longestWait("socket"), 75 * second, 90 * second, "from one socket to the next");
+  },
+  "off: the server is away": serverIsAway,
+  "off: the server is full": serverIs("full", "full"),
+  "off: a press": pressIsARequest,
+  "off: a press is answered with 429": answeredWith(429, "too fast"),
+  "off: a press is answered with 403": answeredWith(403, "refused"),
+  "off: a press is answered with 500": async (it) => {
+    await answeredWith(500, "unanswered")(it);
+    is(it.when("health"), [0], "questions");
+  },
+  "off: a press is not answered for 10 s": async (it) => {
+    it.server.becomes("hangs");
+    it.tab.press();
+    await it.pass(9999);
+    it.tells([], 0);
+    await it.pass(1);
+    it.tells(["unanswered"], 0);
+    await it.pass(10 * second);
+  },
+  "off: a press while the client opens a socket": async (it) => {
+    it.server.answersAs("up");
+    it.server.HEAD = "hangs";
+    while (it.did("HEAD") === 0) await it.pass(second);
+    it.tab.press();
+    it.tells([], 0);
+    await it.comes("up");
+    it.tells([], 1);
+  },
+
+  "full: there is still no room": thereIsNone,
+  "full: there is room": thereIsRoom,
+  "full: a press": pressIsARequest,
+  "full: the server is away": serverIsAway,
+  "crowded: there is still no room": thereIsNone,
+  "crowded: another tab is closed": thereIsRoom,
+  "crowded: a press": pressIsARequest,
+
+  "left: back": comesBack((tab) => tab.comeBack()),
+  "left: thawed": comesBack((tab) => tab.happens("resume")),
+  "left: back, and the server is away": async (it) => {
+    it.server.becomes("away");
+    it.tab.comeBack();
+    await serverIsAway(it);
+  },
+  "left: online, shown, or another tab is live": async (it) => {
+    it.tab.happens("online");
+    it.tab.show();
+    it.tab.hearsOfAnother();
+  },
+};
+
+const table = readFileSync(new URL("../../docs/connection.md", import.meta.url), "utf8");
+const rows = [...table.matchAll(/^\| (\w+) \| (.+) \| (\w+) \| .+ \|$/gm)].filter(([, state]) => state in before);
+
+test("the table in docs/connection.md has a row for each case, and each row is a case", () => {
+  is(Object.keys(cases).sort(), rows.map(([, state, event]) => `${state}: ${event}`).sort());
+});
+for (const [, state, event, next] of rows) {
+  test(`${state}: ${event}`, async () => {
+    const it = await Case.in(state);
+    await cases[`${state}: ${event}`](it);
+    if (next !== "left") return is(it.tab.state, next, "the next state");
+    is(it.server.sockets.size, 0, "open sockets of a page that was left");
+    await it.doesNothing();
+  });
+}
+
+test("a tab that has joined joins again after a break, and after Leave no more", async (t) => {
+  for (const storage of [new Map(), "blocked"]) {
+    await t.test(storage === "blocked" ? "site data is blocked" : "site data is kept", async () => {
+      const server = new Server(new Clock()), tab = new Tab(server, { storage });
+      const afterABreak = async () => {
+        await server.clock.pass(0);
+        server.cut();
+        await server.clock.pass(second);
+        return tab.joined;
+      };
+      await server.clock.pass(0);
+      tab.press("join", "Alice");
+      is(await afterABreak(), "Alice");
+      tab.press("leave");
+      is(await afterABreak(), undefined);
+    });
+  }
+});
+
+// All tabs lose the server at once.
+for (const { away, backWithin, inOneSecond } of [
+  { away: 1, backWithin: 1, inOneSecond: 1000 }, // nobody has to wait longer
+  { away: 30, backWithin: 5, inOneSecond: 400 },
+]) {
+  test(`1,000 tabs that lost the server for ${away} s come back spread out`, async () => {
+    const server = new Server(new Clock()), { clock } = server, luck = random(1);
+    const tabs = Array.from({ length: 1000 }, () => new Tab(server, { luck }));
+    await clock.pass(second);
+    const lost = clock.now, returned = lost + away * second;
+    server.becomes("away");
+    server.cut();
+    await clock.pass(away * second);
+    server.becomes("up");
+    await clock.pass(6 * second);
+    const asked = tabs.map((tab) => tab.did.find(({ what }) => what === "health").at - lost);
+    between(Math.max(...asked), 0, 250, "the first question of the last tab, in ms");
+    const back = tabs.map((tab) => tab.did.findLast(({ what }) => what === "socket").at - returned).sort((a, b) => a - b);
+    between(back[0], 0, back[999], "when the first was back");
+    between(back[999], 0, backWithin * second, "when the last was back, in ms");
+    const fullest = Math.max(...back.map((from) => back.filter((at) => at >= from && at < from + second).length));
+    between(fullest, 1, inOneSecond, "tabs that were back in the same second");
+    is(tabs.filter(({ state }) => state !== "up"), []);
+  });
+}
+
+// Whatever has happened, in any order: once all is well, the page is live, has one socket,
+// and has told of each press that has not counted. WALK=seed repeats one walk.
+const happenings = {
+  ...Object.fromEntries(["up", "without sockets", "full", "session full", "silent", "stopping", "away", "hangs", 502].map((what) =>
+    [`the server is ${what}`, (it) => it.server.becomes(what)])),
+  "sockets end": (it) => it.server.cut(),
+  "hidden": (it) => it.tab.hide(),
+  "shown": (it) => it.tab.show(),
+  "left and back": async (it, wait) => {
+    it.tab.leave();
+    await it.pass(wait);
+    it.tab.comeBack();
+  },
+  "online": (it) => it.tab.happens("online"),
+  "offline": (it) => it.tab.happens("offline"),
+  "another tab is live": (it) => it.tab.hearsOfAnother(),
+  "a press": (it) => {
+    it.presses++;
+    it.tab.press();
+  },
+};
+
+async function walk(seed) {
+  const luck = random(seed), it = new Case(), steps = [], names = Object.keys(happenings);
+  const wait = () => 20000 * luck() ** 4;
+  it.tab = new Tab(it.server, { luck });
+  it.presses = 0;
+  it.begin();
+  for (let step = 0; step < 40; step++) {
+    const name = names[Math.floor(luck() * names.length)];
+    steps.push(`${it.server.clock.now - it.began} ms, ${it.tab.state}: ${name}`);
+    await happenings[name](it, wait());
+    await it.pass(wait());
+  }
+  it.server.becomes("up");
+  it.tab.show();
+  await it.pass(2 * minute);
+  const { tab, server: { counted, sockets } } = it;
+  const why = `WALK=${seed} repeats this walk:\n${steps.join("\n")}\n`;
+  is([tab.state, sockets.size], ["up", 1], `${why}the state, and the open sockets`);
+  assert.ok(counted.length + tab.reloads <= it.presses, `${why}${it.presses} presses, ${counted.length} have counted`);
+  if (tab.told.length === 0) is(counted.length + tab.reloads, it.presses, `${why}presses that have counted, though nothing was told`);
+}
+
+test("after whatever has happened a page is live again, with one socket, and has told of every press that is lost", async () => {
+  const seeds = process.env.WALK ? [Number(process.env.WALK)] : Array.from({ length: 60 }, () => Math.floor(Math.random() * 1e6));
+  for (const seed of seeds) await walk(seed);
+});
