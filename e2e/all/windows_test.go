@@ -106,7 +106,8 @@ func TestBrowser_SlowNetworkKeepsItsSocketAndCountsEachClickOnce(t *testing.T) {
 	network.Delay(350 * time.Millisecond)
 	person := browser.NewWindowed(t)
 	tb := person.Open(network.URL + visitor.CounterPage)
-	tb.WatchFoot()
+	tb.WatchStatus()
+	tb.WatchNotices()
 	tb.CountConnects()
 	for i := range 2 {
 		tb.Hide(person)
