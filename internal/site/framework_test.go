@@ -2,14 +2,12 @@ package site_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"reflect"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -60,16 +58,22 @@ func stays(done <-chan struct{}) bool {
 	}
 }
 
-// stockPage is a page that the framework serves by itself.
-const stockPage = "/stock"
+// A stock is a page that the framework serves by itself, with the documented pattern.
+type stock struct {
+	livetemplate.LiveHandler
+	*stockController
+}
 
-const stockTemplate = `<!DOCTYPE html><html><head><title>Stock</title></head><body>
+const (
+	stockPage     = "/stock"
+	stockTemplate = `<!DOCTYPE html><html><head><title>Stock</title></head><body>
 <p>Shared: {{.Shared}} Said: {{.Said}} {{.Fixed}}</p>
 <form method="POST"><button name="press">Press</button><small>{{.lvt.Error "said"}}</small></form>
 </body></html>`
+)
 
 type stockState struct {
-	Shared int
+	Shared int64
 	Said   string
 	Fixed  rendered
 }
@@ -84,37 +88,27 @@ func (rendered) String() string {
 	return "fixed"
 }
 
-// stockController is the documented pattern.
 type stockController struct {
-	mu     sync.Mutex
-	shared int
+	shared, mounts, changes atomic.Int64
 
-	mounts  atomic.Int64
-	changes atomic.Int64
-	wait    chan struct{} // what Changed waits for, if anything
+	wait chan struct{} // what Changed waits for, if anything
 }
 
 func (c *stockController) Mount(s stockState, ctx *livetemplate.Context) (stockState, error) {
 	c.mounts.Add(1)
-	err := ctx.Subscribe(ctx.SelfTopic())
-	return c.read(s), err
+	s.Shared = c.shared.Load()
+	return s, ctx.Subscribe(ctx.SelfTopic())
 }
 
 func (c *stockController) Press(s stockState, ctx *livetemplate.Context) (stockState, error) {
-	c.mu.Lock()
-	c.shared++
-	c.mu.Unlock()
-	return c.read(s), ctx.Publish(ctx.SelfTopic(), "Changed", nil)
-}
-
-// Touch publishes without a change.
-func (c *stockController) Touch(s stockState, ctx *livetemplate.Context) (stockState, error) {
+	s.Shared = c.shared.Add(1)
 	return s, ctx.Publish(ctx.SelfTopic(), "Changed", nil)
 }
 
+// Say changes nothing for others.
 func (c *stockController) Say(s stockState, ctx *livetemplate.Context) (stockState, error) {
 	s.Said = ctx.GetString("said")
-	return s, nil
+	return s, ctx.Publish(ctx.SelfTopic(), "Changed", nil)
 }
 
 func (c *stockController) Refuse(s stockState, _ *livetemplate.Context) (stockState, error) {
@@ -126,36 +120,34 @@ func (c *stockController) Changed(s stockState, _ *livetemplate.Context) (stockS
 	if c.wait != nil {
 		<-c.wait
 	}
-	return c.read(s), nil
+	s.Shared = c.shared.Load()
+	return s, nil
 }
 
-func (c *stockController) read(s stockState) stockState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s.Shared = c.shared
-	return s
-}
-
-// stock is the page with every option left alone but those given.
-func stock(t testing.TB, c *stockController, opts ...livetemplate.Option) livetemplate.LiveHandler {
+// newStock returns the page with every option left alone but those given.
+func newStock(t testing.TB, opts ...livetemplate.Option) stock {
 	t.Helper()
 	page := fstest.MapFS{"page.tmpl": {Data: []byte(stockTemplate)}}
 	tmpl, err := livetemplate.New("stock", append(opts, livetemplate.WithParseFS(page, "page.tmpl"))...)
 	require.NoError(t, err)
-	handler := tmpl.Handle(c, livetemplate.AsState(&stockState{}))
+	c := &stockController{}
+	s := stock{tmpl.Handle(c, livetemplate.AsState(&stockState{})), c}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
-		handler.Shutdown(ctx)
+		s.Shutdown(ctx)
 	})
-	return handler
+	return s
 }
 
-// newStock serves the page, and returns its address.
-func newStock(t testing.TB) (server string) { return serveOn(t, stock(t, &stockController{})) }
+// visit returns a visitor of the page.
+func (s stock) visit(t testing.TB) *visitor.Visitor {
+	t.Helper()
+	return visitor.New(t, serveOn(t, s))
+}
 
 func TestFramework_SelfTopicReachesOneBrowserOnly(t *testing.T) {
-	server := newStock(t)
+	server := serveOn(t, newStock(t))
 	alice, bob := visitor.New(t, server), visitor.New(t, server)
 	one, two, other := alice.Open(stockPage), alice.Open(stockPage), bob.Open(stockPage)
 	one.Do("press", nil)
@@ -166,7 +158,7 @@ func TestFramework_SelfTopicReachesOneBrowserOnly(t *testing.T) {
 }
 
 func TestFramework_UpdateFromAPeerRemovesAnError(t *testing.T) {
-	v := visitor.New(t, newStock(t))
+	v := newStock(t).visit(t)
 	tb, peer := v.Open(stockPage), v.Open(stockPage)
 	tb.Do("refuse", nil)
 	tb.Shows("refused")
@@ -177,7 +169,7 @@ func TestFramework_UpdateFromAPeerRemovesAnError(t *testing.T) {
 }
 
 func TestFramework_KeepsOneBaselineForAllTabsOfABrowser(t *testing.T) {
-	v := visitor.New(t, newStock(t))
+	v := newStock(t).visit(t)
 	one, two := v.OpenWithoutSocket(stockPage), v.OpenWithoutSocket(stockPage)
 	one.Act("press", nil)
 	require.Contains(t, one.Text(), "Shared: 1")
@@ -187,21 +179,21 @@ func TestFramework_KeepsOneBaselineForAllTabsOfABrowser(t *testing.T) {
 }
 
 func TestFramework_PlainRequestHasAStateOfItsOwn(t *testing.T) {
-	v := visitor.New(t, newStock(t))
+	v := newStock(t).visit(t)
 	v.Post(stockPage, url.Values{"say": {""}, "said": {"hello"}})
 	mended(t, !strings.Contains(v.Get(stockPage), "hello"), "keeps the state of a browser without a socket",
 		"the sentence that joining needs a live connection (needsSocket in state_realtime.go)")
 }
 
 func TestFramework_TextOfErrorsShowsInternals(t *testing.T) {
-	answer := ask(stock(t, &stockController{}), http.MethodPost, stockPage, asks, `{"action":`)
+	answer := ask(newStock(t), http.MethodPost, stockPage, asks, `{"action":`)
 	require.GreaterOrEqual(t, answer.Code, 400)
 	mended(t, strings.Contains(answer.Body.String(), "ReadString"), "keeps internals out of its answers",
 		"the text that Page.send puts in place of an error")
 }
 
 func TestFramework_LeavesTheTypeOfHTMLToBeGuessed(t *testing.T) {
-	handler, set := stock(t, &stockController{}), ""
+	handler, set := newStock(t), ""
 	server := serveOn(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(w, r)
 		set = w.Header().Get("Content-Type")
@@ -211,7 +203,7 @@ func TestFramework_LeavesTheTypeOfHTMLToBeGuessed(t *testing.T) {
 }
 
 func TestFramework_AnswersHTMLAndJSONWithoutVary(t *testing.T) {
-	answer := ask(stock(t, &stockController{}), http.MethodGet, stockPage, nil, "")
+	answer := ask(newStock(t), http.MethodGet, stockPage, nil, "")
 	mended(t, answer.Header().Get("Vary") == "", "tells caches that its answer depends on Accept", "Vary in Page.ServeHTTP")
 }
 
@@ -221,27 +213,24 @@ type stuck struct {
 	writing, release chan struct{}
 }
 
-func (w stuck) Write([]byte) (int, error) {
-	select {
-	case w.writing <- struct{}{}:
-		<-w.release
-	case <-w.release: // the framework answers that it could not answer
-	}
-	return 0, errors.New("gone")
+func (w stuck) Write(text []byte) (int, error) {
+	w.writing <- struct{}{}
+	<-w.release
+	return len(text), nil
 }
 
 func TestFramework_SlowReaderHoldsUpTheOtherTabsOfABrowser(t *testing.T) {
-	handler := stock(t, &stockController{})
-	press := func(change func(w http.ResponseWriter) http.ResponseWriter) {
-		ask(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			handler.ServeHTTP(change(w), r)
-		}), http.MethodPost, stockPage, with(session("one-browser"), asks), `{"action":"press"}`)
+	handler := newStock(t)
+	press := func(h http.Handler) {
+		ask(h, http.MethodPost, stockPage, with(session("one-browser"), asks), `{"action":"press"}`)
 	}
-	writing, release, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	go press(func(w http.ResponseWriter) http.ResponseWriter { return stuck{w, writing, release} })
+	writing, release, done := make(chan struct{}, 10), make(chan struct{}), make(chan struct{})
+	go press(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(stuck{w, writing, release}, r)
+	}))
 	<-writing
 	go func() {
-		press(func(w http.ResponseWriter) http.ResponseWriter { return w })
+		press(handler)
 		close(done)
 	}()
 	held := stays(done)
@@ -251,27 +240,27 @@ func TestFramework_SlowReaderHoldsUpTheOtherTabsOfABrowser(t *testing.T) {
 }
 
 func TestFramework_TakesAnyCookie(t *testing.T) {
-	answer := ask(stock(t, &stockController{}), http.MethodGet, stockPage, session("x"), "")
+	answer := ask(newStock(t), http.MethodGet, stockPage, session("x"), "")
 	mended(t, answer.Header().Get("Set-Cookie") == "", "replaces a session cookie that it did not make",
 		"madeHere and withCookie in internal/site/session.go")
 }
 
 func TestFramework_SessionCookieIsNotSecure(t *testing.T) {
-	cookies := ask(stock(t, &stockController{}), http.MethodGet, "https://example.com"+stockPage, nil, "").Result().Cookies()
+	cookies := ask(newStock(t), http.MethodGet, "https://example.com"+stockPage, nil, "").Result().Cookies()
 	require.Len(t, cookies, 1)
 	mended(t, !cookies[0].Secure, "marks its cookie as secure over TLS", "the cookie that withSession sets")
 }
 
 func TestFramework_TakesFormsOfOtherSites(t *testing.T) {
-	c := &stockController{}
-	ask(stock(t, c), http.MethodPost, stockPage, http.Header{"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}}, "press=")
-	mended(t, c.shared == 1, "refuses forms of other sites", "sameSiteOnly in internal/site/request.go")
+	s := newStock(t)
+	ask(s, http.MethodPost, stockPage, http.Header{"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}}, "press=")
+	mended(t, s.shared.Load() == 1, "refuses forms of other sites", "sameSiteOnly in internal/site/request.go")
 }
 
 func TestFramework_TakesFormsOfAnyLength(t *testing.T) {
-	c := &stockController{}
-	ask(stock(t, c), http.MethodPost, stockPage, nil, "press=&said="+strings.Repeat("x", 1<<20))
-	mended(t, c.shared == 1, "limits the length of forms", "maxForm in internal/site/page.go")
+	s := newStock(t)
+	ask(s, http.MethodPost, stockPage, nil, "press=&said="+strings.Repeat("x", 1<<20))
+	mended(t, s.shared.Load() == 1, "limits the length of forms", "maxForm in internal/site/page.go")
 }
 
 // upgrader is one that the framework does not know.
@@ -279,7 +268,7 @@ type upgrader struct{ livetemplate.WSUpgrader }
 
 func TestFramework_AllowedOriginsAreForItsOwnUpgraderOnly(t *testing.T) {
 	const friend = "https://friend.example"
-	server := serveOn(t, stock(t, &stockController{}, livetemplate.WithAllowedOrigins([]string{friend}),
+	server := serveOn(t, newStock(t, livetemplate.WithAllowedOrigins([]string{friend}),
 		livetemplate.WithUpgrader(upgrader{livetemplate.NewGorillaUpgrader()})))
 	_, resp := visitor.Knock(t, server, stockPage, http.Header{"Origin": {friend}})
 	mended(t, resp.StatusCode == http.StatusForbidden, "tells an upgrader of ours which origins are allowed",
@@ -287,7 +276,7 @@ func TestFramework_AllowedOriginsAreForItsOwnUpgraderOnly(t *testing.T) {
 }
 
 func TestFramework_DropsTheHeadersOfAHandshake(t *testing.T) {
-	handler := stock(t, &stockController{})
+	handler := newStock(t)
 	server := serveOn(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Request-Id", "set before")
 		handler.ServeHTTP(w, r)
@@ -300,31 +289,31 @@ func TestFramework_DropsTheHeadersOfAHandshake(t *testing.T) {
 
 func TestFramework_LogsABrokenHandshakeAsAnError(t *testing.T) {
 	log := captureLog(t)
-	ask(stock(t, &stockController{}), http.MethodGet, stockPage, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+	ask(newStock(t), http.MethodGet, stockPage, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
 		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"broken"}}, "")
 	mended(t, strings.Contains(log.String(), "level=ERROR"), "logs no error for a broken handshake",
 		"the length of the key in handshakeError of internal/site/admission.go")
 }
 
 func TestFramework_AnybodyCanCallMount(t *testing.T) {
-	c := &stockController{}
-	tb := visitor.New(t, serveOn(t, stock(t, c))).Open(stockPage)
-	before := c.mounts.Load()
+	s := newStock(t)
+	tb := s.visit(t).Open(stockPage)
+	before := s.mounts.Load()
 	tb.Do("mount", nil)
 	tb.Settle()
-	mended(t, c.mounts.Load() == before+1, "refuses Mount as an action",
+	mended(t, s.mounts.Load() == before+1, "refuses Mount as an action",
 		"the question whether this is a new connection, in PresenceController.Mount,")
 }
 
 func TestFramework_TakesBinaryFrames(t *testing.T) {
-	tb := visitor.New(t, newStock(t)).Open(stockPage)
+	tb := newStock(t).visit(t).Open(stockPage)
 	require.NoError(t, tb.WS.WriteMessage(websocket.BinaryMessage, []byte(`{"action":"press","data":{}}`)))
 	tb.Settle()
 	mended(t, strings.Contains(tb.Text(), "Shared: 1"), "refuses binary frames", "the refusal in conn.ReadMessage of internal/wsconn")
 }
 
 func TestFramework_TakesMessagesOfAnyLength(t *testing.T) {
-	tb := visitor.New(t, newStock(t)).Open(stockPage)
+	tb := newStock(t).visit(t).Open(stockPage)
 	tb.Do("say", map[string]any{"said": strings.Repeat("x", 1<<20)})
 	tb.Settle()
 	mended(t, strings.Contains(tb.HTML(), "xxx"), "limits the length of messages", "MaxMessage in internal/wsconn")
@@ -335,96 +324,69 @@ func TestFramework_HasNoDeadlinesForSockets(t *testing.T) {
 		"asks more of a connection than to read, write and close", "a part of internal/wsconn, perhaps: the heartbeat,")
 }
 
-// socket is the socket of a page, as its frames come.
-type socket struct {
-	t testing.TB
-	*websocket.Conn
-}
-
-// openSocket opens the socket of a page, and reads the page.
-func openSocket(t testing.TB, v *visitor.Visitor) socket {
+// openSocket opens the socket of the page, and reads the page.
+func openSocket(t testing.TB, v *visitor.Visitor) *websocket.Conn {
 	t.Helper()
 	ws, err := v.Dial(stockPage)
 	require.NoError(t, err)
 	t.Cleanup(func() { ws.Close() })
 	require.NoError(t, ws.SetReadDeadline(time.Now().Add(visitor.Soon)))
-	s := socket{t, ws}
-	s.next()
-	return s
+	next(ws)
+	return ws
 }
 
-// openTwo opens two sockets of one browser.
-func openTwo(t testing.TB) (one, two socket) {
-	t.Helper()
-	v := visitor.New(t, newStock(t))
-	v.Get(stockPage) // for its cookie
-	return openSocket(t, v), openSocket(t, v)
-}
-
-// next returns the next frame, or an empty one after a while.
-func (s socket) next() string {
-	_, frame, _ := s.ReadMessage()
+// next returns the next frame, or nothing once the socket has ended.
+func next(ws *websocket.Conn) string {
+	_, frame, _ := ws.ReadMessage()
 	return string(frame)
 }
 
-// says sends a message.
-func (s socket) says(message string) {
-	s.t.Helper()
-	require.NoError(s.t, s.WriteMessage(websocket.TextMessage, []byte(message)))
-}
+func TestFramework_FramesAreThoseThatWsconnKnows(t *testing.T) {
+	v := newStock(t).visit(t)
+	v.Get(stockPage) // for its cookie
+	one, two := openSocket(t, v), openSocket(t, v)
+	require.NoError(t, visitor.Act(one, "say", nil))
+	next(one)
+	follows(t, `{"tree":{},"meta":{"success":true,"errors":null}}`, next(two),
+		"the refresh that changes nothing (if it sends none, nothingChanged may go)", "nothingChanged in internal/wsconn")
+	require.NoError(t, visitor.Act(one, "press", nil))
+	follows(t, `{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`, next(two), "the end of a refresh", "noAction in internal/wsconn")
+	follows(t, `{"tree":{"0":"1"},"meta":{"success":true,"errors":{},"action":"press"}}`, next(one),
+		"the end of an answer", "noAction in internal/wsconn")
+	require.NoError(t, visitor.Act(one, "__ping__", nil))
+	follows(t, `{"pong":true}`, next(one), "its answer to a ping", "pong in internal/wsconn")
 
-// The frames that internal/wsconn rewrites or recognizes, as it knows them.
-func TestFramework_AnswerAboveTheRateHasNoTree(t *testing.T) {
-	ws, got := openSocket(t, visitor.New(t, newStock(t))), ""
-	for range 100 { // more than the framework allows at once, and in the time that this takes
-		ws.says(`{"action":"say"}`)
+	const messages = 100 // more than the framework allows at once, and in the time that this takes
+	for range messages {
+		require.NoError(t, visitor.Act(one, "say", nil))
 	}
-	for range 100 {
-		if got = ws.next(); strings.Contains(got, "_rate_limit") {
+	refused := ""
+	for range messages {
+		if refused = next(one); strings.Contains(refused, "_rate_limit") {
 			break
 		}
 	}
-	follows(t, `{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`, got,
+	follows(t, `{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`, refused,
 		"its answer above the rate limit", "tooFast in internal/wsconn")
 }
 
-func TestFramework_AnswerToAPingIsNotAnUpdate(t *testing.T) {
-	ws := openSocket(t, visitor.New(t, newStock(t)))
-	ws.says(`{"action":"__ping__"}`)
-	follows(t, `{"pong":true}`, ws.next(), "its answer to a ping", "pong in internal/wsconn")
-}
-
-func TestFramework_SendsRefreshesThatChangeNothing(t *testing.T) {
-	one, two := openTwo(t)
-	one.says(`{"action":"touch"}`)
-	follows(t, `{"tree":{},"meta":{"success":true,"errors":null}}`, two.next(),
-		"the refresh that changes nothing (if it sends none, nothingChanged may go)", "nothingChanged in internal/wsconn")
-}
-
-func TestFramework_RefreshesNameNoAction(t *testing.T) {
-	one, two := openTwo(t)
-	one.says(`{"action":"press"}`)
-	follows(t, `{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`, two.next(), "the end of a refresh", "noAction in internal/wsconn")
-	follows(t, `{"tree":{"0":"1"},"meta":{"success":true,"errors":{},"action":"press"}}`, one.next(),
-		"the end of an answer", "noAction in internal/wsconn")
-}
-
 func TestFramework_QueuesRefreshesThatOneWouldCover(t *testing.T) {
-	c := &stockController{wait: make(chan struct{})}
-	v := visitor.New(t, serveOn(t, stock(t, c)))
+	s := newStock(t)
+	s.wait = make(chan struct{})
+	v := s.visit(t)
 	tb := v.Open(stockPage)
 	v.Open(stockPage) // is busy
 	for range 12 {
 		tb.Do("press", nil)
 	}
 	tb.Shows("Shared: 12")
-	close(c.wait)
-	mended(t, soon(func() bool { return c.changes.Load() > 2 }), // one under way, and one that would cover the rest
+	close(s.wait)
+	mended(t, soon(func() bool { return s.changes.Load() > 2 }), // one under way, and one that would cover the rest
 		"merges refreshes that wait", "WithDispatchBufferSize in Site.liveOptions")
 }
 
 func TestFramework_RendersTheWholePageAtEveryRefresh(t *testing.T) {
-	tb := visitor.New(t, newStock(t)).Open(stockPage)
+	tb := newStock(t).visit(t).Open(stockPage)
 	before := renderings.Load()
 	tb.Do("press", nil)
 	tb.Shows("Shared: 1")
@@ -433,9 +395,9 @@ func TestFramework_RendersTheWholePageAtEveryRefresh(t *testing.T) {
 }
 
 func TestFramework_CountsNoConnections(t *testing.T) {
-	handler := stock(t, &stockController{})
-	visitor.New(t, serveOn(t, handler)).Open(stockPage)
-	metrics := ask(handler.MetricsHandler(), http.MethodGet, "/metrics", nil, "").Body.String()
+	s := newStock(t)
+	s.visit(t).Open(stockPage)
+	metrics := ask(s.MetricsHandler(), http.MethodGet, "/metrics", nil, "").Body.String()
 	mended(t, strings.Contains(metrics, "\nlivetemplate_connections_active 0\n"), "counts its connections",
 		"realtime_connections in Site.pageMetrics, and the choice of metrics in framework.Collect,")
 }
@@ -451,36 +413,30 @@ func TestFramework_ConnectionsShareWhatAnEarlierRenderingHasParsed(t *testing.T)
 		}
 		handler := tmpl.Handle(&stockController{}, livetemplate.AsState(&stockState{}))
 		server, before := serveOn(t, handler), collected()
-		var sockets []socket
+		defer handler.Shutdown(t.Context())
 		for range connections {
-			sockets = append(sockets, openSocket(t, visitor.New(t, server)))
+			defer openSocket(t, visitor.New(t, server)).Close()
 		}
-		after := collected()
-		for _, ws := range sockets {
-			ws.Close()
-		}
-		assert.NoError(t, handler.Shutdown(t.Context()))
-		return after - before
+		return collected() - before
 	}
 	mended(t, held(false) > held(true)+connections*20_000, "shares what it parses between all connections", "the rendering in site.Live")
 }
 
 func TestFramework_LogsWhatIsOrdinary(t *testing.T) {
 	log := captureLog(t)
-	c := &stockController{wait: make(chan struct{})}
-	handler := stock(t, c)
-	v := visitor.New(t, serveOn(t, handler))
-
+	s := newStock(t)
+	s.wait = make(chan struct{})
+	v := s.visit(t)
 	polite, tb, busy := openSocket(t, v), v.Open(stockPage), v.Open(stockPage)
 	require.NoError(t, polite.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")))
-	for polite.next() != "" {
+	for next(polite) != "" {
 	}
 	polite.Close()
 	for range 19 {
 		tb.Do("press", nil)
 	}
 	tb.Shows("Shared: 19")
-	close(c.wait)
+	close(s.wait)
 	busy.Shows("Shared: 19")
 	require.NoError(t, tb.WS.WriteMessage(websocket.TextMessage, []byte(`{"action":`)))
 	require.NoError(t, busy.WS.WriteMessage(websocket.TextMessage,
@@ -490,8 +446,7 @@ func TestFramework_LogsWhatIsOrdinary(t *testing.T) {
 	})
 	tb.Close()
 	busy.Close()
-	assert.NoError(t, handler.Shutdown(t.Context()))
-
+	assert.NoError(t, s.Shutdown(t.Context()))
 	for said, part := range map[string]string{
 		`level=INFO msg="Client connected"`:           "its line in calm.Handle of internal/site/log.go",
 		`level=INFO msg="Client disconnected"`:        "its line in calm.Handle",
@@ -513,7 +468,7 @@ func TestFramework_ShutdownLeavesTheSessionStoreRunning(t *testing.T) {
 		return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "MemorySessionStore).cleanupLoop")
 	}
 	before := running()
-	assert.NoError(t, stock(t, &stockController{}).Shutdown(t.Context()))
+	assert.NoError(t, newStock(t).Shutdown(t.Context()))
 	time.Sleep(5 * tick)
 	mended(t, running() == before+1, "ends the clean-up of its sessions when it is shut down", "Page.close and Page.sessions")
 }
@@ -521,23 +476,23 @@ func TestFramework_ShutdownLeavesTheSessionStoreRunning(t *testing.T) {
 // One peer that floods and does not read is enough. In memory nothing is taken that
 // nobody reads.
 func TestFramework_PeerThatDoesNotReadHoldsUpEverybody(t *testing.T) {
-	handler, listener := stock(t, &stockController{}, livetemplate.WithMessageRateLimit(1e6, 1e6)), make(pipes)
+	handler, listener := newStock(t, livetemplate.WithMessageRateLimit(1e6, 1e6)), make(pipes)
 	server := http.Server{Handler: handler}
 	go server.Serve(listener)
-	deaf, healthy := listener.dial(t, stockPage), socket{t, listener.dial(t, stockPage)}
-	healthy.next()
+	deaf, healthy := listener.dial(t, stockPage), listener.dial(t, stockPage)
+	next(healthy)
 	flooded := make(chan struct{})
 	go func() {
 		defer close(flooded)
-		for deaf.WriteMessage(websocket.TextMessage, []byte(`{"action":"press"}`)) == nil {
+		for visitor.Act(deaf, "press", nil) == nil {
 		}
 	}()
 	held := soon(func() bool {
 		answered := make(chan struct{})
 		go func() {
-			healthy.says(`{"action":"press"}`)
+			visitor.Act(healthy, "press", nil)
 			for frame := "-"; frame != "" && !strings.Contains(frame, `"press"`); {
-				frame = healthy.next()
+				frame = next(healthy)
 			}
 			close(answered)
 		}()
