@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,51 +18,64 @@ import (
 func TestRateLimit_RemembersNoSessionForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRateLimit(DefaultActionRate, DefaultActionBurst)
-		knows := func(want int, why string) {
+		knows := func(want int, after time.Duration) {
 			t.Helper()
+			time.Sleep(after)
 			synctest.Wait()
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			assert.Len(t, l.sessions, want, why)
+			assert.Len(t, l.sessions, want)
 		}
 		for range DefaultActionBurst {
-			assert.True(t, l.allow("fast"))
+			l.allow("fast")
 		}
 		for i := range 2000 {
-			assert.True(t, l.allow(fmt.Sprint("made up ", i)))
+			l.allow(fmt.Sprint("made up ", i))
 		}
-		time.Sleep(21 * time.Millisecond)
-		knows(1, "the others have posted once")
-		time.Sleep(3900 * time.Millisecond)
-		knows(1, "its limit is not whole yet")
-		time.Sleep(200 * time.Millisecond)
-		knows(0, "its limit is whole")
+		knows(1, 21*time.Millisecond) // the others have posted once
+		knows(1, 3900*time.Millisecond)
+		knows(0, 200*time.Millisecond)
 		for range DefaultActionBurst {
 			assert.True(t, l.allow("fast"), "as much as ever")
 		}
 	})
 }
 
-// By default a browser may have 50 live connections, and all of them 10,000.
-func TestCapacity_IsAsDocumentedByDefault(t *testing.T) {
+// By default a browser may have 50 live connections, and all of them 10,000, also when
+// many connect at once.
+func TestCapacity_IsExactAndAsDocumentedByDefault(t *testing.T) {
 	a := newAdmission(Options{}, newRefusals(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), "live connection", "refused", ""))
-	of := func(browser int) *http.Request {
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
-			"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Cookie": {fmt.Sprintf("%s=%043d=", sessionCookie, browser)}}
-		return r
+	atOnce := func(browsers int, do func(r *http.Request)) {
+		var browsing sync.WaitGroup
+		for browser := range browsers {
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+				"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Cookie": {fmt.Sprintf("%s=%043d=", sessionCookie, browser)}}
+			browsing.Go(func() { do(r) })
+		}
+		browsing.Wait()
 	}
-	for browser := range 200 {
+	atOnce(199, func(r *http.Request) {
 		for range 50 {
-			assert.Empty(t, a.admit(of(browser)))
+			assert.Empty(t, a.admit(r))
 		}
-		if browser < 199 {
-			assert.Equal(t, sessionFull, a.admit(of(browser)))
+		assert.Equal(t, sessionFull, a.admit(r))
+	})
+	var mu sync.Mutex
+	refused := map[string]int{}
+	atOnce(300, func(r *http.Request) { // of which the first 199 have no room, and the others one connection each
+		why := a.admit(r)
+		mu.Lock()
+		defer mu.Unlock()
+		refused[why]++
+	})
+	assert.Equal(t, 50, refused[""])
+	assert.Equal(t, 10_000, a.on("/"))
+	assert.Equal(t, 250, refused[full]+refused[sessionFull])
+	atOnce(199, func(r *http.Request) {
+		for range 50 {
+			a.release(r)
 		}
-	}
-	assert.Equal(t, full, a.admit(of(200)))
-	for i := range 10_000 {
-		a.release(of(i / 50))
-	}
-	assert.Empty(t, a.bySession, "who has gone is not kept")
+	})
+	assert.Len(t, a.bySession, 50, "who has gone is not kept")
 }

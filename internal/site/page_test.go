@@ -53,7 +53,7 @@ func TestLivePages_RequestsLeaveNothingBehind(t *testing.T) {
 		for range times {
 			ask(s, http.MethodPost, toyPage, nil, "light=")
 			ask(s, http.MethodPost, toyPage, session(strings.Repeat("x", 10<<10)), "light=")
-			browser := session(madeUp())
+			browser := session(visitor.MadeUpSession())
 			ask(s, http.MethodPost, toyPage, browser, "light=")
 			for _, action := range []string{"light", "unknown"} {
 				ask(s, http.MethodPost, toyPage, with(browser, asks), `{"action":"`+action+`"}`)
@@ -98,7 +98,7 @@ func TestPosts_AboveTheRateAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &visitor.Log{}
 		s := newSite(t, site.Options{Log: log.Logger()})
-		mine, others := session(madeUp()), session(madeUp())
+		mine, others := session(visitor.MadeUpSession()), session(visitor.MadeUpSession())
 		post := func(browser http.Header) int { return ask(s, http.MethodPost, toyPage, browser, "light=").Code }
 		for i := range 200 {
 			assert.Equal(t, http.StatusSeeOther, post(mine), "post %d", i+1)
@@ -115,6 +115,17 @@ func TestPosts_AboveTheRateAreRefused(t *testing.T) {
 		assert.Equal(t, http.StatusTooManyRequests, post(mine))
 		assert.Equal(t, 202, lamps(s), "what was refused does not count")
 	})
+}
+
+// say opens a connection to a server and sends bytes that need not be a request.
+func say(t testing.TB, server, bytes string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	_, err = io.WriteString(conn, bytes)
+	require.NoError(t, err)
+	return conn
 }
 
 // A client that goes away while it sends is nothing to warn about.

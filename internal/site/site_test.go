@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -17,7 +15,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
@@ -46,20 +44,19 @@ const (
 )
 
 type toyState struct {
-	Lamps   int
+	Lamps   int64
 	Typed   string
 	Problem string
 }
 
 type toy struct {
 	peers *fanout.Peers
-	mu    sync.Mutex
-	lamps int
+	lamps atomic.Int64
 }
 
 func (c *toy) Mount(s toyState, ctx *livetemplate.Context) (toyState, error) {
-	err := ctx.Subscribe(ctx.SelfTopic())
-	return c.read(s), err
+	s.Lamps = c.lamps.Load()
+	return s, ctx.Subscribe(ctx.SelfTopic())
 }
 
 func (c *toy) Light(s toyState, ctx *livetemplate.Context) (toyState, error) {
@@ -67,19 +64,13 @@ func (c *toy) Light(s toyState, ctx *livetemplate.Context) (toyState, error) {
 		s.Problem = "That is not a light."
 		return s, site.Refuse(ctx, s, s.Problem)
 	}
-	c.mu.Lock()
-	c.lamps++
-	c.mu.Unlock()
-	return c.read(s), c.peers.Publish(ctx, ctx.SelfTopic(), "Lit")
+	s.Lamps = c.lamps.Add(1)
+	return s, c.peers.Publish(ctx, ctx.SelfTopic(), "Lit")
 }
 
-func (c *toy) Lit(s toyState, _ *livetemplate.Context) (toyState, error) { return c.read(s), nil }
-
-func (c *toy) read(s toyState) toyState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s.Lamps = c.lamps
-	return s
+func (c *toy) Lit(s toyState, _ *livetemplate.Context) (toyState, error) {
+	s.Lamps = c.lamps.Load()
+	return s, nil
 }
 
 // together gives all visitors one identity, as the app does.
@@ -188,17 +179,6 @@ func metric(t testing.TB, s *site.Site, name string) (value int) {
 	return value
 }
 
-// say opens a connection to a server and sends bytes that need not be a request.
-func say(t testing.TB, server, bytes string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
-	require.NoError(t, err)
-	t.Cleanup(func() { conn.Close() })
-	_, err = io.WriteString(conn, bytes)
-	require.NoError(t, err)
-	return conn
-}
-
 // lamps is how many lamps a page of the toy shows.
 func lamps(s http.Handler) (n int) {
 	_, after, _ := strings.Cut(ask(s, http.MethodGet, toyPage, nil, "").Body.String(), "Lamps: ")
@@ -211,9 +191,6 @@ const tick = 10 * time.Millisecond
 
 // cookieValue matches the session cookies that a site makes.
 var cookieValue = regexp.MustCompile(`^[A-Za-z0-9_-]{43}=$`)
-
-// madeUp is a session cookie as a site makes them.
-func madeUp() string { return rand.Text() + rand.Text()[:17] + "=" }
 
 // session returns the header of a request with a session cookie.
 func session(value string) http.Header {
@@ -296,6 +273,36 @@ func TestStop_LeaksNothing(t *testing.T) {
 		assert.Zero(t, metric(t, s, `realtime_connections{page="toy"}`))
 		assert.NoError(t, server.Close())
 	})
+}
+
+// Once balancers have had their time, nobody new is admitted. The tabs that are open
+// work until they are told to go elsewhere.
+func TestStop_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
+	s, server := serve(t, site.Options{Drain: 100 * time.Millisecond})
+	v := visitor.New(t, server)
+	tabs := []*visitor.Tab{v.Open(toyPage), visitor.New(t, server).Open(toyPage)}
+	noTime, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.Drain(noTime)
+	for _, path := range []string{"/readyz", "/healthz"} {
+		answer := ask(s, http.MethodGet, path, nil, "")
+		assert.Equal(t, http.StatusServiceUnavailable, answer.Code, path)
+		assert.Equal(t, "stopping\n", answer.Body.String(), path)
+	}
+	_, resp := visitor.Knock(t, server, toyPage, nil)
+	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+	light(tabs[0])
+	ask(s, http.MethodPost, toyPage, nil, "light=")
+	for _, tb := range tabs {
+		tb.Shows("Lamps: 2 ")
+	}
+
+	assert.NoError(t, s.Shutdown(t.Context()))
+	for _, tb := range tabs {
+		<-tb.Ended
+		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
+	}
+	assert.Equal(t, 2, lamps(s), "pages are served to the end")
 }
 
 // collected returns the bytes in use once nothing is left to collect.
