@@ -157,17 +157,6 @@ func TestFramework_SelfTopicReachesOneBrowserOnly(t *testing.T) {
 		"the type everyone in handlers_realtime.go")
 }
 
-func TestFramework_UpdateFromAPeerRemovesAnError(t *testing.T) {
-	v := newStock(t).visit(t)
-	tb, peer := v.Open(stockPage), v.Open(stockPage)
-	tb.Do("refuse", nil)
-	tb.Shows("refused")
-	peer.Do("press", nil)
-	tb.Shows("Shared: 1")
-	mended(t, !strings.Contains(tb.Text(), "refused"), "keeps an error until its own tab acts",
-		"the reasons kept in the state (MultiUserSyncState.Problem, PresenceState.NameError), and site.Refuse,")
-}
-
 func TestFramework_KeepsOneBaselineForAllTabsOfABrowser(t *testing.T) {
 	v := newStock(t).visit(t)
 	one, two := v.OpenWithoutSocket(stockPage), v.OpenWithoutSocket(stockPage)
@@ -178,18 +167,88 @@ func TestFramework_KeepsOneBaselineForAllTabsOfABrowser(t *testing.T) {
 		"the session group of each POST, and the GET after it, in Page.act, and the type authenticator")
 }
 
-func TestFramework_PlainRequestHasAStateOfItsOwn(t *testing.T) {
-	v := newStock(t).visit(t)
-	v.Post(stockPage, url.Values{"say": {""}, "said": {"hello"}})
-	mended(t, !strings.Contains(v.Get(stockPage), "hello"), "keeps the state of a browser without a socket",
-		"the sentence that joining needs a live connection (needsSocket in state_realtime.go)")
+func TestFramework_OnRequests(t *testing.T) {
+	s, log := newStock(t), captureLog(t)
+	get := func(target string, header http.Header) http.Header {
+		return ask(s, http.MethodGet, target, header, "").Header()
+	}
+	counts := func(header http.Header, form string) bool {
+		before := s.shared.Load()
+		ask(s, http.MethodPost, stockPage, header, form)
+		return s.shared.Load() == before+1
+	}
+	broken := ask(s, http.MethodPost, stockPage, asks, `{"action":`).Body.String()
+	get(stockPage, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"broken"}})
+	for name, row := range map[string]struct {
+		today      bool
+		now, mayGo string
+	}{
+		"AnswersHTMLAndJSONWithoutVary": {get(stockPage, nil).Get("Vary") == "",
+			"tells caches that its answer depends on Accept", "Vary in Page.ServeHTTP"},
+		"TakesAnyCookie": {get(stockPage, session("x")).Get("Set-Cookie") == "",
+			"replaces a session cookie that it did not make", "madeHere and withCookie in internal/site/session.go"},
+		"SessionCookieIsNotSecure": {!strings.Contains(get("https://example.com"+stockPage, nil).Get("Set-Cookie"), "Secure"),
+			"marks its cookie as secure over TLS", "the cookie that withSession sets"},
+		"TakesFormsOfOtherSites": {counts(http.Header{"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}}, "press="),
+			"refuses forms of other sites", "sameSiteOnly in internal/site/request.go"},
+		"TakesFormsOfAnyLength": {counts(nil, "press=&said="+strings.Repeat("x", 1<<20)),
+			"limits the length of forms", "maxForm in internal/site/page.go"},
+		"TextOfErrorsShowsInternals": {strings.Contains(broken, "ReadString"),
+			"keeps internals out of its answers", "the text that Page.send puts in place of an error"},
+		"LogsABrokenHandshakeAsAnError": {strings.Contains(log.String(), "level=ERROR"),
+			"logs no error for a broken handshake", "the length of the key in handshakeError of internal/site/admission.go"},
+	} {
+		t.Run(name, func(t *testing.T) { mended(t, row.today, row.now, row.mayGo) })
+	}
 }
 
-func TestFramework_TextOfErrorsShowsInternals(t *testing.T) {
-	answer := ask(newStock(t), http.MethodPost, stockPage, asks, `{"action":`)
-	require.GreaterOrEqual(t, answer.Code, 400)
-	mended(t, strings.Contains(answer.Body.String(), "ReadString"), "keeps internals out of its answers",
-		"the text that Page.send puts in place of an error")
+func TestFramework_OnALivePage(t *testing.T) {
+	s := newStock(t)
+	v := s.visit(t)
+	tb, peer := v.Open(stockPage), v.Open(stockPage)
+	t.Run("UpdateFromAPeerRemovesAnError", func(t *testing.T) {
+		tb.Do("refuse", nil)
+		tb.Shows("refused")
+		before := renderings.Load()
+		peer.Do("press", nil)
+		tb.Shows("Shared: 1")
+		mended(t, !strings.Contains(tb.Text(), "refused"), "keeps an error until its own tab acts",
+			"the reasons kept in the state (MultiUserSyncState.Problem, PresenceState.NameError), and site.Refuse,")
+		mended(t, renderings.Load() > before, "renders only what has changed",
+			"the split of a page into fixed text and a live part (internal/site/layout.go)")
+	})
+	t.Run("AnybodyCanCallMount", func(t *testing.T) {
+		before := s.mounts.Load()
+		tb.Do("mount", nil)
+		tb.Settle()
+		mended(t, s.mounts.Load() == before+1, "refuses Mount as an action",
+			"the question whether this is a new connection, in PresenceController.Mount,")
+	})
+	t.Run("TakesBinaryFrames", func(t *testing.T) {
+		require.NoError(t, tb.WS.WriteMessage(websocket.BinaryMessage, []byte(`{"action":"press","data":{}}`)))
+		tb.Settle()
+		mended(t, strings.Contains(tb.Text(), "Shared: 2"), "refuses binary frames", "the refusal in conn.ReadMessage of internal/wsconn")
+	})
+	t.Run("TakesMessagesOfAnyLength", func(t *testing.T) {
+		tb.Do("say", map[string]any{"said": strings.Repeat("x", 1<<20)})
+		tb.Settle()
+		mended(t, strings.Contains(tb.HTML(), "xxx"), "limits the length of messages", "MaxMessage in internal/wsconn")
+	})
+	t.Run("CountsNoConnections", func(t *testing.T) {
+		metrics := ask(s.MetricsHandler(), http.MethodGet, "/metrics", nil, "").Body.String()
+		mended(t, strings.Contains(metrics, "\nlivetemplate_connections_active 0\n"), "counts its connections",
+			"realtime_connections in Site.pageMetrics, and the choice of metrics in framework.Collect,")
+	})
+	t.Run("HasNoDeadlinesForSockets", func(t *testing.T) {
+		mended(t, reflect.TypeFor[livetemplate.WSConn]().NumMethod() == 3,
+			"asks more of a connection than to read, write and close", "a part of internal/wsconn, perhaps: the heartbeat,")
+	})
+	t.Run("PlainRequestHasAStateOfItsOwn", func(t *testing.T) {
+		v.Post(stockPage, url.Values{"say": {""}, "said": {"hello"}})
+		mended(t, !strings.Contains(v.Get(stockPage), "hello"), "keeps the state of a browser without a socket",
+			"the sentence that joining needs a live connection (needsSocket in state_realtime.go)")
+	})
 }
 
 func TestFramework_LeavesTheTypeOfHTMLToBeGuessed(t *testing.T) {
@@ -200,11 +259,6 @@ func TestFramework_LeavesTheTypeOfHTMLToBeGuessed(t *testing.T) {
 	}))
 	visitor.New(t, server).Get(stockPage)
 	mended(t, set == "", "sets the content type of HTML", "Content-Type in Page.send")
-}
-
-func TestFramework_AnswersHTMLAndJSONWithoutVary(t *testing.T) {
-	answer := ask(newStock(t), http.MethodGet, stockPage, nil, "")
-	mended(t, answer.Header().Get("Vary") == "", "tells caches that its answer depends on Accept", "Vary in Page.ServeHTTP")
 }
 
 // stuck is an answer that nobody reads.
@@ -239,30 +293,6 @@ func TestFramework_SlowReaderHoldsUpTheOtherTabsOfABrowser(t *testing.T) {
 	mended(t, held, "writes answers without holding a lock", "the recorder in internal/site/recorder.go")
 }
 
-func TestFramework_TakesAnyCookie(t *testing.T) {
-	answer := ask(newStock(t), http.MethodGet, stockPage, session("x"), "")
-	mended(t, answer.Header().Get("Set-Cookie") == "", "replaces a session cookie that it did not make",
-		"madeHere and withCookie in internal/site/session.go")
-}
-
-func TestFramework_SessionCookieIsNotSecure(t *testing.T) {
-	cookies := ask(newStock(t), http.MethodGet, "https://example.com"+stockPage, nil, "").Result().Cookies()
-	require.Len(t, cookies, 1)
-	mended(t, !cookies[0].Secure, "marks its cookie as secure over TLS", "the cookie that withSession sets")
-}
-
-func TestFramework_TakesFormsOfOtherSites(t *testing.T) {
-	s := newStock(t)
-	ask(s, http.MethodPost, stockPage, http.Header{"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}}, "press=")
-	mended(t, s.shared.Load() == 1, "refuses forms of other sites", "sameSiteOnly in internal/site/request.go")
-}
-
-func TestFramework_TakesFormsOfAnyLength(t *testing.T) {
-	s := newStock(t)
-	ask(s, http.MethodPost, stockPage, nil, "press=&said="+strings.Repeat("x", 1<<20))
-	mended(t, s.shared.Load() == 1, "limits the length of forms", "maxForm in internal/site/page.go")
-}
-
 // upgrader is one that the framework does not know.
 type upgrader struct{ livetemplate.WSUpgrader }
 
@@ -287,43 +317,6 @@ func TestFramework_DropsTheHeadersOfAHandshake(t *testing.T) {
 		"the headers that Upgrader.Upgrade adds in internal/wsconn")
 }
 
-func TestFramework_LogsABrokenHandshakeAsAnError(t *testing.T) {
-	log := captureLog(t)
-	ask(newStock(t), http.MethodGet, stockPage, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
-		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"broken"}}, "")
-	mended(t, strings.Contains(log.String(), "level=ERROR"), "logs no error for a broken handshake",
-		"the length of the key in handshakeError of internal/site/admission.go")
-}
-
-func TestFramework_AnybodyCanCallMount(t *testing.T) {
-	s := newStock(t)
-	tb := s.visit(t).Open(stockPage)
-	before := s.mounts.Load()
-	tb.Do("mount", nil)
-	tb.Settle()
-	mended(t, s.mounts.Load() == before+1, "refuses Mount as an action",
-		"the question whether this is a new connection, in PresenceController.Mount,")
-}
-
-func TestFramework_TakesBinaryFrames(t *testing.T) {
-	tb := newStock(t).visit(t).Open(stockPage)
-	require.NoError(t, tb.WS.WriteMessage(websocket.BinaryMessage, []byte(`{"action":"press","data":{}}`)))
-	tb.Settle()
-	mended(t, strings.Contains(tb.Text(), "Shared: 1"), "refuses binary frames", "the refusal in conn.ReadMessage of internal/wsconn")
-}
-
-func TestFramework_TakesMessagesOfAnyLength(t *testing.T) {
-	tb := newStock(t).visit(t).Open(stockPage)
-	tb.Do("say", map[string]any{"said": strings.Repeat("x", 1<<20)})
-	tb.Settle()
-	mended(t, strings.Contains(tb.HTML(), "xxx"), "limits the length of messages", "MaxMessage in internal/wsconn")
-}
-
-func TestFramework_HasNoDeadlinesForSockets(t *testing.T) {
-	mended(t, reflect.TypeFor[livetemplate.WSConn]().NumMethod() == 3,
-		"asks more of a connection than to read, write and close", "a part of internal/wsconn, perhaps: the heartbeat,")
-}
-
 // openSocket opens the socket of the page, and reads the page.
 func openSocket(t testing.TB, v *visitor.Visitor) *websocket.Conn {
 	t.Helper()
@@ -342,7 +335,8 @@ func next(ws *websocket.Conn) string {
 }
 
 func TestFramework_FramesAreThoseThatWsconnKnows(t *testing.T) {
-	v := newStock(t).visit(t)
+	const limit = 5
+	v := newStock(t, livetemplate.WithMessageRateLimit(1e-9, limit)).visit(t)
 	v.Get(stockPage) // for its cookie
 	one, two := openSocket(t, v), openSocket(t, v)
 	require.NoError(t, visitor.Act(one, "say", nil))
@@ -356,17 +350,12 @@ func TestFramework_FramesAreThoseThatWsconnKnows(t *testing.T) {
 	require.NoError(t, visitor.Act(one, "__ping__", nil))
 	follows(t, `{"pong":true}`, next(one), "its answer to a ping", "pong in internal/wsconn")
 
-	const messages = 100 // more than the framework allows at once, and in the time that this takes
-	for range messages {
+	frame := ""
+	for range limit {
 		require.NoError(t, visitor.Act(one, "say", nil))
+		frame = next(one)
 	}
-	refused := ""
-	for range messages {
-		if refused = next(one); strings.Contains(refused, "_rate_limit") {
-			break
-		}
-	}
-	follows(t, `{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`, refused,
+	follows(t, `{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`, frame,
 		"its answer above the rate limit", "tooFast in internal/wsconn")
 }
 
@@ -383,23 +372,6 @@ func TestFramework_QueuesRefreshesThatOneWouldCover(t *testing.T) {
 	close(s.wait)
 	mended(t, soon(func() bool { return s.changes.Load() > 2 }), // one under way, and one that would cover the rest
 		"merges refreshes that wait", "WithDispatchBufferSize in Site.liveOptions")
-}
-
-func TestFramework_RendersTheWholePageAtEveryRefresh(t *testing.T) {
-	tb := newStock(t).visit(t).Open(stockPage)
-	before := renderings.Load()
-	tb.Do("press", nil)
-	tb.Shows("Shared: 1")
-	mended(t, renderings.Load() > before, "renders only what has changed",
-		"the split of a page into fixed text and a live part (internal/site/layout.go)")
-}
-
-func TestFramework_CountsNoConnections(t *testing.T) {
-	s := newStock(t)
-	s.visit(t).Open(stockPage)
-	metrics := ask(s.MetricsHandler(), http.MethodGet, "/metrics", nil, "").Body.String()
-	mended(t, strings.Contains(metrics, "\nlivetemplate_connections_active 0\n"), "counts its connections",
-		"realtime_connections in Site.pageMetrics, and the choice of metrics in framework.Collect,")
 }
 
 func TestFramework_ConnectionsShareWhatAnEarlierRenderingHasParsed(t *testing.T) {
