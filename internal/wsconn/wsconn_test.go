@@ -108,7 +108,7 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 		"binary":               {websocket.BinaryMessage, `{"action":"x"}`, 1003, notText},
 		"not UTF-8":            {websocket.TextMessage, "{\"action\":\"\xff\"}", 1007, notText},
 		"too long":             {websocket.TextMessage, long + "x", 1009, tooLong},
-		"far too long":         {websocket.TextMessage, strings.Repeat(long, 8), 1009, tooLong},
+		"far too long":         {websocket.TextMessage, strings.Repeat(long, 100), 1009, tooLong},
 		"no JSON":              {websocket.TextMessage, `{"action":`, 0, notAction},
 		"fields of wrong kind": {websocket.TextMessage, `{"action":7,"data":"x"}`, 0, notAction},
 		"nested too deep":      {websocket.TextMessage, `{"data":{"x":` + strings.Repeat("[", 11000) + strings.Repeat("]", 11000) + `}}`, 0, notAction},
