@@ -132,7 +132,8 @@ func say(t testing.TB, server, bytes string) net.Conn {
 func TestPosts_ThatAreAbortedAreNoWarning(t *testing.T) {
 	log := &visitor.Log{}
 	s, server := serve(t, site.Options{Log: log.Logger()})
-	const header = "POST " + toyPage + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nligh"
+	const header = "POST " + toyPage + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n" +
+		"Content-Type: application/x-www-form-urlencoded\r\n\r\nligh"
 	say(t, server, header).Close()
 	half := say(t, server, header) // still reads
 	require.NoError(t, half.(*net.TCPConn).CloseWrite())
