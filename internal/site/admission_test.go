@@ -34,6 +34,7 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 				{"https://" + host, nil, no, no},
 				{"https://evil.example", nil, no, no},
 				{friend + ".evil.example", nil, no, no},
+				{server + ".evil.example", nil, no, no},
 				{"http://friend.example", nil, no, no},
 				{"https://public.example", proxied, no, ok},
 				{"http://public.example", proxied, no, no},
