@@ -341,6 +341,8 @@ func TestIncrement_IsNotTriedTwice(t *testing.T) {
 	time.AfterFunc(7*answerWithin/4, server.Freeze()) // a second attempt would be under way by then
 	_, err := p.Increment()
 	assert.ErrorIs(t, err, ErrUnknown)
+	away, unknown := p.Failed()
+	assert.Equal(t, []int{0, 1}, []int{away, unknown}, "how many are away, and unknown")
 	p.counts(2)
 	p.isAway(false)
 	p.increment(1)
