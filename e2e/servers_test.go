@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
-	"realtime/internal/visitor/browser"
 )
 
 // What servers agree on is proved in internal/cluster. Here is what only programs show.
@@ -205,34 +204,6 @@ func TestServers_RedisAway(t *testing.T) {
 		counters[i].Increment()
 		counters[i].Shows(fmt.Sprintf("Counter: %d ", i+2))
 		counters[i].Never("did not count")
-	}
-}
-
-// Behind a balancer that sends every request elsewhere, pages work, and people whose
-// server stops come back on another one, through the script of the page.
-func TestBrowser_PeopleOfAServerThatStopsComeBackOnAnother(t *testing.T) {
-	t.Parallel()
-	_, servers := visitor.StartServers(t, 2, "-grace", "1h")
-	address := visitor.NewBalancer(t, servers)
-	var people []*browser.Tab
-	for i := range 2 { // one on each server
-		people = append(people, browser.New(t).Open(address+visitor.PresencePage))
-		people[i].Join(fmt.Sprint("Person ", i))
-	}
-	watching := visitor.New(t, servers[1].URL).Open(visitor.PresencePage)
-	watching.Shows("2 user(s) online")
-	require.Positive(t, servers[0].Metrics()["realtime_connections"], "some are there")
-
-	watching.StartHistory()
-	servers[0].Signal(syscall.SIGTERM)
-	<-servers[0].Exited
-	for i, tb := range people {
-		tb.Shows(fmt.Sprint("Logged in as Person ", i))
-		tb.Shows("2 user(s) online")
-		assert.Equal(t, 1, tb.Loads(), "without reload")
-	}
-	for _, text := range watching.HasRead() {
-		assert.Contains(t, text, "2 user(s) online", "nobody is gone for a moment")
 	}
 }
 
