@@ -1,7 +1,6 @@
 package visitor
 
 import (
-	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -9,7 +8,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,50 +138,4 @@ func (w storable) WriteHeader(status int) {
 func (w storable) Write(b []byte) (int, error) {
 	w.Header().Del("Cache-Control")
 	return w.ResponseWriter.Write(b)
-}
-
-// balancer sends every request to the next server that says it is ready, and to
-// another if it refuses, as a load balancer without sticky sessions does. Sockets
-// take turns of their own: every server gets some.
-type balancer struct {
-	servers           []*Program
-	requests, sockets atomic.Int64 // turns
-}
-
-// NewBalancer serves a balancer.
-func NewBalancer(t testing.TB, servers []*Program) (address string) {
-	t.Helper()
-	proxy := reverseProxy(func(r *httputil.ProxyRequest) { r.Out.URL.Scheme = "http" })
-	proxy.Transport = &balancer{servers: servers}
-	return serve(t, proxy)
-}
-
-func (b *balancer) RoundTrip(r *http.Request) (resp *http.Response, err error) {
-	turns := &b.requests
-	if websocket.IsWebSocketUpgrade(r) {
-		turns = &b.sockets
-	}
-	err = errors.New("no server is ready")
-	turn := int(turns.Add(1))
-	for i := range b.servers {
-		s := b.servers[(turn+i)%len(b.servers)]
-		if !ready(s) {
-			continue
-		}
-		r.URL.Host = s.Addr()
-		resp, err = http.DefaultTransport.RoundTrip(r)
-		if err == nil && resp.StatusCode != http.StatusServiceUnavailable || r.Method == http.MethodPost {
-			break // a form is sent once
-		}
-	}
-	return resp, err
-}
-
-func ready(s *Program) bool {
-	resp, err := http.Get(s.URL + "/readyz")
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
 }
