@@ -16,7 +16,7 @@ run: assets
 # browser. make check does the vetting.
 GO_TEST := go test -race -shuffle=on -vet=off
 test: assets test-tools
-	node --test --test-reporter=./e2e/scripts/quiet.mjs e2e/scripts/
+	node --test --test-reporter=./e2e/scripts/quiet.mjs e2e/scripts/*.test.mjs
 	$(GO_TEST) -parallel 6 -timeout 30m ./e2e ./...
 
 # The rest: other browsers, proxies, storms, slow networks, each page in each state.

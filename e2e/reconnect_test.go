@@ -22,6 +22,12 @@ const isLive = browser.Live + ` && document.documentElement.dataset.connection =
 // attemptsComeOften is for InEveryPage.
 const attemptsComeOften = `Math.random = () => 0.1`
 
+// toldNote waits until a page, of which WatchNotices knows, has told a person something.
+// It shows that for four seconds only.
+func toldNote(tb *browser.Tab, note string) {
+	tb.WaitUntil(`top.name.includes(`+browser.Quote(note)+`)`, note)
+}
+
 func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -113,6 +119,7 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	joins.TypeInto("username", "Alice")
 	for tb, button := range map[*browser.Tab]string{counter: "increment", joins: "join", leaves: "leave"} {
 		tb.ExpectErrors("net::ERR_")
+		tb.WatchNotices()
 		// Before a second is over, which is when the button is disabled.
 		tb.Eval(`void document.addEventListener("live", () => document.querySelector("[name=` + button + `]").click(), {once: true})`)
 	}
@@ -123,10 +130,10 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	network.ComeBack()
 	counter.Shows("Counter: 1")
 	joins.Shows("Logged in as Alice")
-	leaves.Shows("What you did last was not sent, because the page has changed meanwhile.")
+	toldNote(leaves, "What you did last was not sent, because the page has changed meanwhile.")
 	leaves.Shows("1 user(s) online Username")
 	for _, tb := range []*browser.Tab{counter, joins} {
-		assert.Equal(t, "", tb.Eval(`document.getElementById("notice").textContent`))
+		assert.Empty(t, tb.Notices())
 		assert.Equal(t, 1, tb.Loads())
 	}
 
@@ -136,7 +143,7 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	counter.Click("increment")
 	network.Cut()
 	release()
-	counter.Shows("What you did last may not have counted.")
+	toldNote(counter, "What you did last may not have counted.")
 	counter.WaitUntil(browser.Live, "a live page")
 	counter.Shows("Counter: 1")
 	assert.Equal(t, "", counter.Eval(`window.answered`), "the page is no answer to the click")
@@ -192,6 +199,7 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 	tb.ExpectErrors("WebSocket")
 	tb.ExpectErrors("502")
 	tb.InEveryPage(attemptsComeOften)
+	tb.WatchNotices()
 	const off = "Live updates are off"
 	tb.Navigate(server + visitor.CounterPage)
 	tb.Shows(off)
@@ -199,7 +207,7 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 	tb.Shows("Counter: 1")
 	noPost.Store(true)
 	tb.Click("increment")
-	tb.Shows("What you did last may not have counted.")
+	toldNote(tb, "What you did last may not have counted.")
 	noPost.Store(false)
 	tb.Navigate(server + "/")
 	tb.Eval(`void setTimeout(() => history.back())`)
@@ -244,7 +252,7 @@ func TestBrowser_PageForWhichThereIsNoRoomSaysSoAndIsLiveWhenThereIs(t *testing.
 			first.Shows("Counter: 1")
 
 			first.Close()
-			second.Shows("Back online")
+			second.WaitUntil(isLive, "a live page")
 			visitor.New(t, server).Click()
 			second.Shows("Counter: 2")
 			assert.Equal(t, 2, second.Loads(), "about:blank and the page")

@@ -118,11 +118,12 @@ const answerHangsUntil = (happens) => async (it) => {
   happens(it.tab);
   await it.pass(0);
 };
-const answeredWith = (status, told) => async (it) => {
+const answeredWith = (status, told, sentence) => async (it) => {
   it.server.POST = status;
   it.tab.press();
   await it.pass(0);
   it.tells([told], 0);
+  is(it.tab.lines.notice.textContent, sentence, "the notice at the foot");
 };
 const held = async (it, server) => {
   it.tab.press();
@@ -415,10 +416,10 @@ const cases = {
   "off: the server is away": serverIsAway,
   "off: the server is full": serverIs("full", "full"),
   "off: a press": pressIsARequest,
-  "off: a press is answered with 429": answeredWith(429, "too fast"),
-  "off: a press is answered with 403": answeredWith(403, "refused"),
+  "off: a press is answered with 429": answeredWith(429, "too fast", "Slow down: that was too fast, and did not count."),
+  "off: a press is answered with 403": answeredWith(403, "refused", "What you did last did not count: the server has refused it."),
   "off: a press is answered with 500": async (it) => {
-    await answeredWith(500, "unanswered")(it);
+    await answeredWith(500, "unanswered", "What you did last may not have counted.")(it);
     is(it.when("health"), [0], "questions");
   },
   "off: a press is not answered for 10 s": async (it) => {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -52,7 +51,8 @@ func upgrade(t *testing.T, u *Upgrader, near, far net.Conn) (c *conn, peer *webs
 		assert.NoError(t, err)
 		upgraded <- c
 	}()
-	peer, _, err := websocket.NewClient(far, &url.URL{Scheme: "ws", Host: "server"}, nil, 0, 0)
+	dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return far, nil }}
+	peer, _, err := dialer.Dial("ws://server", nil)
 	require.NoError(t, err)
 	c = (<-upgraded).(*conn)
 	t.Cleanup(func() {
