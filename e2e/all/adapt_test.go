@@ -5,10 +5,10 @@ package all
 import (
 	"fmt"
 	"go/format"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -32,15 +32,16 @@ var (
 	fenced  = regexp.MustCompile("(?m)^```[a-z]+$")
 )
 
-// adapted returns a copy of this repository to which docs/adapt.md is applied, and the
-// number of lines that its reader writes.
-func adapted(t *testing.T) (dir string, lines int) {
+// adapted builds the program with docs/adapt.md applied, and returns the executable and
+// the number of lines that its reader writes.
+func adapted(t *testing.T) (exe string, lines int) {
 	t.Helper()
 	guide, err := os.ReadFile("../../docs/adapt.md")
 	require.NoError(t, err)
-	dir = copyOfRepository(t)
 	snippets := snippet.FindAllStringSubmatch(string(guide), -1)
 	require.Len(t, snippets, len(fenced.FindAll(guide, -1)), "snippets that say where they go")
+	dir := t.TempDir()
+	require.NoError(t, exec.Command("cp", "-r", visitor.Root()+"/.", dir).Run())
 	for _, s := range snippets {
 		created, changed, theLast, place, text := s[1], s[2], s[3] != "", s[4], s[5]
 		for line := range strings.Lines(text) {
@@ -49,22 +50,22 @@ func adapted(t *testing.T) (dir string, lines int) {
 			}
 		}
 		file := filepath.Join(dir, created+changed)
-		if created != "" {
+		if created == "" {
+			before, err := os.ReadFile(file)
+			require.NoError(t, err)
+			text = insertBelow(t, string(before), place, theLast, text)
+		} else {
 			require.NoFileExists(t, file)
-			if filepath.Ext(file) == ".go" {
-				formatted, err := format.Source([]byte(text))
-				require.NoError(t, err)
-				assert.Equal(t, string(formatted), text, "what gofmt makes of the snippet")
-			}
-			require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
-			continue
 		}
-		before, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(file, []byte(insertBelow(t, string(before), place, theLast, text)), 0o644))
+		if filepath.Ext(file) == ".go" {
+			formatted, err := format.Source([]byte(text))
+			require.NoError(t, err)
+			assert.Equal(t, string(formatted), text, "what gofmt makes of %s", file)
+		}
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
 	}
 	assert.Contains(t, string(guide), fmt.Sprintf("five steps and %d lines", lines))
-	return dir, lines
+	return visitor.BuildCopy(t, dir), lines
 }
 
 // insertBelow inserts text below the line of a file that reads place.
@@ -84,37 +85,14 @@ func insertBelow(t *testing.T, file, place string, theLast bool, text string) st
 	return strings.Join(slices.Insert(lines, found[len(found)-1]+1, text), "")
 }
 
-// copyOfRepository copies what the program is built from.
-func copyOfRepository(t *testing.T) (dir string) {
-	t.Helper()
-	dir = t.TempDir()
-	repository := os.DirFS(visitor.Root())
-	require.NoError(t, fs.WalkDir(repository, ".", func(name string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir() && slices.Contains([]string{".git", "node_modules", "bin", "testdata"}, entry.Name()):
-			return fs.SkipDir
-		case entry.IsDir():
-			return os.MkdirAll(filepath.Join(dir, name), 0o755)
-		}
-		content, err := fs.ReadFile(repository, name)
-		if err != nil || !entry.Type().IsRegular() {
-			return err
-		}
-		return os.WriteFile(filepath.Join(dir, name), content, 0o644)
-	}))
-	return dir
-}
-
 const pollPage = "/realtime/poll"
 
 // Who follows docs/adapt.md has a page that is as good as the two others.
 func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
 	t.Parallel()
-	dir, lines := adapted(t)
+	exe, lines := adapted(t)
 	assert.LessOrEqual(t, lines, 60, "lines that the reader writes")
-	p := visitor.StartExe(t, visitor.BuildCopy(t, dir))
+	p := visitor.StartExe(t, exe)
 	aliceVisitor, bobVisitor := visitor.New(t, p.URL), visitor.New(t, p.URL)
 	_, home := aliceVisitor.Send(http.MethodGet, "/", "", "")
 	assert.Equal(t, 2, strings.Count(home, `href="`+pollPage+`"`), "in the navigation and below")
