@@ -1,10 +1,11 @@
+//go:build bench
+
 package bench
 
 import (
 	"context"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
@@ -84,40 +85,31 @@ func quota(b *testing.B, cores float64) string {
 
 // share is how much of a machine refreshes take.
 type share struct {
-	Machine, Page string
-	Tabs          int
-	Used          float64 // of the CPU time that there is, by the whole program
-	AtRest        float64 // the same, while nothing changes
-	FrameRate     float64 // a second, of one tab
+	Machine   string
+	Tabs      int
+	Used      float64 // of the CPU time that there is, by the whole program
+	AtRest    float64 // the same, while nothing changes
+	FrameRate float64 // a second, of one tab
 }
 
 const budget = 0.5 // share that refreshes may take by default
 
 // measureShare lets a crowd that never rests ask for refreshes.
-func measureShare(b *testing.B, m machine, page string, tabsPerCore int) share {
-	tabs := int(m.cores * float64(tabsPerCore))
+func measureShare(b *testing.B, m machine) share {
+	tabs := int(m.cores * float64(size.TabsPerCore))
 	script := filepath.Join(b.TempDir(), "realtime")
 	require.NoError(b, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\n%s\nexec %s \"$@\"\n", m.enter(b), visitor.Build(b)), 0o755))
 	p := visitor.StartExe(b, script)
 	defer p.Kill()
-	people := visitor.OpenCrowd(b, p.URL, page, tabs)
+	people := visitor.OpenCrowd(b, p.URL, visitor.CounterPage, tabs)
 	defer people.Close()
 
-	change := func(i int) { people.Tabs[i%size.ChangeRate].Click() }
-	agree := func(changes int) {
-		people.Expect(int64(changes + 1))
-		people.Tabs[0].Click()
-		people.Agrees(changes + 1)
-	}
-	if page == visitor.PresencePage {
-		change, agree = guests(b, p.URL, people)
-	}
-	changes := 0
+	clicks := 0
 	load := func(d time.Duration) (used float64) {
 		cpu, begin := p.CPUTime(), time.Now()
 		for tick := time.NewTicker(time.Second / time.Duration(size.ChangeRate)); time.Since(begin) < d; <-tick.C {
-			change(changes)
-			changes++
+			people.Tabs[clicks%size.ChangeRate].Click()
+			clicks++
 		}
 		return (p.CPUTime() - cpu).Seconds() / time.Since(begin).Seconds() / m.cores
 	}
@@ -129,41 +121,16 @@ func measureShare(b *testing.B, m machine, page string, tabsPerCore int) share {
 	before := people.Count(0).MostFrames
 	used := load(size.LoadFor)
 	frames := people.Count(0).MostFrames - before
-	agree(changes)
-	s := share{m.name, path.Base(page), tabs, used, atRest, float64(frames) / size.LoadFor.Seconds()}
+	people.Expect(int64(clicks + 1))
+	people.Tabs[0].Click()
+	people.Agrees(clicks + 1)
+	s := share{m.name, tabs, used, atRest, float64(frames) / size.LoadFor.Seconds()}
 	b.Logf("%+v", s)
 	if !testing.Short() {
 		// Over the budget of refreshes: what it takes to receive and answer the changes.
 		assert.LessOrEqual(b, s.Used-s.AtRest, budget*1.4, "share of the CPU time")
 	}
 	return s
-}
-
-// guests fills the list of the presence page. Of the functions that it returns, change makes
-// a guest join or leave, and agree waits until all guests are gone.
-func guests(b *testing.B, server string, people *visitor.Crowd) (change, agree func(int)) {
-	for _, tb := range people.Tabs[:30] {
-		tb.Click()
-	}
-	var guests []*visitor.Tab
-	for range size.ChangeRate {
-		guests = append(guests, visitor.New(b, server).Open(visitor.PresencePage))
-	}
-	change = func(i int) {
-		if guest := guests[i%len(guests)]; i/len(guests)%2 == 0 {
-			guest.Join("guest")
-		} else {
-			guest.Leave()
-		}
-	}
-	agree = func(int) {
-		for _, guest := range guests {
-			guest.Leave()
-			guest.Settle()
-		}
-		visitor.New(b, server).Open(visitor.PresencePage).Shows("30 user(s) online")
-	}
-	return change, agree
 }
 
 // sharing is what sharing through Redis costs.
