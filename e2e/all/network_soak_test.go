@@ -3,14 +3,11 @@
 package all
 
 import (
-	"net/http"
 	"strconv"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	cdpnetwork "github.com/chromedp/cdproto/network"
-	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 
 	"realtime/internal/visitor"
@@ -68,52 +65,6 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			made = counted
 		})
 	}
-}
-
-// Firefox lets sockets wait after others have failed, each time longer.
-func TestSoak_FirefoxIsLiveWhenTheSocketThatWaitedOpens(t *testing.T) {
-	var blocked atomic.Bool
-	var sockets atomic.Int64
-	server := visitor.ServeBehind(t, func(app http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if websocket.IsWebSocketUpgrade(r) {
-				sockets.Add(1)
-				if blocked.Load() {
-					visitor.RefuseUpgrade(w, r)
-					return
-				}
-			}
-			app.ServeHTTP(w, r)
-		})
-	})
-	person := browser.NewFirefox(t, nil)
-	tb := person.Load("about:blank")
-	for _, part := range []string{"WebSocket", "establish a connection", "was interrupted"} {
-		tb.ExpectErrors(part)
-	}
-	blocked.Store(true)
-	tb.InEveryPage(`Math.random = () => 0.1; // attempts come often
-		window.made = 0;
-		window.WebSocket = class extends WebSocket { constructor(url) { super(url); made++; } }`)
-	tb.Navigate(server + visitor.CounterPage)
-	tb.Shows("Live updates are off")
-	last := time.Now()
-	for gap := time.Duration(0); gap < 12*time.Second; last = time.Now() { // until one has to wait for so long
-		before := sockets.Load()
-		assert.Eventually(t, func() bool { return sockets.Load() > before }, 75*time.Second, 10*time.Millisecond, "another socket")
-		gap = time.Since(last)
-	}
-	loaded := person.OpenWindow("about:blank")
-	loaded.ExpectErrors("was interrupted")
-	loaded.Navigate(server + visitor.CounterPage)
-	loaded.WaitUntilWithin(5*time.Second, `document.body.innerText.includes("Connecting… Buttons work.")`, "a page that says what is so")
-	loaded.Close()
-
-	blocked.Store(false)
-	before, allowed := tb.Number(`made`), time.Now()
-	tb.WaitUntilWithin(75*time.Second, browser.Live+` && document.documentElement.dataset.connection === "up"`, "a live page")
-	t.Logf("live %.1f s after sockets were allowed", time.Since(allowed).Seconds())
-	assert.Equal(t, before+1, tb.Number(`made`), "the socket that waited has opened, and after it the client's")
 }
 
 // By the clock of a real browser, with the machine to itself.

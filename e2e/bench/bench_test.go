@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -38,8 +39,8 @@ type sizes struct {
 	ChangeRate        int // a second, so that a refresh always waits
 	LearnFor, LoadFor time.Duration
 
-	SharedClicks, SharedPeople int
-	Clusters                   []int // servers
+	SharedPeople int
+	Clusters     []int // servers
 }
 
 var (
@@ -48,14 +49,14 @@ var (
 		Bursts: 3, BurstClicks: 1000, StreamRate: 500, StreamFor: 10 * time.Second,
 		IdleTabs: 10_000, IdleFor: 30 * time.Second,
 		TabsPerCore: 4000, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
-		SharedClicks: 2000, SharedPeople: 5000, Clusters: []int{2, 10, 100},
+		SharedPeople: 5000, Clusters: []int{2, 10, 100},
 	}
 	small = sizes{ // to see that everything is measured
 		Crowds: []int{10, 50}, TwoServers: 50, Patience: 5 * time.Second,
 		Bursts: 1, BurstClicks: 1000, StreamRate: 100, StreamFor: time.Second,
 		IdleTabs: 100, IdleFor: time.Second,
 		TabsPerCore: 200, ChangeRate: 10, LearnFor: time.Second, LoadFor: time.Second,
-		SharedClicks: 100, SharedPeople: 100, Clusters: []int{2, 3},
+		SharedPeople: 100, Clusters: []int{2, 3},
 	}
 	size = full
 )
@@ -90,8 +91,8 @@ func BenchmarkFanout(b *testing.B) {
 		}
 	}
 	part("idle", func(b *testing.B) { r.Idle = measureIdle(b) })
-	for _, m := range machines {
-		part("budget/"+m.name, func(b *testing.B) { r.Shares = append(r.Shares, measureShare(b, m)) })
+	for _, cores := range []int{runtime.NumCPU(), 1} {
+		part(fmt.Sprintf("budget/cores=%d", cores), func(b *testing.B) { r.Shares = append(r.Shares, measureShare(b, cores)) })
 	}
 	part("sharing", func(b *testing.B) { r.Sharing = measureSharing(b) })
 	for _, servers := range size.Clusters {
