@@ -25,7 +25,7 @@ const attemptsComeOften = `Math.random = () => 0.1`
 // toldNote waits until a page, of which WatchNotices knows, has told a person something.
 // It shows that for four seconds only.
 func toldNote(tb *browser.Tab, note string) {
-	tb.WaitUntil(`(sessionStorage.getItem("notices") ?? "").includes(`+browser.Quote(note)+`)`, note)
+	tb.WaitUntil(`top.name.includes(`+browser.Quote(note)+`)`, note)
 }
 
 func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {

@@ -22,6 +22,7 @@ func TestOn_ReplacesASocketThatNobodyListensOn(t *testing.T) {
 
 	next, err := listen.On("unix:" + path)
 	require.NoError(t, err)
+	assert.Equal(t, "Listening on unix:"+path, listen.Says("unix:"+path, next))
 	conn, err := net.Dial("unix", path)
 	require.NoError(t, err)
 	conn.Close()
@@ -30,25 +31,25 @@ func TestOn_ReplacesASocketThatNobodyListensOn(t *testing.T) {
 }
 
 func TestOn_LeavesWhatIsInUse(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "app.sock")
+	dir := t.TempDir()
+	path, file := filepath.Join(dir, "app.sock"), filepath.Join(dir, "notes.txt")
 	first, err := listen.On("unix:" + path)
 	require.NoError(t, err)
 	defer first.Close()
-	_, err = listen.On("unix:" + path)
-	assert.EqualError(t, err, "listen unix "+path+": the socket is in use")
+	require.NoError(t, os.WriteFile(file, []byte("keep"), 0o600))
+	for asked, want := range map[string]string{
+		path:                              "listen unix " + path + ": the socket is in use",
+		file:                              "listen unix " + file + ": the file exists and is no socket",
+		"":                                "listen unix: want unix: and a path",
+		filepath.Join(file, "below", "a"): "not a directory",
+	} {
+		_, err := listen.On("unix:" + asked)
+		assert.ErrorContains(t, err, want)
+	}
 	conn, err := net.Dial("unix", path)
 	require.NoError(t, err, "the first one still listens")
 	conn.Close()
-
-	file := filepath.Join(t.TempDir(), "notes.txt")
-	require.NoError(t, os.WriteFile(file, []byte("keep"), 0o600))
-	_, err = listen.On("unix:" + file)
-	assert.EqualError(t, err, "listen unix "+file+": the file exists and is no socket")
 	assert.FileExists(t, file)
-	_, err = listen.On("unix:")
-	assert.EqualError(t, err, "listen unix: want unix: and a path")
-	_, err = listen.On("unix:" + filepath.Join(path, "below", "a", "socket"))
-	assert.ErrorContains(t, err, "not a directory")
 }
 
 // bound is a listener on all interfaces at port 9000.
@@ -56,16 +57,13 @@ type bound struct{ net.Listener }
 
 func (bound) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4zero, Port: 9000} }
 
-func TestWhere_IsTheURLForABrowser(t *testing.T) {
+func TestSays_IsTheURLForABrowser(t *testing.T) {
 	for asked, want := range map[string]string{
-		"localhost:8080":  "http://localhost:9000",
-		":0":              "http://localhost:9000",
-		"0.0.0.0:0":       "http://localhost:9000",
-		"[::]:0":          "http://localhost:9000",
-		"127.0.0.1:9000":  "http://127.0.0.1:9000",
-		"[::1]:9000":      "http://[::1]:9000",
-		"example.test:80": "http://example.test:9000",
+		":0":             "Open http://localhost:9000",
+		"[::]:0":         "Open http://localhost:9000",
+		"127.0.0.1:9000": "Open http://127.0.0.1:9000",
+		"[::1]:9000":     "Open http://[::1]:9000",
 	} {
-		assert.Equal(t, want, listen.Where(asked, bound{}), "asked for %s", asked)
+		assert.Equal(t, want, listen.Says(asked, bound{}), "asked for %s", asked)
 	}
 }
