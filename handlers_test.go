@@ -166,6 +166,16 @@ func TestPresence_JoinAndLeaveCountEverywhere(t *testing.T) {
 	assert.NotContains(t, alice.HTML(), `name="join"`, "Alice has joined")
 }
 
+func TestPresence_ClosedTabLeaves(t *testing.T) {
+	server := newServer(t, config{presence: presence.Options{Grace: time.Millisecond}})
+	alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	alice.Join("Alice")
+	bob.Join("Bob")
+	alice.Shows("2 user(s) online")
+	bob.Close()
+	alice.Shows("1 user(s) online")
+}
+
 func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
 	server := newServer(t, config{presence: presence.Options{Grace: time.Millisecond}})
 	alice := visitor.New(t, server)
