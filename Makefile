@@ -25,11 +25,11 @@ test-all: assets test-all-tools
 
 check: assets
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
-	go vet -tags all,soak,pictures ./...
-	go tool staticcheck -tags all,soak,pictures ./...
+	go vet -tags all,soak,pictures,bench ./...
+	go tool staticcheck -tags all,soak,pictures,bench ./...
 
 bench: assets test-tools
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e/bench
+	go test -tags bench -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e/bench
 
 soak: assets test-all-tools
 	go test -race -count=1 -tags soak -run Soak -timeout 90m -v ./e2e/all

@@ -30,60 +30,36 @@ func TestDocs_ReadmeShowsThePattern(t *testing.T) {
 func TestDocs_OperatingListsFlagsAndMetrics(t *testing.T) {
 	t.Parallel()
 	text := readFile(t, "docs/operating.md")
-	rows := func(pattern string) (names []string) {
-		for _, row := range regexp.MustCompile("(?m)^\\| `("+pattern+")` ").FindAllStringSubmatch(text, -1) {
-			names = append(names, row[1])
-		}
-		return names
-	}
-	assert.ElementsMatch(t, flagsOfProgram(t), rows("-[a-z-]+"))
+	assert.ElementsMatch(t, flagsOfProgram(t), firsts("(?m)^\\| `(-[a-z-]+)` ", text))
 
 	p := visitor.Start(t, "-redis", visitor.NewRedis(t).URL)
 	visitor.New(t, p.URL).Get("/") // the first request makes the metrics of requests
-	var metrics []string
-	for name := range visitor.ParseMetrics(t, p.Admin("/metrics")) {
-		if strings.HasPrefix(name, "realtime_") {
-			metrics = append(metrics, name)
-		}
-	}
-	assert.ElementsMatch(t, metrics, rows("realtime_[a-z_]+"))
-}
-
-// flagsOfProgram returns the flags that -h lists.
-func flagsOfProgram(t *testing.T) (flags []string) {
-	t.Helper()
-	help, err := exec.Command(visitor.Build(t), "-h").Output()
-	require.NoError(t, err)
-	for _, line := range regexp.MustCompile(`(?m)^  (-[a-z-]+)`).FindAllStringSubmatch(string(help), -1) {
-		flags = append(flags, line[1])
-	}
-	require.NotEmpty(t, flags)
-	return flags
+	assert.ElementsMatch(t, firsts("(?m)^# TYPE (realtime_[a-z_]+) ", p.Admin("/metrics")), firsts("(?m)^\\| `(realtime_[a-z_]+)` ", text))
 }
 
 // Every link and image leads to a file of this repository, and every anchor to a heading.
 func TestDocs_LinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
-	docs, links := readDocs(t), 0
-	for name, doc := range docs {
-		for _, link := range linkTarget.FindAllStringSubmatch(doc.prose, -1) {
+	files, docs := filesOfRepository(t), readDocs(t)
+	for name, source := range docs {
+		links := regexp.MustCompile(`\]\(([^)\s]+)[^)]*\)|(?:src|srcset|href)="([^"]+)"`).FindAllStringSubmatch(code.ReplaceAllString(source, ""), -1)
+		assert.True(t, name != "README.md" || len(links) > 10, "%d links in the README", len(links))
+		for _, link := range links {
 			target, err := url.Parse(link[1] + link[2])
 			require.NoError(t, err, "%s: %s", name, link[0])
 			if target.IsAbs() {
 				continue
 			}
-			links++
 			file := name
 			if target.Path != "" {
 				file = path.Join(path.Dir(name), target.Path)
 			}
-			assert.True(t, fileExists(file), "%s links to %s", name, link[0])
+			assert.True(t, slices.Contains(files, file), "%s links to %s", name, link[0])
 			if target.Fragment != "" {
-				assert.Contains(t, docs[file].anchors, target.Fragment, "%s links to %s", name, link[0])
+				assert.Contains(t, anchors(docs[file]), target.Fragment, "%s links to %s", name, link[0])
 			}
 		}
 	}
-	assert.Greater(t, links, 20, "links that were looked at")
 }
 
 // Whoever looks for what the documents name finds it: the targets of make, the flags of
@@ -91,117 +67,96 @@ func TestDocs_LinksLeadSomewhere(t *testing.T) {
 func TestDocs_CommandsAndFilesExist(t *testing.T) {
 	t.Parallel()
 	files := filesOfRepository(t)
-	byName := map[string]bool{} // a table about one package names its files without the folder
-	tests := map[string]bool{}
+	var tests []string
 	for _, file := range files {
-		byName[path.Base(file)] = true
 		if strings.HasSuffix(file, "_test.go") {
-			for _, test := range testFunc.FindAllStringSubmatch(readFile(t, file), -1) {
-				tests[test[1]] = true
-			}
+			tests = append(tests, firsts(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`, readFile(t, file))...)
 		}
 	}
-	makefile, flags := readFile(t, "Makefile"), append(flagsOfProgram(t), "-h")
+	targets, flags := firsts(`(?m)^([a-z-]+):`, readFile(t, "Makefile")), append(flagsOfProgram(t), "-h")
 	docs := readDocs(t)
-	const unit = "docs/deploy/realtime@.service"
-	docs[unit] = document{code: strings.Split(readFile(t, unit), "\n")}
-	found := map[string]int{}
-	for name, doc := range docs {
-		check := func(kind, what string, exists bool) {
-			found[kind]++
-			assert.True(t, exists, "%s names the %s %q, which does not exist", name, kind, what)
-		}
-		for _, code := range doc.code {
-			if command := makeCommand.FindStringSubmatch(code); command != nil {
-				for target := range strings.FieldsSeq(command[1]) {
-					check("target", target, strings.Contains(makefile, "\n"+target+":"))
+	const unit, guide = "docs/deploy/realtime@.service", "docs/adapt.md"
+	docs[unit] = "```\n" + readFile(t, unit) + "```\n"
+	for kind, row := range map[string]struct {
+		where  string // in code
+		name   string // there
+		exists func(name string) bool
+		least  int
+	}{
+		"target": {`(?:^|\s)make((?: +[a-z][a-z-]*\b)+)(?: |$)`, `[a-z-]+`,
+			func(name string) bool { return slices.Contains(targets, name) }, 5},
+		"flag": {`(?:(?:^|[\s/=])realtime |^go run \. |^)(-[a-z].*)`, `\B-[a-z][a-z-]*`, // of the program, or alone
+			func(name string) bool { return slices.Contains(flags, name) }, 20},
+		"test": {`\b((?:Test|Fuzz|Benchmark)[A-Z]\w*_\w+)`, `.+`,
+			func(name string) bool { return slices.Contains(tests, name) }, 10},
+		"file": {`^((?:(?:internal|static|templates|e2e|docs)/[^\s:*…]*)|[a-z_]+\.(?:go|js|css|tmpl))(?::[0-9-]+)?$`, `.+`,
+			func(name string) bool { // a table about one package names its files without the folder
+				return slices.ContainsFunc(files, func(file string) bool { return file == path.Clean(name) || path.Base(file) == name })
+			}, 40},
+	} {
+		found := 0
+		for doc, source := range docs {
+			if kind == "file" && doc == guide { // its reader writes them, and it has a test of its own
+				continue
+			}
+			for _, where := range firsts("(?m)"+row.where, codeOf(source)) {
+				for _, name := range regexp.MustCompile(row.name).FindAllString(where, -1) {
+					found++
+					assert.True(t, row.exists(name), "%s names the %s %q, which does not exist", doc, kind, name)
 				}
 			}
-			if command := programCommand.FindStringSubmatch(code); command != nil {
-				for _, flag := range option.FindAllStringSubmatch(command[1], -1) {
-					check("flag", flag[1], slices.Contains(flags, flag[1]))
-				}
-			}
-			for _, test := range testName.FindAllString(code, -1) {
-				check("test", test, tests[test])
-			}
-			// adapt.md names files that its reader writes, and has a test of its own.
-			if file := pathInCode.FindStringSubmatch(code); file != nil && name != "docs/adapt.md" {
-				check("file", file[1], fileExists(path.Clean(file[1])) || byName[file[1]])
-			}
 		}
-	}
-	for kind, least := range map[string]int{"target": 5, "flag": 20, "test": 10, "file": 40} {
-		assert.GreaterOrEqual(t, found[kind], least, kind)
+		assert.GreaterOrEqual(t, found, row.least, kind)
 	}
 }
 
-var (
-	repository = os.DirFS("..")
-
-	fence    = regexp.MustCompile("(?ms)^ *```.*?^ *```")
-	codeSpan = regexp.MustCompile("`[^`\n]+`")
-
-	linkTarget = regexp.MustCompile(`\]\(([^)\s]+)[^)]*\)|(?:src|srcset|href)="([^"]+)"`)
-	heading    = regexp.MustCompile(`(?m)^#{1,6} +(.+)$`)
-
-	makeCommand    = regexp.MustCompile(`(?:^|\s)make((?: +[a-z][a-z-]*\b)+)(?: |$)`)
-	programCommand = regexp.MustCompile(`(?:(?:^|[\s/=])realtime |^go run \. |^)(-[a-z].*)`) // or a flag alone
-	option         = regexp.MustCompile(`(?:^|\s)-?(-[a-z][a-z-]*)`)
-	pathInCode     = regexp.MustCompile(`^((?:(?:internal|static|templates|e2e|docs)/[^\s:*…]*)|[a-z_]+\.(?:go|js|css|tmpl))(?::[0-9-]+)?$`)
-	testName       = regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark)[A-Z]\w*_\w+`)
-	testFunc       = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
-)
-
-// document is a page of Markdown.
-type document struct {
-	prose   string   // without code
-	code    []string // code spans, and the lines of code blocks
-	anchors []string
-}
-
-// readDocs returns README.md and all of docs, by path.
-func readDocs(t *testing.T) map[string]document {
+// flagsOfProgram returns the flags that -h lists.
+func flagsOfProgram(t *testing.T) []string {
 	t.Helper()
-	docs := map[string]document{}
-	for _, file := range filesOfRepository(t) {
-		if file == "README.md" || path.Dir(file) == "docs" && path.Ext(file) == ".md" {
-			docs[file] = parseMarkdown(readFile(t, file))
-		}
-	}
-	return docs
+	help, err := exec.Command(visitor.Build(t), "-h").Output()
+	require.NoError(t, err)
+	return firsts(`(?m)^  (-[a-z-]+)`, string(help))
 }
 
-func parseMarkdown(source string) (d document) {
-	withoutBlocks := fence.ReplaceAllStringFunc(source, func(block string) string {
-		d.code = append(d.code, strings.Split(block, "\n")...)
-		return ""
-	})
-	for _, span := range codeSpan.FindAllString(withoutBlocks, -1) {
-		d.code = append(d.code, strings.Trim(span, "`"))
+// firsts returns what the first group of a pattern matches in a text.
+func firsts(pattern, text string) (all []string) {
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+		all = append(all, match[1])
 	}
-	d.prose = codeSpan.ReplaceAllString(withoutBlocks, "code")
-	for _, match := range heading.FindAllStringSubmatch(withoutBlocks, -1) {
-		d.anchors = append(d.anchors, anchor(match[1]))
-	}
-	return d
+	return all
 }
 
-// anchor returns the anchor that GitHub gives to a heading, the first of its name.
-func anchor(heading string) string {
-	heading = regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(heading, "$1") // a link is its text
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == ' ':
-			return '-'
-		case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
-			return unicode.ToLower(r)
-		}
-		return -1
-	}, heading)
+// code matches a block or a span of code in Markdown.
+var code = regexp.MustCompile("(?ms)^ *```.*?^ *```|`[^`\n]+`")
+
+// codeOf returns all code in a page.
+func codeOf(source string) (text string) {
+	for _, piece := range code.FindAllString(source, -1) {
+		text += strings.Trim(piece, " `") + "\n"
+	}
+	return text
 }
 
-// filesOfRepository returns the paths of all files but those of others.
+// anchors returns those that GitHub gives to the headings of a page.
+func anchors(source string) (all []string) {
+	for _, heading := range firsts(`(?m)^#{1,6} +(.+)$`, source) {
+		heading = regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(heading, "$1") // a link is its text
+		all = append(all, strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, heading))
+	}
+	return all
+}
+
+var repository = os.DirFS("..")
+
+// filesOfRepository returns the paths of all files and folders but those of others.
 func filesOfRepository(t *testing.T) (files []string) {
 	t.Helper()
 	require.NoError(t, fs.WalkDir(repository, ".", func(file string, entry fs.DirEntry, err error) error {
@@ -221,7 +176,14 @@ func readFile(t *testing.T, file string) string {
 	return string(content)
 }
 
-func fileExists(file string) bool {
-	_, err := fs.Stat(repository, file)
-	return err == nil
+// readDocs returns README.md and all pages of docs, by path.
+func readDocs(t *testing.T) map[string]string {
+	t.Helper()
+	docs := map[string]string{"README.md": readFile(t, "README.md")}
+	pages, err := fs.Glob(repository, "docs/*.md")
+	require.NoError(t, err)
+	for _, page := range pages {
+		docs[page] = readFile(t, page)
+	}
+	return docs
 }

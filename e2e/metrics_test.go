@@ -36,7 +36,6 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 
 	// What changes nothing for others asks for no refresh.
 	alice.Post(visitor.PresencePage, url.Values{"username": {"Alice"}, "join": {""}})
-	alice.Post(visitor.PresencePage, url.Values{"leave": {""}})
 	presence.Leave() // has not joined
 	presence.Join(" ")
 	presence.Settle()
@@ -49,8 +48,9 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 
 	// Refused are two messages, a connection that sends bytes, the fifth connection, one
 	// from elsewhere, and a form.
-	require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
-	require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
+	for range 2 {
+		require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
+	}
 	counter.Settle()
 	binary, err := bob.Dial(visitor.CounterPage)
 	require.NoError(t, err)
@@ -77,32 +77,23 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 		`realtime_connections_opened_total{page="multi-user-sync"}`:   3,
 		`realtime_connections_opened_total{page="presence"}`:          1,
 		`realtime_connections_limit`:                                  4,
-		`realtime_clicks_failed_total{reason="away"}`:                 0,
-		`realtime_clicks_failed_total{reason="unknown"}`:              0,
 		`realtime_users_online`:                                       1,
 		`realtime_clicks_total`:                                       5,
 		`realtime_refreshes_asked_total{action="RefreshCounter"}`:     5,
 		`realtime_refreshes_merged_total{action="RefreshCounter"}`:    3,
 		`realtime_refreshes_sent_total{page="multi-user-sync"}`:       1,
 		`realtime_refreshes_asked_total{action="PresenceChanged"}`:    3,
-		`realtime_dispatch_drops_total{page="multi-user-sync"}`:       0,
-		`realtime_slow_closes_total`:                                  0,
 		`realtime_messages_refused_total{reason="not_action"}`:        2,
 		`realtime_messages_refused_total{reason="not_text"}`:          1,
-		`realtime_messages_refused_total{reason="too_long"}`:          0,
-		`realtime_messages_refused_total{reason="too_fast"}`:          0,
 		`realtime_connections_refused_total{reason="full"}`:           1,
 		`realtime_connections_refused_total{reason="foreign_origin"}`: 1,
 		`realtime_requests_refused_total{reason="too_long"}`:          1,
-		`realtime_requests_refused_total{reason="cross_site"}`:        0,
 	} {
 		assert.Contains(t, text, fmt.Sprintf("\n%s %v\n", sample, want))
 	}
 	for labels, want := range map[string]int{
 		`method="GET",route="/",status="200"`:                           2,
 		`method="GET",route="/realtime/multi-user-sync",status="200"`:   2,
-		`method="GET",route="/realtime/presence",status="200"`:          1,
-		`method="GET",route="/realtime/multi-user-sync",status="503"`:   1,
 		`method="GET",route="/realtime/multi-user-sync",status="403"`:   1,
 		`method="POST",route="/realtime/multi-user-sync",status="303"`:  1,
 		`method="POST",route="/realtime/multi-user-sync",status="413"`:  1,
@@ -117,30 +108,25 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	assert.Regexp(t, `\nrealtime_build_info{go_version="go1[^"]+",revision="([0-9a-f]{40}(\+dirty)?|unknown)",version="[^"]+"} 1\n`, text)
 	assert.Contains(t, text, "\ngo_goroutines ")
 	assert.NotContains(t, text, "livetemplate_", "many of those are always 0")
-	prometheusTakes(t, text)
 
-	// A stop sends the refresh that waits.
-	other.Never("Counter: 5")
-	assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
-	<-other.Ended
-	assert.Contains(t, other.Text(), "Counter: 5")
-}
-
-// prometheusTakes checks metrics as promtool does.
-func prometheusTakes(t *testing.T, text string) {
-	t.Helper()
-	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	problems, err := promlint.New(strings.NewReader(text)).Lint() // as promtool does
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	snake := regexp.MustCompile(`^[a-z0-9_]+$`)
 	for name, family := range visitor.ParseMetrics(t, text) {
 		for _, label := range family.Metric[0].Label {
 			assert.Regexp(t, snake, label.GetName(), name)
-			if strings.HasPrefix(name, "realtime_") && label.GetName() == "reason" {
+			if label.GetName() == "reason" {
 				assert.Regexp(t, snake, label.GetValue(), name)
 			}
 		}
 	}
+
+	// A stop sends the refresh that waits.
+	other.Never("Counter: 5")
+	assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
+	<-other.Ended
+	assert.Contains(t, other.Text(), "Counter: 5")
 }
 
 func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {

@@ -34,23 +34,14 @@ func TestPages_AreThere(t *testing.T) {
 			"<title>Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
 			`role="status" aria-live="polite"><mark>0 user(s) online<`, `<label for="username">Username</label>`,
 			`name="username"`, `placeholder="Pick a name…"`, `<button name="join">`, "Closed tabs", "Same names"}},
-		"/healthz":                {http.StatusOK, text, []string{"ok"}},
-		"/readyz":                 {http.StatusOK, text, []string{"ready"}},
-		"/metrics":                {http.StatusNotFound, html, notFound}, // they have an address of their own
-		"/debug/pprof/":           {http.StatusNotFound, html, notFound},
-		"/nowhere":                {http.StatusNotFound, html, notFound},
-		visitor.CounterPage + "/": {http.StatusNotFound, html, notFound},
-		"/static/nothing":         {http.StatusNotFound, html, notFound},
-		"/static/../main.go":      {http.StatusNotFound, html, notFound},
-		"/static/%2e%2e/x.tmpl":   {http.StatusNotFound, html, notFound},
+		"/healthz":        {http.StatusOK, text, []string{"ok"}},
+		"/readyz":         {http.StatusOK, text, []string{"ready"}},
+		"/metrics":        {http.StatusNotFound, html, notFound}, // they have an address of their own
+		"/debug/pprof/":   {http.StatusNotFound, html, notFound},
+		"/static/nothing": {http.StatusNotFound, html, notFound},
 	} {
 		t.Run(address, func(t *testing.T) {
 			resp, body := v.With(t).Send(http.MethodGet, address, "", "")
-			if resp.StatusCode == http.StatusTemporaryRedirect { // the mux cleans the path first
-				location, err := resp.Location()
-				require.NoError(t, err)
-				resp, body = v.With(t).Send(http.MethodGet, location.Path, "", "")
-			}
 			assert.Equal(t, row.wantStatus, resp.StatusCode)
 			assert.Equal(t, row.wantType, resp.Header.Get("Content-Type"))
 			assert.Equal(t, "no-store", resp.Header.Get("Cache-Control"))

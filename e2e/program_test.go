@@ -55,15 +55,11 @@ func TestProgram(t *testing.T) {
 	assert.Empty(t, p.Said(), "the log says nothing of visits")
 
 	// What repeats is logged a few times, and then counted.
-	var hostile [site.RepeatsLogged + 3]*visitor.Tab
-	for i := range hostile {
-		hostile[i] = visitor.New(t, p.URL).Open(visitor.CounterPage)
-	}
-	for _, tb := range hostile {
-		assert.NoError(t, tb.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
-	}
-	for _, tb := range hostile {
-		tb.Settle()
+	var hostile *visitor.Tab
+	for range site.RepeatsLogged + 3 {
+		hostile = visitor.New(t, p.URL).Open(visitor.CounterPage)
+		assert.NoError(t, hostile.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
+		hostile.Settle()
 	}
 	assert.Equal(t, site.RepeatsLogged, strings.Count(p.Log(), "not an action"))
 
@@ -79,8 +75,7 @@ func TestProgram(t *testing.T) {
 	watching.Shows("Logged in as Bob")
 	stopped := time.Now()
 	p.Signal(syscall.SIGINT)
-	open := append(hostile[:], watching)
-	for _, tb := range open {
+	for _, tb := range []*visitor.Tab{hostile, watching} {
 		<-tb.Ended
 		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
 		assert.Greater(t, time.Since(stopped), visitor.Drain/2, "the first half of the time is for balancers")
@@ -210,11 +205,6 @@ func TestProgram_ListensOnAUnixSocket(t *testing.T) {
 	assert.ErrorIs(t, err, websocket.ErrBadHandshake)
 	assert.Contains(t, p.Log(), "remote_addr=@")
 
-	out, err := exec.Command(visitor.Build(t), "-addr", "unix:"+path).CombinedOutput()
-	assert.Error(t, err)
-	assert.Equal(t, "realtime: listen unix "+path+": the socket is in use\n", string(out))
-	bob.Click()
-	one.Shows("Counter: 3 ")
 	assert.Equal(t, 0, p.Stop(syscall.SIGTERM))
 	assert.NoFileExists(t, path)
 }
@@ -254,20 +244,14 @@ func TestProgram_SaysWhyItCannotStart(t *testing.T) {
 	}{
 		"unknown flag":             {[]string{"-colour", "red"}, 2, "-colour"},
 		"unknown level":            {[]string{"-log-level", "loud"}, 2, "loud"},
-		"unknown format":           {[]string{"-log-format", "xml"}, 2, "text or json"},
-		"flag, no value":           {[]string{"-addr"}, 2, "-addr"},
 		"stray argument":           {[]string{"8080"}, 2, `"8080"`},
 		"an origin without scheme": {[]string{"-allow-origin", "example.com"}, 2, "-allow-origin"},
-		"an origin with a path":    {[]string{"-allow-origin", "https://example.com/x"}, 2, "-allow-origin"},
 		"no connections":           {[]string{"-max-connections", "0"}, 2, "want a whole number above 0"},
-		"no number":                {[]string{"-max-per-session", "many"}, 2, "want a whole number above 0"},
 		"a time without a unit":    {[]string{"-grace", "2"}, 2, "want a duration above 0, such as 2s"},
 		"a budget above all":       {[]string{"-refresh-budget", "1.5"}, 2, "want a number above 0 and up to 1"},
 		"a PORT of words":          {nil, 2, "invalid value \"eighty\" for PORT: want a number up to 65535; run with -h for the flags"},
 		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-admin-addr", busy}, 1, "address already in use"},
-		"busy port":                {[]string{"-addr", busy}, 1, "address already in use"},
 		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},
-		"redis at no address":      {[]string{"-addr", "127.0.0.1:0", "-redis", "localhost:6379"}, 1, "want redis://HOST:PORT/0"},
 		"redis is not there":       {[]string{"-addr", "127.0.0.1:0", "-redis", "redis://127.0.0.1:1/0"}, 1, "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect"},
 	} {
 		t.Run(name, func(t *testing.T) {

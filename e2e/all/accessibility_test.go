@@ -31,16 +31,13 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		if tb.Eval(`typeof axe`) == "undefined" {
 			tb.Run(chromedp.Evaluate(string(axe), nil))
 		}
-		for _, look := range []*struct {
-			emulation.MediaFeature
-			rules string
-		}{
-			{emulation.MediaFeature{Name: "prefers-color-scheme", Value: "light"}, `{}`},
-			{emulation.MediaFeature{Name: "prefers-color-scheme", Value: "dark"}, `{runOnly: ["color-contrast"]}`}, // all that differs
-			{emulation.MediaFeature{Name: "forced-colors", Value: "active"}, `{runOnly: ["color-contrast"]}`},
+		for _, look := range []struct{ feature, value, rules string }{
+			{"prefers-color-scheme", "light", `{}`},
+			{"prefers-color-scheme", "dark", `{runOnly: ["color-contrast"]}`}, // all that differs
+			{"forced-colors", "active", `{runOnly: ["color-contrast"]}`},
 		} {
 			var report struct{ Passes, Violations []string }
-			tb.Run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{&look.MediaFeature}))
+			tb.Run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: look.feature, Value: look.value}}))
 			tb.Run(chromedp.Evaluate(`(async () => {
 				await Promise.all(document.getAnimations().map((change) => change.finished)); // of colours, from one look to the next
 				const {passes, violations} = await axe.run({exclude: [`+listings+`]}, `+look.rules+`);
@@ -49,16 +46,9 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 					violations: violations.map((rule) => rule.id + ": " + rule.nodes.map((node) => node.html + " " + node.failureSummary).join()),
 				};
 			})()`, &report, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
-			assert.Empty(t, report.Violations, "%s, %s: %s", state, look.Name, look.Value)
+			assert.Empty(t, report.Violations, "%s, %s: %s", state, look.feature, look.value)
 			assert.Contains(t, report.Passes, "color-contrast")
 		}
-	}
-	// notesStay keeps what the foot of a page says, however long axe takes.
-	notesStay := func(tb *browser.Tab) {
-		tb.Eval(`void (() => {
-			const timer = setTimeout;
-			window.setTimeout = (what, after) => after < 3000 ? timer(what, after) : 0;
-		})()`)
 	}
 	says := func(tb *browser.Tab, event, detail, want string) {
 		t.Helper()
@@ -73,7 +63,12 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	check(presence, "presence with its code")
 
 	listings = `[".listing"]`
-	notesStay(counter)
+	for _, tb := range []*browser.Tab{counter, presence} { // what the foot of a page says stays, however long axe takes
+		tb.Eval(`void (() => {
+			const timer = setTimeout;
+			window.setTimeout = (what, after) => after < 3000 ? timer(what, after) : 0;
+		})()`)
+	}
 	counter.ToggleWire(true)
 	says(counter, "uncounted", "too fast", "Slow down")
 	says(counter, "live", "full", "The server is full")
@@ -85,7 +80,6 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	says(counter, "live", "up", "Back online")
 	check(counter, "back online")
 
-	notesStay(presence)
 	presence.TypeInto("username", "  ")
 	presence.Click("join")
 	presence.Shows(visitor.NoName)
@@ -95,9 +89,8 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	presence.ToggleWire(true)
 	visitor.New(t, server).Open(visitor.PresencePage).Join("Bob")
 	presence.Shows("received")
-	check(presence, "joined, on the wire")
 	says(presence, "live", "down", "Reconnecting…")
-	check(presence, "joined, disconnected")
+	check(presence, "joined, on the wire, disconnected")
 
 	notFound := person.OpenWindow("about:blank")
 	notFound.ExpectErrors("404")

@@ -7,13 +7,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,72 +47,71 @@ const listTemplate = `<!DOCTYPE html><html><head><title>List</title><link rel="i
 {{end}}</body></html>`
 
 type stockState struct {
-	Shared int
+	Shared int64
 	Said   string
 	Names  []string
 }
 
 // stockController is the documented pattern.
 type stockController struct {
-	mu     sync.Mutex
-	shared int
-	said   string
+	shared atomic.Int64
+	said   atomic.Value
 }
 
 func (c *stockController) Mount(s stockState, ctx *livetemplate.Context) (stockState, error) {
-	err := ctx.Subscribe(ctx.SelfTopic())
-	return c.read(s), err
+	if err := ctx.Subscribe(ctx.SelfTopic()); err != nil {
+		return s, err
+	}
+	return c.Changed(s, ctx)
 }
 
 func (c *stockController) Press(s stockState, ctx *livetemplate.Context) (stockState, error) {
-	c.mu.Lock()
-	c.shared++
-	c.mu.Unlock()
-	return c.read(s), ctx.Publish(ctx.SelfTopic(), "Changed", nil)
+	c.shared.Add(1)
+	return c.tell(s, ctx)
 }
 
 func (c *stockController) Say(s stockState, ctx *livetemplate.Context) (stockState, error) {
-	c.mu.Lock()
-	c.said = ctx.GetString("said")
-	c.mu.Unlock()
-	return c.read(s), ctx.Publish(ctx.SelfTopic(), "Changed", nil)
+	c.said.Store(ctx.GetString("said"))
+	return c.tell(s, ctx)
 }
 
 func (c *stockController) Changed(s stockState, _ *livetemplate.Context) (stockState, error) {
-	return c.read(s), nil
+	s.Shared = c.shared.Load()
+	s.Said, _ = c.said.Load().(string)
+	return s, nil
 }
 
-func (c *stockController) read(s stockState) stockState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s.Shared, s.Said = c.shared, c.said
-	return s
+func (c *stockController) tell(s stockState, ctx *livetemplate.Context) (stockState, error) {
+	s, _ = c.Changed(s, ctx)
+	return s, ctx.Publish(ctx.SelfTopic(), "Changed", nil)
 }
 
 // newStock serves a page by the framework alone, and the client as it comes, and returns
-// the address of the page. wrap may answer requests in its place.
-func newStock(t testing.TB, template string, wrap func(http.Handler) http.Handler) (page string) {
+// the address of the page. Proxies may answer requests in its place.
+func newStock(t testing.TB, template string, proxies ...func(http.Handler) http.Handler) (page string) {
 	t.Helper()
 	browser.NeedFiles(t)
 	files := fstest.MapFS{"page.tmpl": {Data: []byte(template)}}
 	tmpl, err := livetemplate.New("stock", livetemplate.WithParseFS(files, "page.tmpl"))
 	require.NoError(t, err)
-	handler := tmpl.Handle(&stockController{}, livetemplate.AsState(&stockState{Names: []string{"Tea", "Coffee"}}))
+	live := tmpl.Handle(&stockController{}, livetemplate.AsState(&stockState{Names: []string{"Tea", "Coffee"}}))
+	var handler http.Handler = live
+	for _, proxy := range proxies {
+		handler = proxy(handler)
+	}
 	mux := http.NewServeMux()
-	mux.Handle("/stock", wrap(handler))
+	mux.Handle("/stock", handler)
 	mux.HandleFunc("/client.js", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, "../../static/vendor/livetemplate-client.browser.js")
 	})
 	s := httptest.NewServer(mux)
 	t.Cleanup(func() {
 		s.CloseClientConnections()
-		handler.Shutdown(t.Context())
+		live.Shutdown(t.Context())
 		s.Close()
 	})
 	return s.URL + "/stock"
 }
-
-func unchanged(h http.Handler) http.Handler { return h }
 
 const listenForEvents = `(() => {
 	window.events = [];
@@ -128,7 +125,7 @@ const listenForEvents = `(() => {
 // The canaries of a page that is live, each on a page that is loaded anew.
 func TestClient_OnALivePage(t *testing.T) {
 	t.Parallel()
-	page, person := newStock(t, stockTemplate, unchanged), browser.New(t)
+	page, person := newStock(t, stockTemplate), browser.New(t)
 	tb, peer := person.OpenWindow(page), person.OpenWindow(page)
 	presses := 0
 	peerPresses := func() {
@@ -216,7 +213,12 @@ func TestClient_OnALivePage(t *testing.T) {
 			tb.Eval(`void (() => {
 				window.complaints = 0;
 				console.error = () => complaints++;
-				for (let i = 0; i < 200; i++) liveTemplateClient.send({action: "press", data: {}});
+				const flood = () => { // again and again: a slow machine may send too slowly to be too fast
+					if (complaints > 0) return;
+					for (let i = 0; i < 200; i++) liveTemplateClient.send({action: "press", data: {}});
+					setTimeout(flood, 1000);
+				};
+				flood();
 			})()`)
 			return tb.Becomes(visitor.Soon, `complaints > 0`)
 		}, "understands an answer without a tree", "tooFast in internal/wsconn"},
@@ -230,7 +232,7 @@ func TestClient_OnALivePage(t *testing.T) {
 
 func TestClient_GivesUpAfterOneAttemptThatFails(t *testing.T) {
 	t.Parallel()
-	server, _ := strings.CutSuffix(newStock(t, stockTemplate, unchanged), "/stock")
+	server, _ := strings.CutSuffix(newStock(t, stockTemplate), "/stock")
 	network := visitor.NewNetwork(t, server)
 	tb := browser.New(t).Open(network.URL + "/stock")
 	tb.ExpectErrors("")
@@ -245,7 +247,7 @@ func TestClient_GivesUpAfterOneAttemptThatFails(t *testing.T) {
 func TestClient_ReplacesTheSocketOfATabThatWasHidden(t *testing.T) {
 	t.Parallel()
 	person := browser.NewWindowed(t)
-	tb := person.Open(newStock(t, stockTemplate, unchanged))
+	tb := person.Open(newStock(t, stockTemplate))
 	tb.CountConnects()
 	tb.Hide(person)
 	time.Sleep(3200 * time.Millisecond) // hidden for more than the client's 3 seconds
@@ -269,20 +271,15 @@ func TestClient_RequestsHaveNoBound(t *testing.T) {
 	tb := browser.New(t).Load(newStock(t, stockTemplate, visitor.AnswerUpgrades(visitor.RefuseUpgrade)))
 	tb.ExpectErrors("")
 	tb.WaitUntil(`window.liveTemplateClient?.useHTTP`, "a page without a socket")
-	tb.Eval(`void (() => {
-		const request = fetch;
-		window.bounded = [];
-		window.fetch = (url, options = {}) => { bounded.push(Boolean(options.signal)); return request(url, options); };
-	})()`)
+	tb.Eval(`void (window.fetch = (url, options) => { window.bounded = Boolean(options?.signal); })`)
 	tb.Click("press")
-	tb.Shows("Shared: 1")
-	mended(t, tb.Eval(`bounded.length > 0 && !bounded.every(Boolean)`) == "true", "bounds the time of its requests",
-		"window.fetch in static/live.js")
+	tb.WaitUntil(`"bounded" in window`, "a request")
+	mended(t, tb.Eval(`bounded`) == "false", "bounds the time of its requests", "window.fetch in static/live.js")
 }
 
 func TestClient_LosesAListThatStandsAlone(t *testing.T) {
 	t.Parallel()
-	page, person := newStock(t, listTemplate, unchanged), browser.New(t)
+	page, person := newStock(t, listTemplate), browser.New(t)
 	tb, peer := person.OpenWindow(page), person.OpenWindow(page)
 	peer.Click("press")
 	mended(t, !tb.Becomes(3*time.Second, `document.body.innerText.includes("Tea: 1")`), "keeps a list that is all of a page",
@@ -291,40 +288,21 @@ func TestClient_LosesAListThatStandsAlone(t *testing.T) {
 
 func TestClient_TellsAPageNothingOfAFirstAttemptThatFails(t *testing.T) {
 	t.Parallel()
-	var seen atomic.Bool // the page itself
-	page := newStock(t, stockTemplate, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if seen.Swap(true) {
-				http.Error(w, "away", http.StatusServiceUnavailable)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
 	tb := browser.New(t).Load("about:blank")
 	tb.ExpectErrors("")
 	tb.InEveryPage(listenForEvents)
-	tb.Navigate(page)
+	tb.Navigate(newStock(t, stockTemplate, visitor.AnswerUpgrades(visitor.RefuseUpgrade)))
 	told := tb.Becomes(1500*time.Millisecond, `events.some((name) => /disconnected|error/.test(name))`)
-	mended(t, !told, "tells the page ("+tb.Eval(`JSON.stringify(events)`)+") that its first attempt has failed",
+	mended(t, !told, "tells the page ("+tb.Eval(`String(events)`)+") that its first attempt has failed",
 		"the interval that looks for it in static/live.js")
 }
 
 func TestClient_DisablesFormsWhileItLoads(t *testing.T) {
 	t.Parallel()
-	release := make(chan struct{})
-	page := newStock(t, stockTemplate, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if websocket.IsWebSocketUpgrade(r) || r.Method == http.MethodHead {
-				<-release
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
-	tb := browser.New(t).Load(page)
+	tb := browser.New(t).Load(newStock(t, stockTemplate, visitor.AnswerUpgrades(func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+	})))
 	tb.ExpectErrors("")
-	tb.WaitUntil(`window.liveTemplateClient`, "the client")
 	disabled := tb.Becomes(visitor.Soon, `document.querySelector("[name=press]").matches(":disabled")`)
-	close(release)
 	mended(t, disabled, "leaves forms alone while it loads", "WithLoadingDisabled in Site.liveOptions")
 }

@@ -19,22 +19,37 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// nginx closes what is silent for 60 seconds, and HAProxy for 50. A live connection is
-// never silent for so long. A proxy that reloads its file, or starts again, gets every
-// tab back.
-func TestSoak_ProxiesKeepIdleTabsAndGetThemBack(t *testing.T) {
+// nginx closes what is silent for 60 seconds, and HAProxy for 50: 30 tabs of real browsers
+// are not silent for so long. A proxy that reloads its file, or starts again, gets every
+// tab back. While both servers restart one after the other, no click is lost and no tab is
+// out for long. The grace period is long, so that nobody is online only because they were
+// quick enough.
+func TestSoak_ProxiesKeepTabsAndGetThemBack(t *testing.T) {
 	for _, proxy := range visitor.Fronts {
 		t.Run(proxy, func(t *testing.T) {
-			t.Parallel()
-			d := deploy(t, proxy, visitor.Build(t))
-			tabs := d.openMany(2)
-			socket := visitor.New(t, d.URL).Open(visitor.PresencePage)
-			socket.Shows(fmt.Sprintf("%d user(s) online", joined(tabs)))
-			socket.StartHistory()
-			<-time.After(75 * time.Second)
-			socket.NoChange(visitor.Grace)
-			assert.NoError(t, socket.Err())
-			assert.Empty(t, outs(tabs))
+			d := deploy(t, proxy, visitor.BuildPlain(t), "-grace", "1m")
+			tabs := d.openMany()
+			<-time.After(75 * time.Second) // Chromium has built its windows by then
+			require.Empty(t, outs(tabs))
+
+			clicked, failed := d.keepClicking(func() {
+				for i := range d.servers {
+					d.restart(i)
+					<-time.After(time.Second) // as long as an operator's script takes at least
+				}
+			})
+			for _, tb := range tabs {
+				tb.WaitUntil(browser.Live, "a live page")
+			}
+			counter := visitor.New(t, d.URL).Open(visitor.CounterPage).Counter()
+			assert.GreaterOrEqual(t, counter, clicked)
+			assert.LessOrEqual(t, counter, clicked+len(failed))
+			d.allAgree(tabs)
+			out := outs(tabs)
+			t.Logf("%d tabs were out %d times: median %v, worst %v; meanwhile %d clicks counted, and %d may have: %v",
+				len(tabs), len(out), visitor.Percentile(out, 50), out[len(out)-1], clicked, len(failed), failed)
+			assert.GreaterOrEqual(t, len(out), len(tabs), "every tab was on a server that restarted")
+			assert.Less(t, out[len(out)-1], 1500*time.Millisecond)
 
 			for name, do := range map[string]func(){"reload": d.Reload, "restart": d.Restart} {
 				before := len(outs(tabs))
@@ -43,55 +58,18 @@ func TestSoak_ProxiesKeepIdleTabsAndGetThemBack(t *testing.T) {
 					"every tab has a new socket after a %s", name)
 				d.allAgree(tabs)
 			}
-			t.Logf("out for %v", outs(tabs))
 		})
 	}
 }
 
-// While both servers restart one after the other, 30 tabs of real browsers go on: no
-// click is lost, everybody is back, and no tab is out for long. The grace period is
-// long, so that nobody is online only because they were quick enough.
-func TestSoak_ProxiesRollingRestart(t *testing.T) {
-	for _, proxy := range visitor.Fronts {
-		t.Run(proxy, func(t *testing.T) {
-			d := deploy(t, proxy, visitor.BuildPlain(t), "-grace", "1m")
-			tabs := d.openMany(6)
-			<-time.After(15 * time.Second) // Chromium goes on building its windows
-			stopClicking := d.keepClicking()
-			for i := range d.servers {
-				d.restart(i)
-				<-time.After(time.Second) // as long as an operator's script takes at least
-			}
-			clicked, failed := stopClicking()
-			for _, tb := range tabs {
-				tb.WaitUntil(browser.Live, "a live page")
-			}
-			counter := visitor.New(t, d.URL).Open(visitor.CounterPage).Counter()
-			assert.GreaterOrEqual(t, counter, clicked)
-			assert.LessOrEqual(t, counter, clicked+len(failed))
-			for _, tb := range tabs {
-				if tb.Has("[name=increment]") {
-					tb.Shows(fmt.Sprintf("Counter: %d ", counter))
-				} else {
-					tb.Shows(fmt.Sprintf("%d user(s) online Logged in as Person", joined(tabs)))
-					assert.EqualValues(t, joined(tabs), tb.Number(`least`), "fewest people online that a tab has shown")
-				}
-			}
-			d.allAgree(tabs)
-			out := outs(tabs)
-			t.Logf("%d tabs were out %d times: median %v, worst %v; meanwhile %d clicks counted, and %d may have: %v",
-				len(tabs), len(out), visitor.Percentile(out, 50), out[len(out)-1], clicked, len(failed), failed)
-			assert.GreaterOrEqual(t, len(out), len(tabs), "every tab was on a server that restarted")
-			assert.Less(t, out[len(out)-1], 1500*time.Millisecond)
-		})
-	}
-}
+const joined = 18 // of the tabs of openMany
 
-// openMany opens five tabs for each of so many people: two of the counter, and three in
-// which they have joined under names of their own.
-func (d *deployment) openMany(people int) (tabs []*browser.Tab) {
+// openMany opens five tabs for each of six people: two of the counter, and three in which
+// they join under names of their own. A tab notes for how long it is not live, and the
+// fewest people online that it has shown.
+func (d *deployment) openMany() (tabs []*browser.Tab) {
 	d.t.Helper()
-	for i := range people {
+	for i := range 6 {
 		person := browser.New(d.t)
 		tabs = append(tabs, d.open(person, visitor.CounterPage), d.open(person, visitor.CounterPage))
 		for n := range 3 {
@@ -101,6 +79,9 @@ func (d *deployment) openMany(people int) (tabs []*browser.Tab) {
 		}
 	}
 	for _, tb := range tabs {
+		if !tb.Has("[name=increment]") {
+			tb.Shows(fmt.Sprintf("%d user(s) online", joined))
+		}
 		tb.Eval(`void (() => {
 			let down = 0;
 			window.outs = [];
@@ -108,12 +89,6 @@ func (d *deployment) openMany(people int) (tabs []*browser.Tab) {
 				if (event.detail !== "up") down ||= performance.now();
 				else if (down) { outs.push(performance.now() - down); down = 0; }
 			});
-		})()`)
-		if tb.Has("[name=increment]") {
-			continue
-		}
-		tb.Shows(fmt.Sprintf("%d user(s) online", joined(tabs)))
-		tb.Eval(`void (() => {
 			window.least = Infinity;
 			const look = () => { least = Math.min(least, parseInt(/\d+(?= user\(s\) online)/.exec(document.body.textContent))); };
 			look();
@@ -137,37 +112,28 @@ func outs(tabs []*browser.Tab) (times []time.Duration) {
 	return times
 }
 
-// joined returns how many of the tabs of openMany have joined.
-func joined(tabs []*browser.Tab) int { return len(tabs) / 5 * 3 }
-
-// allAgree checks that everybody who has joined is online and knows it, and that a
-// click in one tab shows in all.
+// allAgree checks that a click in a tab shows in all, and that everybody who has joined is
+// online and knows it, and has been all the time.
 func (d *deployment) allAgree(tabs []*browser.Tab) {
 	d.t.Helper()
+	counter := visitor.New(d.t, d.URL).Open(visitor.CounterPage).Counter() + 1
+	tabs[0].Click("increment")
 	for _, tb := range tabs {
 		if tb.Has("[name=increment]") {
-			tb.Click("increment")
+			tb.Shows(fmt.Sprintf("Counter: %d ", counter))
+			continue
 		}
-	}
-	shown := visitor.New(d.t, d.URL).Open(visitor.CounterPage).Counter()
-	for _, tb := range tabs {
-		if tb.Has("[name=increment]") {
-			tb.Shows(fmt.Sprintf("Counter: %d ", shown))
-		} else {
-			tb.Shows(fmt.Sprintf("%d user(s) online Logged in as Person", joined(tabs)))
-		}
+		tb.Shows(fmt.Sprintf("%d user(s) online Logged in as Person", joined))
+		assert.EqualValues(d.t, joined, tb.Number(`least`), "fewest people online that a tab has shown")
 	}
 }
 
-// keepClicking posts 5 clicks a second through the proxy until stop is called, which
+// keepClicking posts 5 clicks a second through the proxy while something is done. It
 // returns how many counted, and what the others were answered.
-func (d *deployment) keepClicking() (stop func() (clicked int, failed []string)) {
-	done := make(chan bool)
+func (d *deployment) keepClicking(meanwhile func()) (clicked int, failed []string) {
+	v, done := visitor.New(d.t, d.URL), make(chan bool)
 	var clicking sync.WaitGroup
-	var clicked int
-	var failed []string
 	clicking.Go(func() {
-		v := visitor.New(d.t, d.URL)
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -189,9 +155,8 @@ func (d *deployment) keepClicking() (stop func() (clicked int, failed []string))
 			}
 		}
 	})
-	return func() (int, []string) {
-		close(done)
-		clicking.Wait()
-		return clicked, failed
-	}
+	meanwhile()
+	close(done)
+	clicking.Wait()
+	return clicked, failed
 }

@@ -1,3 +1,5 @@
+//go:build bench
+
 // Package bench measures the built program, and writes docs/bench.md.
 package bench
 

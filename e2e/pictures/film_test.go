@@ -142,14 +142,11 @@ func (f *film) click(who int, name string) {
 	f.over.Run(input.DispatchMouseEvent(input.MouseMoved, 0, 0))
 	f.over = tb
 	tb.Run(input.DispatchMouseEvent(input.MouseMoved, x, y))
-	f.press(true)
+	const press = `document.getElementById("mouse").classList.toggle("pressed")`
+	f.stage.Eval(press)
 	f.shoot()
 	tb.Run(chromedp.MouseClickXY(x, y))
-	f.press(false)
-}
-
-func (f *film) press(pressed bool) {
-	f.stage.Eval(fmt.Sprintf(`document.getElementById("mouse").classList.toggle("pressed", %t)`, pressed))
+	f.stage.Eval(press)
 }
 
 // shoot takes what the tabs show.

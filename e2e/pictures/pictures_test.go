@@ -27,79 +27,70 @@ var (
 // docs/pages.png shows both pages in two browsers each, one light and one dark.
 func TestPictures_Pages(t *testing.T) {
 	server := pictured(t)
-	open := func(path string) *browser.Tab { return browser.New(t).OpenWindow(server + path) }
-	counters := [2]*browser.Tab{open(visitor.CounterPage), open(visitor.CounterPage)}
-	people := [2]*browser.Tab{open(visitor.PresencePage), open(visitor.PresencePage)}
 	for range 6 {
 		visitor.New(t, server).Click()
 	}
-	people[0].Join("Alice")
-	people[1].Join("Bob")
-	row := `<div class="row">`
-	for _, pair := range [][2]*browser.Tab{counters, people} {
-		for i, l := range []look{light, dark} {
-			pair[i].WaitUntil(`/Counter: 6|2 user/.test(document.body.innerText)`, "the last change")
-			row += still(pair[i], l, 440, 600, 1)
-		}
-	}
-	saveSheet(t, "docs/pages.png", row)
+	alice, bob := browser.New(t), browser.New(t)
+	aliceCounter, bobCounter := alice.OpenWindow(server+visitor.CounterPage), bob.OpenWindow(server+visitor.CounterPage)
+	alicePresence, bobPresence := alice.OpenWindow(server+visitor.PresencePage), bob.OpenWindow(server+visitor.PresencePage)
+	alicePresence.Join("Alice")
+	bobPresence.Join("Bob")
+	alicePresence.Shows("2 user(s) online")
+	saveSheet(t, "docs/pages.png", `<div class="row">`+
+		still(aliceCounter, light, 440, 600, 1)+still(bobCounter, dark, 440, 600, 1)+
+		still(alicePresence, light, 440, 600, 1)+still(bobPresence, dark, 440, 600, 1))
 }
 
 // docs/looks-counter.png, docs/looks-presence.png and docs/looks-index.png show the pages
 // in every state, on three screens, in three looks.
 func TestPictures_Looks(t *testing.T) {
 	open := func(server, path string) *browser.Tab { return browser.New(t).OpenWindow(server + path) }
+	fresh, clicked, crowded, redis := pictured(t), pictured(t), pictured(t), visitor.NewRedis(t)
+	shared, network := pictured(t, "-redis", redis.URL), visitor.NewNetwork(t, clicked)
 
-	clicked, crowded := pictured(t), pictured(t)
 	for range 41 {
 		visitor.New(t, clicked).Click()
 	}
-	joined, refused := open(pictured(t), visitor.PresencePage), open(pictured(t), visitor.PresencePage)
-	joined.Join("Alice")
-	refused.TypeInto("username", "  ")
-	refused.Click("join")
-	refused.Shows(visitor.NoName)
-	for _, name := range strings.Fields("Bob Carol Dave Erin Frank Grace Heidi Ivan Judy Mallory Niaj Olivia Peggy Quentin Rupert Sybil Trent Uma Victor Walter Xenia Yusuf Zoë") {
-		visitor.New(t, crowded).Open(visitor.PresencePage).Join(name)
+	for i := range 23 {
+		visitor.New(t, crowded).Open(visitor.PresencePage).Join(fmt.Sprint("Guest ", i+1))
 	}
 	full := open(crowded, visitor.PresencePage)
 	full.Join("Alice")
 	full.Shows("24 user(s) online")
+	first, nobody := open(fresh, visitor.CounterPage), open(fresh, visitor.PresencePage)
+	joined, refused := open(clicked, visitor.PresencePage), open(fresh, visitor.PresencePage)
+	refused.TypeInto("username", "  ")
+	refused.Click("join")
+	refused.Shows(visitor.NoName)
 
-	redis := visitor.NewRedis(t)
-	shared := pictured(t, "-redis", redis.URL)
-	lastNumber, uncounted, lastPeople := open(shared, visitor.CounterPage), open(shared, visitor.CounterPage), open(shared, visitor.PresencePage)
-	lastNumber.Click("increment")
-	uncounted.Shows("Counter: 1")
+	uncounted, lastPeople := open(shared, visitor.CounterPage), open(shared, visitor.PresencePage)
 	lastPeople.Join("Alice")
 	redis.Stop()
-	for _, tb := range []*browser.Tab{lastNumber, uncounted, lastPeople} {
+	for _, tb := range []*browser.Tab{uncounted, lastPeople} {
 		tb.Shows("last known")
 	}
 	uncounted.Click("increment")
 	uncounted.Shows("did not count")
 
-	network := visitor.NewNetwork(t, clicked)
 	lostCounter, lostPresence := open(network.URL, visitor.CounterPage), open(network.URL, visitor.PresencePage)
-	lostPresence.Join("Alice")
 	network.Leave()
 	for _, tb := range []*browser.Tab{lostCounter, lostPresence} {
 		tb.ExpectErrors("net::ERR_")
 		tb.Shows("Reconnecting…")
 	}
+	joined.Join("Alice")
 	notFound := browser.New(t).OpenWindow("about:blank")
 	notFound.ExpectErrors("404")
 	notFound.Navigate(clicked + "/nowhere")
 
 	saveSheet(t, "docs/looks-counter.png", contactSheet([]state{
-		{"first visit", 700, open(pictured(t), visitor.CounterPage)},
+		{"first visit", 700, first},
 		{"after clicks", 700, open(clicked, visitor.CounterPage)},
-		{"Redis is away", 800, lastNumber},
-		{"a click that did not count", 900, uncounted},
+		{"Redis is away, and a click did not count", 900, uncounted},
 		{"the server is away", 700, lostCounter},
 	}))
 	saveSheet(t, "docs/looks-presence.png", contactSheet([]state{
-		{"nobody online", 680, open(pictured(t), visitor.PresencePage)},
+		{"nobody online", 680, nobody},
 		{"joined", 680, joined},
 		{"more people than the list shows", 1200, full},
 		{"a refused name", 680, refused},

@@ -11,28 +11,19 @@ import (
 
 func TestName_IsRefusedOrCanBeShown(t *testing.T) {
 	for name, row := range map[string]struct{ typed, want, wantProblem string }{
-		"plain":                      {"Alice", "Alice", ""},
-		"one character":              {"A", "A", ""},
 		"40 characters":              {strings.Repeat("ü", 40), strings.Repeat("ü", 40), ""},
 		"41 characters":              {strings.Repeat("ü", 41), "", LongName},
 		"40 composed from 80":        {strings.Repeat("u\u0308", 40), strings.Repeat("ü", 40), ""},
-		"40 with space around":       {" " + strings.Repeat("a", 40) + " ", strings.Repeat("a", 40), ""},
 		"inner white space":          {" Ann \t\r\n\u00a0\u2003 Lee\u3000", "Ann Lee", ""},
 		"NFC":                        {"Zoe\u0308", "Zoë", ""},
 		"empty":                      {"", "", NoName},
-		"spaces":                     {" \t\u3000", "", NoName},
 		"zero-width space alone":     {"\u200b", "", NoName},
-		"Hangul filler alone":        {"\u3164", "", NoName},
 		"variation selector alone":   {"\ufe0f", "", NoName},
 		"joined emoji":               {"👩\u200d🚀", "👩\u200d🚀", ""},
 		"right to left":              {"עומר", "עומר", ""},
-		"bell":                       {"Al\aice", "", ControlName},
 		"NUL":                        {"Al\x00ice", "", ControlName},
-		"escape":                     {"\x1b[31mAlice", "", ControlName},
 		"C1 control":                 {"Al\u009bice", "", ControlName},
-		"delete":                     {"Alice\x7f", "", ControlName},
 		"right-to-left override":     {"Alice\u202e", "", ControlName},
-		"left-to-right override":     {"\u202dAlice", "", ControlName},
 		"direction isolate":          {"\u2067Alice\u2069", "", ControlName},
 		"control in a name too long": {strings.Repeat("a", 41) + "\x00", "", ControlName},
 		"markup":                     {"<b>Alice</b>", "<b>Alice</b>", ""},
@@ -41,8 +32,6 @@ func TestName_IsRefusedOrCanBeShown(t *testing.T) {
 			got, problem := Name(row.typed)
 			assert.Equal(t, row.want, got)
 			assert.Equal(t, row.wantProblem, problem)
-			again, _ := Name(got)
-			assert.Equal(t, got, again, "a clean name stays as it is")
 		})
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -18,11 +17,8 @@ const (
 	Drain    = 2 * time.Second       // -drain
 )
 
-// The limits of a message and of a form, in bytes.
-const (
-	MaxMessage = 64 << 10
-	MaxForm    = 16 << 10
-)
+// MaxForm is the limit of a form, in bytes.
+const MaxForm = 16 << 10
 
 // Patient are flags with which a program closes nobody for being silent or slow. On a busy
 // machine everybody is.
@@ -59,42 +55,14 @@ func Percentile(values []time.Duration, percent int) time.Duration {
 	return values[(len(values)-1)*percent/100]
 }
 
-// ClickAtOnce lets a crowd click at once. Every click counts, and all tabs agree.
-func ClickAtOnce(t testing.TB, path string, tabs, clicks int) (got Tally, took time.Duration) {
-	t.Helper()
-	return OpenCrowd(t, Serve(t), path, tabs).Burst(clicks)
-}
-
-// EveryTabClicks lets every tab of a crowd click at a rate. Every click counts,
-// all tabs agree, and none is flooded.
-func EveryTabClicks(t testing.TB, tabs, perSecond int, duration time.Duration) (got Tally, took time.Duration) {
-	t.Helper()
-	c := OpenCrowd(t, Serve(t), CounterPage, tabs)
-	clicks := tabs * perSecond * int(duration/time.Second)
-	begin := time.Now()
-	c.Expect(int64(clicks))
-	require.Equal(t, clicks, c.ClickSteadily(tabs*perSecond, duration))
-	c.Agrees(clicks)
-	took = time.Since(begin)
-
-	<-time.After(2 * Interval) // the last refresh may be an empty one
-	got = c.Agreed(clicks)
-	got.wasNotFlooded(t, took+2*Interval)
-	assert.LessOrEqual(t, got.Empty, got.Frames/20)
-	return got, took
-}
-
 // StartServers runs so many copies of the program on a Redis server of their own.
 func StartServers(t testing.TB, n int, args ...string) (*Redis, []*Program) {
 	t.Helper()
 	redis, exe := NewRedis(t), Build(t)
 	servers := make([]*Program, n)
-	for i := range servers {
-		if i == 0 {
-			servers[i] = StartExe(t, exe, append(args, "-redis", redis.URL)...)
-		} else {
-			servers[i] = StartWithRedisURL(t, redis.URL, exe, args...)
-		}
+	servers[0] = StartExe(t, exe, append(args, "-redis", redis.URL)...)
+	for i := range servers[1:] {
+		servers[1+i] = start(t, redis.URL, exe, args...) // the other way to say it
 	}
 	return redis, servers
 }

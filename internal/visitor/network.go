@@ -2,6 +2,7 @@ package visitor
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,8 +19,9 @@ type Network struct {
 	t      testing.TB
 	server string
 
-	mu           sync.Mutex
 	listener     net.Listener
+	mu           sync.Mutex
+	away         bool
 	conns        []net.Conn
 	clear        chan struct{} // closed while bytes get through
 	delay        time.Duration
@@ -32,11 +34,16 @@ type Network struct {
 // NewNetwork returns a network to a server, which is a URL or a host and port.
 func NewNetwork(t testing.TB, server string) *Network {
 	t.Helper()
-	n := &Network{t: t, server: strings.TrimPrefix(server, "http://"), clear: make(chan struct{})}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	n := &Network{t: t, server: strings.TrimPrefix(server, "http://"), listener: listener, clear: make(chan struct{})}
 	close(n.clear)
-	n.listen("127.0.0.1:0")
 	n.URL = "http://" + n.Addr()
-	t.Cleanup(n.Leave)
+	go n.serve()
+	t.Cleanup(func() {
+		listener.Close()
+		n.Leave()
+	})
 	return n
 }
 
@@ -67,30 +74,29 @@ func (n *Network) Stall(stall, every time.Duration) {
 	n.stallsSince, n.stall, n.every = time.Now(), stall, every
 }
 
-func (n *Network) listen(addr string) {
-	n.t.Helper()
-	listener, err := net.Listen("tcp", addr)
-	require.NoError(n.t, err)
-	n.listener = listener
-	go func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", n.server)
-			if err != nil {
-				near.Close()
-				continue
-			}
-			n.mu.Lock()
-			n.conns = append(n.conns, near, far)
-			opened := time.Now().Add(2 * n.delay)
-			n.mu.Unlock()
-			go n.relay(&n.there, far, near, opened)
-			go n.relay(&n.back, near, far, opened)
-		}
-	}()
+func (n *Network) serve() {
+	for near, err := n.listener.Accept(); err == nil; near, err = n.listener.Accept() {
+		n.open(near)
+	}
+}
+
+// open connects near to the server.
+func (n *Network) open(near net.Conn) {
+	far, err := net.Dial("tcp", n.server)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case err != nil:
+		near.Close()
+	case n.away:
+		far.Close()
+		near.Close()
+	default:
+		n.conns = append(n.conns, near, far)
+		opened := time.Now().Add(2 * n.delay)
+		go n.relay(&n.there, far, near, opened)
+		go n.relay(&n.back, near, far, opened)
+	}
 }
 
 // chunk is what was read at once. It arrives at a time. The end of a connection is a
@@ -123,32 +129,16 @@ func (n *Network) relay(free *time.Time, to, from net.Conn, opened time.Time) {
 func (n *Network) send(free *time.Time, size int, opened time.Time) (sent, arrives time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	sent = n.afterStall(latest(time.Now(), opened, *free))
+	sent = slices.MaxFunc([]time.Time{time.Now(), opened, *free}, time.Time.Compare)
+	if n.stall > 0 {
+		into := sent.Sub(n.stallsSince) % n.every
+		sent = sent.Add(max(0, n.stall-into))
+	}
 	if n.perSecond > 0 {
 		sent = sent.Add(time.Duration(size) * time.Second / time.Duration(n.perSecond))
 		*free = sent
 	}
 	return sent, sent.Add(n.delay)
-}
-
-// afterStall returns t, or the end of the stall that t is in. n.mu is held.
-func (n *Network) afterStall(t time.Time) time.Time {
-	if n.stall == 0 {
-		return t
-	}
-	if into := t.Sub(n.stallsSince) % n.every; into < n.stall {
-		return t.Add(n.stall - into)
-	}
-	return t
-}
-
-func latest(times ...time.Time) (last time.Time) {
-	for _, t := range times {
-		if t.After(last) {
-			last = t
-		}
-	}
-	return last
 }
 
 // deliver writes what arrives. It goes on taking chunks when nobody reads any more, so
@@ -171,22 +161,29 @@ func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
 func (n *Network) Cut() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.cut()
+}
+
+func (n *Network) cut() {
 	for _, conn := range n.conns {
 		conn.Close()
 	}
 	n.conns = nil
 }
 
-// Leave refuses new connections, as if the server were away, and cuts those there are.
+// Leave breaks every connection, and closes new ones at once, until ComeBack.
 func (n *Network) Leave() {
-	n.listener.Close()
-	n.Cut()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.away = true
+	n.cut()
 }
 
 // ComeBack undoes Leave.
 func (n *Network) ComeBack() {
-	n.t.Helper()
-	n.listen(n.Addr())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.away = false
 }
 
 // Swallow lets nothing through, and breaks nothing, until release is called.

@@ -2,7 +2,6 @@ package visitor
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -36,8 +35,8 @@ func Main(m *testing.M) int {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	logging.Disable()
 	defer func() {
-		for _, b := range []*build{&plain, &asTheTest} {
-			os.RemoveAll(b.dir)
+		for _, dir := range buildDirs {
+			os.RemoveAll(dir)
 		}
 	}()
 	return m.Run()
@@ -69,16 +68,6 @@ func readSources() error {
 	})
 }
 
-// build is the program as it was built. The first test that needs it builds it.
-type build struct {
-	args []string
-	once sync.Once
-	dir  string
-	err  error
-}
-
-var plain, asTheTest = build{}, build{args: raceFlag()}
-
 // raceFlag is the flag that builds as this test was built.
 func raceFlag() []string {
 	if builtWith("-race") == "true" {
@@ -99,25 +88,32 @@ func builtWith(flag string) string {
 }
 
 // Build builds the program, with the race detector if the test has it, and returns
-// the path of the executable.
-func Build(t testing.TB) (exe string) { t.Helper(); return asTheTest.exe(t) }
+// the path of the executable. The first test that needs it builds it.
+func Build(t testing.TB) (exe string) { t.Helper(); return built(t, raceFlag()) }
 
 // BuildPlain builds the program without the race detector, for tests that measure
 // time.
-func BuildPlain(t testing.TB) (exe string) { t.Helper(); return plain.exe(t) }
+func BuildPlain(t testing.TB) (exe string) { t.Helper(); return built(t, nil) }
 
-func (b *build) exe(t testing.TB) string {
+// buildDirs are where the program was built, by how it was.
+var (
+	buildDirs = map[string]string{}
+	building  sync.Mutex
+)
+
+func built(t testing.TB, flags []string) (exe string) {
 	t.Helper()
-	b.once.Do(func() {
-		if b.err = readSources(); b.err != nil {
-			return
-		}
-		if b.dir, b.err = os.MkdirTemp("", "realtime"); b.err == nil {
-			b.err = goTool(Root(), slices.Concat([]string{"build"}, b.args, []string{"-o", b.dir, "."})...)
-		}
-	})
-	require.NoError(t, b.err)
-	return filepath.Join(b.dir, "realtime")
+	building.Lock()
+	defer building.Unlock()
+	how := fmt.Sprint(flags)
+	if buildDirs[how] == "" {
+		require.NoError(t, readSources())
+		dir, err := os.MkdirTemp("", "realtime")
+		require.NoError(t, err)
+		goTool(t, Root(), slices.Concat([]string{"build"}, flags, []string{"-o", dir, "."})...)
+		buildDirs[how] = dir
+	}
+	return filepath.Join(buildDirs[how], "realtime")
 }
 
 // BuildCopy vets and builds a changed copy of the module, with the race detector if the
@@ -125,19 +121,18 @@ func (b *build) exe(t testing.TB) string {
 func BuildCopy(t testing.TB, copied string) (exe string) {
 	t.Helper()
 	exe = filepath.Join(t.TempDir(), "realtime")
-	require.NoError(t, goTool(copied, "vet", "."))
-	require.NoError(t, goTool(copied, slices.Concat([]string{"build"}, raceFlag(), []string{"-o", exe, "."})...))
+	goTool(t, copied, "vet", ".")
+	goTool(t, copied, slices.Concat([]string{"build"}, raceFlag(), []string{"-o", exe, "."})...)
 	return exe
 }
 
-// goTool runs a command of Go in a directory. Its error says what the command has said.
-func goTool(dir string, args ...string) error {
+// goTool runs a command of Go in a directory.
+func goTool(t testing.TB, dir string, args ...string) {
+	t.Helper()
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
 
 // Program is a running copy of the built program.
@@ -163,11 +158,11 @@ func Start(t testing.TB, args ...string) *Program {
 // StartExe is Start with an executable.
 func StartExe(t testing.TB, exe string, args ...string) *Program {
 	t.Helper()
-	return StartWithRedisURL(t, "", exe, args...)
+	return start(t, "", exe, args...)
 }
 
-// StartWithRedisURL is StartExe with REDIS_URL in the environment.
-func StartWithRedisURL(t testing.TB, redisURL, exe string, args ...string) *Program {
+// start is StartExe with REDIS_URL in the environment.
+func start(t testing.TB, redisURL, exe string, args ...string) *Program {
 	t.Helper()
 	dir := t.TempDir()
 	p := &Program{t: t, logFile: filepath.Join(dir, "log"), Exited: make(chan struct{})}
@@ -186,7 +181,7 @@ func StartWithRedisURL(t testing.TB, redisURL, exe string, args ...string) *Prog
 	}()
 	t.Cleanup(p.end)
 	require.NoError(t, err, "no address; the log:\n%s", p.Log())
-	address := firstLine.FindStringSubmatch(line)
+	address := regexp.MustCompile(`^(?:Open |Listening on )(http://\S+|unix:.+)\n$`).FindStringSubmatch(line)
 	require.NotNil(t, address, "the first line is %q", line)
 	p.URL = address[1]
 	return p
@@ -204,9 +199,6 @@ func startAndRead(cmd *exec.Cmd) (line string, err error) {
 	return line, err
 }
 
-// firstLine is what the program says first.
-var firstLine = regexp.MustCompile(`^(?:Open |Listening on )(http://\S+|unix:.+)\n$`)
-
 // end ends the program with the test, and judges it.
 func (p *Program) end() {
 	p.signal(syscall.SIGKILL)
@@ -215,20 +207,15 @@ func (p *Program) end() {
 	if !p.signaled.Load() {
 		assert.Fail(p.t, "the program has ended by itself", p.cmd.ProcessState)
 	}
-	if assert.NoError(p.t, judge(log)) && p.t.Failed() && log != "" {
+	if at := broken.FindStringIndex(log); at != nil {
+		assert.Fail(p.t, "the program is broken", log[at[0]:])
+	} else if p.t.Failed() && log != "" {
 		p.t.Logf("the end of the log of %s:\n%s", p.URL, lastLines(log, 40))
 	}
 }
 
-// judge returns an error if a log shows that the program was broken.
-func judge(log string) error {
-	for _, sign := range []string{"WARNING: DATA RACE", "panic: ", "panic serving", "fatal error: "} {
-		if i := strings.Index(log, sign); i >= 0 {
-			return errors.New("the log of the program:\n" + log[i:])
-		}
-	}
-	return nil
-}
+// broken is in the log of a program that was broken.
+var broken = regexp.MustCompile(`WARNING: DATA RACE|panic: |panic serving|fatal error: `)
 
 // lastLines returns the last n lines of a text.
 func lastLines(text string, n int) string {
@@ -247,10 +234,7 @@ func (p *Program) Log() string {
 	return string(content)
 }
 
-var (
-	adminAddress = regexp.MustCompile(`metrics and profiles.*(http://[^\s"]+)`)
-	startLines   = regexp.MustCompile(`(?m)^.*(metrics and profiles|browser files are not built in).*\n`)
-)
+var startLines = regexp.MustCompile(`(?m)^.*(metrics and profiles|browser files are not built in).*\n`)
 
 // Said returns what the program has logged, except for what it says at every start.
 func (p *Program) Said() string {
@@ -261,7 +245,7 @@ func (p *Program) Said() string {
 // Admin returns what the admin address of the program answers.
 func (p *Program) Admin(path string) string {
 	p.t.Helper()
-	address := adminAddress.FindStringSubmatch(p.Log())
+	address := regexp.MustCompile(`metrics and profiles.*(http://[^\s"]+)`).FindStringSubmatch(p.Log())
 	require.NotNil(p.t, address, "an admin address in the log:\n%s", p.Log())
 	resp, err := http.Get(address[1] + path)
 	require.NoError(p.t, err)
@@ -302,10 +286,7 @@ func (p *Program) Connections(path string) int {
 }
 
 // Goroutines returns how many goroutines the program runs.
-func (p *Program) Goroutines() int {
-	p.t.Helper()
-	return int(p.Metric("go_goroutines"))
-}
+func (p *Program) Goroutines() int { p.t.Helper(); return int(p.Metric("go_goroutines")) }
 
 // Heap returns the bytes in use on the heap, right after a collection.
 func (p *Program) Heap() (inUse int) {
@@ -360,8 +341,7 @@ func (p *Program) signal(signal os.Signal) error {
 // Kill kills the program, and waits for its end.
 func (p *Program) Kill() {
 	p.t.Helper()
-	p.Signal(syscall.SIGKILL)
-	<-p.Exited
+	p.Stop(syscall.SIGKILL)
 }
 
 // Stop signals the program, waits for its end, and returns its exit status.

@@ -55,7 +55,9 @@ func (tb *Tab) read() {
 			if frame.Meta.Action != "" {
 				tb.answered = frame.Meta.Action
 			}
-			tb.remember()
+			if tb.history != nil && tb.text() != tb.history[len(tb.history)-1] {
+				tb.history = append(tb.history, tb.text())
+			}
 		}
 		tb.err = err
 		close(tb.changed)
@@ -64,17 +66,6 @@ func (tb *Tab) read() {
 		if err != nil {
 			return
 		}
-	}
-}
-
-// remember adds what the tab reads to its history, if one was started and the text
-// is new. tb.mu is held.
-func (tb *Tab) remember() {
-	if tb.history == nil {
-		return
-	}
-	if text := tb.text(); text != tb.history[len(tb.history)-1] {
-		tb.history = append(tb.history, text)
 	}
 }
 

@@ -3,6 +3,7 @@ package visitor
 import (
 	"fmt"
 	"html"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,14 +110,12 @@ func Around(t testing.TB, page string) (before, after string) {
 func withoutListings(page string) string {
 	const open, close = `<figure class="listing">`, "</figure>"
 	var rest strings.Builder
-	for {
-		before, listing, found := strings.Cut(page, open)
+	for page != "" {
+		before, listing, _ := strings.Cut(page, open)
 		rest.WriteString(before)
-		if !found {
-			return rest.String()
-		}
 		_, page, _ = strings.Cut(listing, close)
 	}
+	return rest.String()
 }
 
 // Readable returns the text a person sees of some HTML, without listings.
@@ -128,14 +127,7 @@ func Readable(markup string) string {
 		text.WriteString(before)
 		_, markup, _ = strings.Cut(tag, ">")
 	}
-	const space = " \t\r\n"
-	plain := html.UnescapeString(text.String())
-	folded := strings.Join(strings.FieldsFunc(plain, func(r rune) bool { return strings.ContainsRune(space, r) }), " ")
-	if strings.TrimLeft(plain, space) != plain {
-		folded = " " + folded
-	}
-	if strings.TrimRight(plain, space) != plain {
-		folded += " "
-	}
-	return folded
+	return spaces.ReplaceAllString(html.UnescapeString(text.String()), " ")
 }
+
+var spaces = regexp.MustCompile(`[ \t\r\n]+`)

@@ -192,12 +192,6 @@ func (v *Visitor) DialFrom(origin, path string) (*websocket.Conn, error) {
 	return ws, err
 }
 
-// DialPage opens the socket of a page as a script of that page does.
-func DialPage(dialer websocket.Dialer, server, path string) (*websocket.Conn, error) {
-	ws, _, err := handshake(dialer, server, path, http.Header{"Origin": {server}})
-	return ws, err
-}
-
 // Knock asks for the socket of a page as anybody can, with any headers. If ws is
 // nil, the answer says why.
 func Knock(t testing.TB, server, path string, header http.Header) (ws *websocket.Conn, resp *http.Response) {

@@ -28,8 +28,8 @@ import (
 	"github.com/livetemplate/livetemplate"
 )
 
-// By default a vanished peer is found within 7 seconds, and every other ping may
-// get lost. A peer that does not read is found within 5.
+// By default a vanished peer is found within 7 seconds, and every other ping may get
+// lost. A peer that does not read is found within 6.
 const (
 	DefaultPing    = 3 * time.Second
 	DefaultTimeout = 7 * time.Second

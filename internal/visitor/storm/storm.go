@@ -4,12 +4,12 @@
 package storm
 
 import (
-	"cmp"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"runtime/debug"
+	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,55 +23,135 @@ import (
 	"realtime/internal/visitor"
 )
 
-var seedFlag = flag.Uint64("stress.seed", 0, "`seed` of what a storm draws; 0: another one each time")
+// often is how often a condition is checked.
+const often = 20 * time.Millisecond
 
-// storms are what happens at once. Each writes into the books what the program has to
-// count when it is over.
-var storms = []func(*storm){
-	joinAtOnce, joinLeaveAndReload, clickAtOnce, clickWithoutSocket, comeAndGo, closeTabs,
-	closeInHandshake, stopReading, floodWithClicks, sendFrames,
-}
-
-// A storm is one of storms under way.
+// A storm is what happens at once, each thing with about size tabs.
 type storm struct {
-	*books
-	seed uint64
+	t       testing.TB
+	program *visitor.Program
+	size    int
+	seed    uint64
+
+	mu    sync.Mutex
+	want  map[string]int // what the program should have counted
+	tabs  []*visitor.Tab // which stay open
+	flood *visitor.Crowd
 }
 
-// Run lets all storms happen at once, each with about so many tabs, and checks the books.
-// Then it stops the program.
-func Run(t *testing.T, tabs int) {
+// What the program counts, besides reasons to refuse.
+const (
+	clicks = "clicks"
+	users  = "users_online"
+)
+
+// Run lets everything happen at once, each thing with about size tabs, and checks what
+// the program has counted. Then it stops the program.
+func Run(t *testing.T, size int) {
 	t.Helper()
-	seed := cmp.Or(*seedFlag, rand.Uint64())
-	t.Cleanup(func() {
-		if build, _ := debug.ReadBuildInfo(); t.Failed() {
-			t.Logf("repeat it with: go test -race -tags all,soak -run '^%s$' %s -stress.seed=%d",
-				t.Name(), strings.TrimSuffix(build.Path, ".test"), seed)
-		}
-	})
-	b := newBooks(t, tabs, append(visitor.Patient, "-grace", "50ms")...)
+	program := visitor.Start(t, append(visitor.Patient, "-grace", "50ms")...)
+	s := &storm{t: t, program: program, size: size, seed: visitor.Seed(t), want: map[string]int{}}
+	clicking, watching := s.open(s.visitor(), visitor.CounterPage), s.open(s.visitor(), visitor.PresencePage)
+	watching.Join("watching")
+	watching.Settle()
+	s.add(users, 1)
+	before, goroutines := len(s.tabs), program.Goroutines()
+
 	var all sync.WaitGroup
-	for i, run := range storms {
-		all.Go(func() { run(&storm{b, seed + uint64(i)}) })
-	}
+	all.Go(s.joinLeaveAndReload)
+	all.Go(s.clickWithoutSocket)
+	all.Go(s.closeTabs)
+	all.Go(s.floodWithClicks)
+	all.Go(func() { visitor.ComeAndGo(t, program.URL, 8*size) }) // some go before their join is answered
+	all.Go(func() {
+		s.each(1+size/4, func(int, *rand.Rand) { StopReading(t, program.URL).Close() })
+	})
 	all.Wait()
 	if t.Failed() {
-		t.FailNow() // the books are not complete
+		t.FailNow() // not everything has been added
 	}
-	b.agree()
-	b.clicking.Increment() // life goes on
-	b.clicking.Settle()
-	b.add(clicks, 1)
-	b.agree()
-	b.leaveNothing()
+	s.agree()
+	clicking.Increment() // life goes on
+	clicking.Settle()
+	s.add(clicks, 1)
+	s.agree()
 
-	b.program.Signal(syscall.SIGTERM)
-	<-b.program.Exited
-	assert.Zero(t, b.program.ExitCode())
-	for _, tb := range b.tabs {
+	s.flood.Close()
+	for _, tb := range s.tabs[before:] {
+		tb.Close()
+	}
+	watching.Shows(" 1 user(s) online")
+	assert.EventuallyWithT(t, func(check *assert.CollectT) {
+		http.DefaultClient.CloseIdleConnections()
+		assert.LessOrEqual(check, program.Goroutines(), goroutines+3) // of requests for the number itself
+	}, visitor.Soon, often, "goroutines are left")
+
+	assert.Zero(t, program.Stop(syscall.SIGTERM))
+	for _, tb := range s.tabs[:before] {
 		<-tb.Ended
 		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
 	}
+}
+
+// add says that n more of something are to be counted.
+func (s *storm) add(what string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n > 0 {
+		s.want[what] += n
+	}
+}
+
+func (s *storm) visitor() *visitor.Visitor { return visitor.New(s.t, s.program.URL) }
+
+// open opens a page in a tab that stays.
+func (s *storm) open(v *visitor.Visitor, path string) *visitor.Tab {
+	s.t.Helper()
+	tb := v.Open(path)
+	s.add("connections "+strings.TrimPrefix(path, "/realtime/"), 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tabs = append(s.tabs, tb)
+	return tb
+}
+
+var (
+	// metricLine matches a metric with one label at most, which those of requests and
+	// of the build are not.
+	metricLine = regexp.MustCompile(`(?m)^realtime_(\w+?)(?:_total)?(?:\{\w+="([^"]*)"\})? (\d+)$`)
+	// uncounted matches the names of those that are not checked. The number of refreshes
+	// depends on time.
+	uncounted = regexp.MustCompile(`^(refresh|dispatch|connections_(limit|opened))`)
+)
+
+// agree waits until the program has counted what it should and nothing else, and
+// everybody sees so.
+func (s *storm) agree() {
+	s.t.Helper()
+	require.EventuallyWithT(s.t, func(check *assert.CollectT) {
+		got := map[string]int{}
+		for _, line := range metricLine.FindAllStringSubmatch(s.program.Admin("/metrics"), -1) {
+			name := strings.TrimSpace(line[1] + " " + line[2])
+			if n, _ := strconv.Atoi(line[3]); n > 0 && !uncounted.MatchString(name) {
+				got[name] = n
+			}
+		}
+		assert.Equal(check, s.want, got)
+	}, visitor.Soon, often, "what the program counts")
+	shown := map[string]string{
+		visitor.CounterPage:  fmt.Sprintf("Counter: %d ", s.want[clicks]),
+		visitor.PresencePage: fmt.Sprintf(" %d user(s) online", s.want[users]),
+	}
+	for _, tb := range s.tabs {
+		tb.Shows(shown[tb.Path])
+	}
+	for path, text := range shown {
+		assert.Contains(s.t, s.visitor().Get(path), text, "the page of a late visitor")
+	}
+	assert.EventuallyWithT(s.t, func(check *assert.CollectT) {
+		got := s.flood.Count(int64(s.want[clicks]))
+		assert.Zero(check, got.Wrong+got.CutOff, "of the flood: %+v", got)
+	}, visitor.Soon, often)
 }
 
 // each runs do n times, eight at a time, each with numbers of its own. The framework
@@ -88,13 +168,8 @@ func (s *storm) each(n int, do func(i int, r *rand.Rand)) {
 	workers.Wait()
 }
 
-func joinAtOnce(s *storm) {
-	s.openCrowd(visitor.PresencePage, 2*s.size).ClickAtOnce(2 * s.size)
-	s.add(users, 2*s.size)
-}
-
 // Tabs of one browser under one name are one user.
-func joinLeaveAndReload(s *storm) {
+func (s *storm) joinLeaveAndReload() {
 	const perBrowser, names, leave, reload = 4, 3, 3, 4
 	last := make([]int, s.size)
 	browsers := make([]*visitor.Visitor, (s.size+perBrowser-1)/perBrowser)
@@ -126,15 +201,10 @@ func joinLeaveAndReload(s *storm) {
 	s.add(users, len(online))
 }
 
-func clickAtOnce(s *storm) {
-	s.openCrowd(visitor.CounterPage, s.size).ClickAtOnce(30 * s.size)
-	s.add(clicks, 30*s.size)
-}
-
 // A page clicks by a form where scripts do not run, and by a request where no socket opens.
-func clickWithoutSocket(s *storm) {
+func (s *storm) clickWithoutSocket() {
 	s.each(s.size, func(_ int, r *rand.Rand) {
-		v, times := s.visitor(), r.IntN(8)
+		v, times := s.visitor(), 1+r.IntN(8)
 		page := v.OpenWithoutSocket(visitor.CounterPage)
 		for range times {
 			v.Click()
@@ -144,63 +214,45 @@ func clickWithoutSocket(s *storm) {
 	})
 }
 
-// Some go before their join is answered.
-func comeAndGo(s *storm) { visitor.ComeAndGo(s.t, s.program.URL, 8*s.size) }
-
-// closeTabs closes tabs in each way. What was sent before a close frame counts, also if
+// closeTabs closes tabs in each way. What was sent before the last bytes counts, also if
 // nobody waits for the answer.
-func closeTabs(s *storm) {
-	closeFrames := [][]byte{
-		nil,
-		websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""),
-		websocket.FormatCloseMessage(websocket.CloseGoingAway, ""),
+func (s *storm) closeTabs() {
+	ways := []struct {
+		last   string // bytes; masks of zeros change nothing
+		closes bool   // the server closes the connection then
+		reset  bool
+	}{
+		{last: "\x88\x82\x00\x00\x00\x00\x03\xe9", closes: true}, // going away
+		{last: "\x81\x02{}", closes: true},                       // not masked
+		{last: "\x81\xfe\xff"},                                   // half a header
+		{last: "\x81\x83\x00\x00\x00\x00{"},                      // half a message
+		{reset: true},
+		{},
 	}
-	s.each(2*s.size, func(i int, r *rand.Rand) {
+	s.each(max(2*s.size, len(ways)), func(i int, r *rand.Rand) {
 		counter, joined := s.visitor().Open(visitor.CounterPage), s.visitor().Open(visitor.PresencePage)
 		joined.Join("guest")
-		times := r.IntN(20)
+		times := 1 + r.IntN(20)
 		for range times {
 			counter.Increment()
 		}
 		s.add(clicks, times)
+		way := ways[i%len(ways)]
 		for _, tb := range []*visitor.Tab{counter, joined} {
-			way := i % (len(closeFrames) + 2) // without a close frame, or by a reset
-			if way < len(closeFrames) {
-				assert.NoError(s.t, tb.WS.WriteMessage(websocket.CloseMessage, closeFrames[way]))
-				s.ends(tb)
-			} else {
+			if !way.closes {
 				tb.Settle() // what is not read yet may be lost with the connection
 			}
-			if way == len(closeFrames) {
+			_, err := tb.WS.NetConn().Write([]byte(way.last))
+			assert.NoError(s.t, err)
+			if way.closes {
+				require.Eventually(s.t, func() bool { return tb.Err() != nil }, visitor.Soon, often, "still open")
+			}
+			if way.reset {
 				tb.WS.NetConn().(*net.TCPConn).SetLinger(0)
 			}
 			tb.Close()
 		}
 	})
-}
-
-// ends waits until the server has closed a tab.
-func (s *storm) ends(tb *visitor.Tab) {
-	s.t.Helper()
-	require.Eventually(s.t, func() bool { return tb.Err() != nil }, visitor.Soon, often, "still open")
-}
-
-func closeInHandshake(s *storm) {
-	handshake := "GET " + visitor.PresencePage + " HTTP/1.1\r\nHost: " + s.program.Addr() +
-		"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-	s.each(2*s.size, func(_ int, r *rand.Rand) {
-		conn, err := net.Dial("tcp", s.program.Addr())
-		require.NoError(s.t, err)
-		fmt.Fprint(conn, handshake[:min(r.IntN(2*len(handshake)), len(handshake))])
-		if r.IntN(2) == 0 {
-			conn.(*net.TCPConn).SetLinger(0)
-		}
-		conn.Close()
-	})
-}
-
-func stopReading(s *storm) {
-	s.each(1+s.size/4, func(int, *rand.Rand) { StopReading(s.t, s.program.URL).Close() })
 }
 
 // StopReading opens a counter, reads nothing, and sends messages until the server takes
@@ -221,44 +273,19 @@ func StopReading(t testing.TB, server string) *websocket.Conn {
 }
 
 // Every click of a flood is answered. Those that are too fast do not count.
-func floodWithClicks(s *storm) {
+func (s *storm) floodWithClicks() {
 	const perTab, burst = 500, 200 // the rate limit lets a burst through
 	tabs := 1 + s.size/6
-	c := s.openCrowd(visitor.CounterPage, tabs)
-	c.ClickAtOnce(tabs * perTab)
+	s.flood = visitor.OpenCrowd(s.t, s.program.URL, visitor.CounterPage, tabs)
+	s.flood.ClickAtOnce(tabs * perTab)
 	var got visitor.Tally
 	require.EventuallyWithT(s.t, func(check *assert.CollectT) {
-		got = c.Count(0)
+		got = s.flood.Count(0)
 		assert.Zero(check, got.Unanswered)
 	}, visitor.Soon, often)
 	assert.Equal(s.t, tabs*perTab, got.Clicks)
 	assert.GreaterOrEqual(s.t, got.Clicks-got.Refused, tabs*burst)
+	s.add("connections multi-user-sync", tabs)
 	s.add(clicks, got.Clicks-got.Refused)
 	s.add("messages_refused too_fast", got.Refused)
-}
-
-// sendFrames sends what no page sends. It is answered and changes nothing, or it ends
-// the connection of its sender.
-func sendFrames(s *storm) {
-	s.each(max(s.size, len(lasts)), func(i int, r *rand.Rand) {
-		tb := s.visitor().Open(visitor.PresencePage)
-		for range 5 {
-			for _, messages := range [][]string{Actions, NoActions} {
-				assert.NoError(s.t, tb.WS.WriteMessage(websocket.TextMessage, []byte(messages[r.IntN(len(messages))])))
-			}
-		}
-		s.add("messages_refused not_action", 5)
-		tb.Join("guest")
-		tb.Settle() // still served
-		last := lasts[i%len(lasts)]
-		_, err := tb.WS.NetConn().Write([]byte(last.bytes))
-		assert.NoError(s.t, err)
-		if last.refused != "" {
-			s.add("messages_refused "+last.refused, 1)
-		}
-		if !last.half {
-			s.ends(tb)
-		}
-		tb.Close()
-	})
 }
