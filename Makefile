@@ -12,9 +12,11 @@ run: assets
 	@go build -o bin/realtime .
 	@exec bin/realtime -addr $(ADDR)
 
-# Everything a change can break, in 3 minutes. Most of what runs in parallel waits for a
-# browser. make check does the vetting.
+# make check does the vetting.
 GO_TEST := go test -race -shuffle=on -vet=off
+
+# Everything a change can break, in 3 minutes. Most of what runs in parallel waits for a
+# browser.
 test: assets test-tools
 	node --test --test-reporter=./e2e/scripts/quiet.mjs e2e/scripts/*.test.mjs
 	$(GO_TEST) -parallel 6 -timeout 30m ./e2e ./...
@@ -52,8 +54,9 @@ $(VENDOR)/.fetched: static/package.json static/package-lock.json Makefile
 # What the tests need beside Go, each as command:package, or as the commands that will
 # do and the packages that are needed. As root on Debian they are installed; elsewhere
 # the tests say what is missing.
-TEST_TOOLS := gcc:gcc+libc6-dev redis-server:redis-server chromium/chromium-browser/google-chrome:chromium
-TEST_ALL_TOOLS := firefox-esr/firefox:firefox-esr WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb \
+TEST_TOOLS := gcc:gcc+libc6-dev redis-server:redis-server \
+	chromium-headless-shell/chrome-headless-shell:chromium-headless-shell
+TEST_ALL_TOOLS := chromium/chromium-browser/google-chrome:chromium firefox-esr/firefox:firefox-esr WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb \
 	nginx:nginx-light caddy:caddy haproxy:haproxy
 
 test-all-tools: TEST_TOOLS += $(TEST_ALL_TOOLS)

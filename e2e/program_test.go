@@ -46,11 +46,7 @@ func TestProgram(t *testing.T) {
 	watching.Shows(" 0 user(s) online")
 	goroutines, heap := p.AtRest()
 	visitor.ComeAndGo(t, p.URL, 400)
-	assert.EventuallyWithT(t, func(check *assert.CollectT) {
-		http.DefaultClient.CloseIdleConnections()
-		assert.LessOrEqual(check, p.Goroutines(), goroutines)
-		assert.LessOrEqual(check, p.Heap(), heap+1<<20, "2.5 kB a visit")
-	}, visitor.Soon, 100*time.Millisecond)
+	p.IsAtRestAgain(goroutines, heap+1<<20) // 2.5 kB a visit
 	watching.Shows(" 0 user(s) online")
 	assert.Empty(t, p.Said(), "the log says nothing of visits")
 

@@ -4,7 +4,6 @@ package all
 
 import (
 	"net"
-	"net/http"
 	"syscall"
 	"testing"
 	"time"
@@ -21,11 +20,7 @@ func TestSoak_VisitsLeaveNothingBehind(t *testing.T) {
 	visitor.ComeAndGo(t, p.URL, 1000)
 	goroutines, heap := p.AtRest()
 	visitor.ComeAndGo(t, p.URL, 10_000)
-	assert.EventuallyWithT(t, func(check *assert.CollectT) {
-		http.DefaultClient.CloseIdleConnections()
-		assert.LessOrEqual(check, p.Goroutines(), goroutines)
-		assert.LessOrEqual(check, p.Heap(), heap+1<<20, "100 bytes a visit")
-	}, visitor.Soon, 200*time.Millisecond)
+	p.IsAtRestAgain(goroutines, heap+1<<20) // 100 bytes a visit
 }
 
 // With the defaults, somebody whose network fails without a word stays online for up to

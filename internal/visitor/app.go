@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -77,4 +78,15 @@ func (p *Program) AtRest() (goroutines, heap int) {
 		return before > 0 && before <= heap
 	}, Soon, 200*time.Millisecond, "a heap that shrinks no more")
 	return goroutines, heap
+}
+
+// IsAtRestAgain waits until the program uses no more than so many goroutines, and bytes
+// on its heap.
+func (p *Program) IsAtRestAgain(goroutines, heap int) {
+	p.t.Helper()
+	assert.EventuallyWithT(p.t, func(check *assert.CollectT) {
+		http.DefaultClient.CloseIdleConnections()
+		assert.LessOrEqual(check, p.Goroutines(), goroutines, "goroutines")
+		assert.LessOrEqual(check, p.Heap(), heap, "bytes on the heap")
+	}, Soon, 100*time.Millisecond)
 }
