@@ -36,7 +36,7 @@ func mended(t testing.TB, today bool, now, mayGo string) {
 const stockTemplate = `<!DOCTYPE html><html><head><title>Stock</title><link rel="icon" href="data:,">
 <script src="/client.js" defer></script></head><body data-lvt-heartbeat-ms="1000">
 <p>Shared: {{.Shared}} Said: <b>{{.Said}}</b></p>
-<form method="POST"><input type="text" name="said"><button name="say">Say</button><button name="press">Press</button></form>
+<form method="POST"><input type="text" name="said"><button name="press">Press</button></form>
 <p><button id="elsewhere">Elsewhere</button></p>
 </body></html>`
 
@@ -59,20 +59,16 @@ type stockController struct {
 }
 
 func (c *stockController) Mount(s stockState, ctx *livetemplate.Context) (stockState, error) {
-	if err := ctx.Subscribe(ctx.SelfTopic()); err != nil {
-		return s, err
-	}
-	return c.Changed(s, ctx)
+	err := ctx.Subscribe(ctx.SelfTopic())
+	s, _ = c.Changed(s, ctx)
+	return s, err
 }
 
 func (c *stockController) Press(s stockState, ctx *livetemplate.Context) (stockState, error) {
 	c.shared.Add(1)
-	return c.tell(s, ctx)
-}
-
-func (c *stockController) Say(s stockState, ctx *livetemplate.Context) (stockState, error) {
 	c.said.Store(ctx.GetString("said"))
-	return c.tell(s, ctx)
+	s, _ = c.Changed(s, ctx)
+	return s, ctx.Publish(ctx.SelfTopic(), "Changed", nil)
 }
 
 func (c *stockController) Changed(s stockState, _ *livetemplate.Context) (stockState, error) {
@@ -81,26 +77,16 @@ func (c *stockController) Changed(s stockState, _ *livetemplate.Context) (stockS
 	return s, nil
 }
 
-func (c *stockController) tell(s stockState, ctx *livetemplate.Context) (stockState, error) {
-	s, _ = c.Changed(s, ctx)
-	return s, ctx.Publish(ctx.SelfTopic(), "Changed", nil)
-}
-
-// newStock serves a page by the framework alone, and the client as it comes, and returns
-// the address of the page. Proxies may answer requests in its place.
-func newStock(t testing.TB, template string, proxies ...func(http.Handler) http.Handler) (page string) {
+// newStock serves a page by the framework alone, and the client as it comes.
+func newStock(t testing.TB, template string) (page string) {
 	t.Helper()
 	browser.NeedFiles(t)
 	files := fstest.MapFS{"page.tmpl": {Data: []byte(template)}}
 	tmpl, err := livetemplate.New("stock", livetemplate.WithParseFS(files, "page.tmpl"))
 	require.NoError(t, err)
 	live := tmpl.Handle(&stockController{}, livetemplate.AsState(&stockState{Names: []string{"Tea", "Coffee"}}))
-	var handler http.Handler = live
-	for _, proxy := range proxies {
-		handler = proxy(handler)
-	}
 	mux := http.NewServeMux()
-	mux.Handle("/stock", handler)
+	mux.Handle("/", live)
 	mux.HandleFunc("/client.js", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, "../../static/vendor/livetemplate-client.browser.js")
 	})
@@ -110,7 +96,13 @@ func newStock(t testing.TB, template string, proxies ...func(http.Handler) http.
 		live.Shutdown(t.Context())
 		s.Close()
 	})
-	return s.URL + "/stock"
+	return s.URL
+}
+
+// newStockBehind is newStock for a page behind a proxy.
+func newStockBehind(t testing.TB, proxy func(http.Handler) http.Handler) (page string) {
+	t.Helper()
+	return visitor.NewProxy(t, newStock(t, stockTemplate), proxy)
 }
 
 const listenForEvents = `(() => {
@@ -128,10 +120,10 @@ func TestClient_OnALivePage(t *testing.T) {
 	page, person := newStock(t, stockTemplate), browser.New(t)
 	tb, peer := person.OpenWindow(page), person.OpenWindow(page)
 	presses := 0
-	peerPresses := func() {
+	press := func(who *browser.Tab) {
 		t.Helper()
 		presses++
-		peer.Click("press")
+		who.Click("press")
 		tb.Shows(fmt.Sprintf("Shared: %d ", presses))
 	}
 	const waits = "form[aria-busy=true], button[aria-busy=true], fieldset:disabled"
@@ -142,29 +134,27 @@ func TestClient_OnALivePage(t *testing.T) {
 	}{
 		{"MovesTheFocusBackAtEveryUpdate", func() bool {
 			tb.Eval(`document.querySelector("[name=said]").focus(), document.querySelector("#elsewhere").focus()`)
-			peerPresses()
+			press(peer)
 			return tb.Eval(`document.activeElement.name`) == "said"
 		}, "leaves the focus where the person has moved it", "static/focus.js"},
 
 		{"EventsDoNotBubble", func() bool {
 			tb.Eval(`void (window.bubbled = 0, document.addEventListener("lvt:updated", () => bubbled++))`)
-			peerPresses()
+			press(peer)
 			return tb.Eval(`bubbled`) == "0"
 		}, "lets its events bubble", "the third argument of addEventListener in our scripts"},
 
 		{"AnyUpdateEndsAPendingForm", func() bool {
 			tb.Eval(`void (WebSocket.prototype.send = () => {})`) // whatever it sends is still under way
-			tb.Click("say")
+			tb.Click("press")
 			tb.WaitUntil(`document.querySelector("`+waits+`")`, "a form that waits")
-			peerPresses()
+			press(peer)
 			return !tb.Has(waits)
 		}, "waits for the answer to what was sent", "client().disconnect() before connect() in static/live.js"},
 
 		{"ResetsAFormAfterEveryAnswer", func() bool {
 			tb.TypeInto("said", "hello")
-			presses++
-			tb.Click("press")
-			tb.Shows(fmt.Sprintf("Shared: %d ", presses))
+			press(tb)
 			return tb.Eval(`document.querySelector("[name=said]").value`) == ""
 		}, "leaves the text in a form", "lvt-form:preserve in templates/realtime/presence.tmpl"},
 
@@ -175,15 +165,13 @@ func TestClient_OnALivePage(t *testing.T) {
 				WebSocket.prototype.send = function (message) { sent.push(message); send.call(this, message); };
 			})()`)
 			tb.TypeInto("said", "1e-7")
-			tb.Click("say")
-			tb.WaitUntil(`sent.some((message) => message.includes('"said"'))`, "a message")
+			press(tb)
 			return strings.Contains(tb.Eval(`sent.join()`), `"said":1e-7`)
 		}, "sends text as it was typed", "the types other than string in site.Text"},
 
 		{"LeavesOutTextThatIsAllInBraces", func() bool {
 			peer.TypeInto("said", "{{name}}")
-			peer.Click("say")
-			peerPresses()
+			press(peer)
 			return tb.Eval(`document.querySelector("b").textContent`) == ""
 		}, "shows text that is all in double braces", "the space after a name in templates/realtime/presence.tmpl"},
 
@@ -204,7 +192,8 @@ func TestClient_OnALivePage(t *testing.T) {
 			tb.Eval(`void liveTemplateClient.connect()`)
 			tb.WaitUntil(browser.Live, "a live page")
 			tb.TypeInto("said", "later")
-			tb.Click("say") // answered after what was kept
+			presses++
+			tb.Click("press") // answered after what was kept
 			peer.Shows("Said: later")
 			return strings.Contains(peer.Text(), fmt.Sprintf("Shared: %d ", presses))
 		}, "keeps what is pressed until its socket is open", "the forms held in static/live.js"},
@@ -232,9 +221,8 @@ func TestClient_OnALivePage(t *testing.T) {
 
 func TestClient_GivesUpAfterOneAttemptThatFails(t *testing.T) {
 	t.Parallel()
-	server, _ := strings.CutSuffix(newStock(t, stockTemplate), "/stock")
-	network := visitor.NewNetwork(t, server)
-	tb := browser.New(t).Open(network.URL + "/stock")
+	network := visitor.NewNetwork(t, newStock(t, stockTemplate))
+	tb := browser.New(t).Open(network.URL)
 	tb.ExpectErrors("")
 	network.Leave()
 	tb.WaitUntil(`liveTemplateClient.useHTTP`, "an attempt that failed")
@@ -260,7 +248,7 @@ func TestClient_ReplacesTheSocketOfATabThatWasHidden(t *testing.T) {
 func TestClient_KeepsTheSocketOfAPageThatIsLeft(t *testing.T) {
 	t.Parallel()
 	sockets := &visitor.SocketCount{}
-	tb := browser.NewWindowed(t).Open(newStock(t, stockTemplate, sockets.Count))
+	tb := browser.NewWindowed(t).Open(newStockBehind(t, sockets.Count))
 	tb.Navigate("about:blank")
 	time.Sleep(500 * time.Millisecond) // nothing tells that a socket stays
 	mended(t, sockets.Open() == 1, "closes the socket of a page that is left", "leave() in static/live.js")
@@ -268,7 +256,7 @@ func TestClient_KeepsTheSocketOfAPageThatIsLeft(t *testing.T) {
 
 func TestClient_RequestsHaveNoBound(t *testing.T) {
 	t.Parallel()
-	tb := browser.New(t).Load(newStock(t, stockTemplate, visitor.AnswerUpgrades(visitor.RefuseUpgrade)))
+	tb := browser.New(t).Load(newStockBehind(t, visitor.AnswerUpgrades(visitor.RefuseUpgrade)))
 	tb.ExpectErrors("")
 	tb.WaitUntil(`window.liveTemplateClient?.useHTTP`, "a page without a socket")
 	tb.Eval(`void (window.fetch = (url, options) => { window.bounded = Boolean(options?.signal); })`)
@@ -291,7 +279,7 @@ func TestClient_TellsAPageNothingOfAFirstAttemptThatFails(t *testing.T) {
 	tb := browser.New(t).Load("about:blank")
 	tb.ExpectErrors("")
 	tb.InEveryPage(listenForEvents)
-	tb.Navigate(newStock(t, stockTemplate, visitor.AnswerUpgrades(visitor.RefuseUpgrade)))
+	tb.Navigate(newStockBehind(t, visitor.AnswerUpgrades(visitor.RefuseUpgrade)))
 	told := tb.Becomes(1500*time.Millisecond, `events.some((name) => /disconnected|error/.test(name))`)
 	mended(t, !told, "tells the page ("+tb.Eval(`String(events)`)+") that its first attempt has failed",
 		"the interval that looks for it in static/live.js")
@@ -299,7 +287,7 @@ func TestClient_TellsAPageNothingOfAFirstAttemptThatFails(t *testing.T) {
 
 func TestClient_DisablesFormsWhileItLoads(t *testing.T) {
 	t.Parallel()
-	tb := browser.New(t).Load(newStock(t, stockTemplate, visitor.AnswerUpgrades(func(_ http.ResponseWriter, r *http.Request) {
+	tb := browser.New(t).Load(newStockBehind(t, visitor.AnswerUpgrades(func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 	})))
 	tb.ExpectErrors("")
