@@ -7,8 +7,8 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,10 +102,8 @@ func (d *deployment) openMany() (tabs []*browser.Tab) {
 // first.
 func outs(tabs []*browser.Tab) (times []time.Duration) {
 	for _, tb := range tabs {
-		for text := range strings.SplitSeq(tb.Eval(`outs.map((ms) => ms + "ms").join(" ")`), " ") {
-			if took, err := time.ParseDuration(text); err == nil {
-				times = append(times, took)
-			}
+		for i := range int(tb.Number(`outs.length`)) {
+			times = append(times, time.Duration(tb.Number(fmt.Sprintf(`outs[%d]`, i))*float64(time.Millisecond)))
 		}
 	}
 	slices.Sort(times)
@@ -131,17 +129,11 @@ func (d *deployment) allAgree(tabs []*browser.Tab) {
 // keepClicking posts 5 clicks a second through the proxy while something is done. It
 // returns how many counted, and what the others were answered.
 func (d *deployment) keepClicking(meanwhile func()) (clicked int, failed []string) {
-	v, done := visitor.New(d.t, d.URL), make(chan bool)
+	v := visitor.New(d.t, d.URL)
 	var clicking sync.WaitGroup
+	var done atomic.Bool
 	clicking.Go(func() {
-		tick := time.NewTicker(200 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-			}
+		for ; !done.Load(); <-time.After(200 * time.Millisecond) {
 			resp, err := v.Client.PostForm(d.URL+visitor.CounterPage, url.Values{"increment": {""}})
 			if err != nil {
 				failed = append(failed, err.Error())
@@ -156,7 +148,7 @@ func (d *deployment) keepClicking(meanwhile func()) (clicked int, failed []strin
 		}
 	})
 	meanwhile()
-	close(done)
+	done.Store(true)
 	clicking.Wait()
 	return clicked, failed
 }
