@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unicode"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -73,26 +72,22 @@ func TestDocs_CommandsAndFilesExist(t *testing.T) {
 			tests = append(tests, firsts(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`, readFile(t, file))...)
 		}
 	}
-	targets, flags := firsts(`(?m)^([a-z-]+):`, readFile(t, "Makefile")), append(flagsOfProgram(t), "-h")
+	for _, file := range files { // a table about one package names its files without the folder
+		files = append(files, path.Base(file))
+	}
 	docs := readDocs(t)
 	const unit, guide = "docs/deploy/realtime@.service", "docs/adapt.md"
 	docs[unit] = "```\n" + readFile(t, unit) + "```\n"
 	for kind, row := range map[string]struct {
 		where  string // in code
 		name   string // there
-		exists func(name string) bool
+		exists []string
 		least  int
 	}{
-		"target": {`(?:^|\s)make((?: +[a-z][a-z-]*\b)+)(?: |$)`, `[a-z-]+`,
-			func(name string) bool { return slices.Contains(targets, name) }, 5},
-		"flag": {`(?:(?:^|[\s/=])realtime |^go run \. |^)(-[a-z].*)`, `\B-[a-z][a-z-]*`, // of the program, or alone
-			func(name string) bool { return slices.Contains(flags, name) }, 20},
-		"test": {`\b((?:Test|Fuzz|Benchmark)[A-Z]\w*_\w+)`, `.+`,
-			func(name string) bool { return slices.Contains(tests, name) }, 10},
-		"file": {`^((?:(?:internal|static|templates|e2e|docs)/[^\s:*…]*)|[a-z_]+\.(?:go|js|css|tmpl))(?::[0-9-]+)?$`, `.+`,
-			func(name string) bool { // a table about one package names its files without the folder
-				return slices.ContainsFunc(files, func(file string) bool { return file == path.Clean(name) || path.Base(file) == name })
-			}, 40},
+		"target": {`(?:^|\s)make((?: +[a-z][a-z-]*\b)+)(?: |$)`, `[a-z-]+`, firsts(`(?m)^([a-z-]+):`, readFile(t, "Makefile")), 5},
+		"flag":   {`(?:(?:^|[\s/=])realtime |^go run \. |^)(-[a-z].*)`, `\B-[a-z][a-z-]*`, append(flagsOfProgram(t), "-h"), 20}, // of the program, or alone
+		"test":   {`\b((?:Test|Fuzz|Benchmark)[A-Z]\w*_\w+)`, `.+`, tests, 10},
+		"file":   {`^((?:(?:internal|static|templates|e2e|docs)/[^\s:*…]*)|[a-z_]+\.(?:go|js|css|tmpl))(?::[0-9-]+)?$`, `.+`, files, 40},
 	} {
 		found := 0
 		for doc, source := range docs {
@@ -102,7 +97,7 @@ func TestDocs_CommandsAndFilesExist(t *testing.T) {
 			for _, where := range firsts("(?m)"+row.where, codeOf(source)) {
 				for _, name := range regexp.MustCompile(row.name).FindAllString(where, -1) {
 					found++
-					assert.True(t, row.exists(name), "%s names the %s %q, which does not exist", doc, kind, name)
+					assert.True(t, slices.Contains(row.exists, path.Clean(name)), "%s names the %s %q, which does not exist", doc, kind, name)
 				}
 			}
 		}
@@ -140,26 +135,17 @@ func codeOf(source string) (text string) {
 // anchors returns those that GitHub gives to the headings of a page.
 func anchors(source string) (all []string) {
 	for _, heading := range firsts(`(?m)^#{1,6} +(.+)$`, source) {
-		heading = regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(heading, "$1") // a link is its text
-		all = append(all, strings.Map(func(r rune) rune {
-			switch {
-			case r == ' ':
-				return '-'
-			case unicode.IsLetter(r), unicode.IsDigit(r), r == '-', r == '_':
-				return unicode.ToLower(r)
-			}
-			return -1
-		}, heading))
+		text := regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(heading, "$1") // a link is its text
+		words := regexp.MustCompile(`[^\p{L}\p{Nd} _-]`).ReplaceAllString(strings.ToLower(text), "")
+		all = append(all, strings.ReplaceAll(words, " ", "-"))
 	}
 	return all
 }
 
-var repository = os.DirFS("..")
-
 // filesOfRepository returns the paths of all files and folders but those of others.
 func filesOfRepository(t *testing.T) (files []string) {
 	t.Helper()
-	require.NoError(t, fs.WalkDir(repository, ".", func(file string, entry fs.DirEntry, err error) error {
+	require.NoError(t, fs.WalkDir(os.DirFS(visitor.Root()), ".", func(file string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.IsDir() && slices.Contains([]string{".git", "node_modules"}, entry.Name()) {
 			return fs.SkipDir
 		}
@@ -169,9 +155,10 @@ func filesOfRepository(t *testing.T) (files []string) {
 	return files
 }
 
+// readFile returns the content of a file of the repository.
 func readFile(t *testing.T, file string) string {
 	t.Helper()
-	content, err := fs.ReadFile(repository, file)
+	content, err := os.ReadFile("../" + file)
 	require.NoError(t, err)
 	return string(content)
 }
@@ -180,10 +167,10 @@ func readFile(t *testing.T, file string) string {
 func readDocs(t *testing.T) map[string]string {
 	t.Helper()
 	docs := map[string]string{"README.md": readFile(t, "README.md")}
-	pages, err := fs.Glob(repository, "docs/*.md")
-	require.NoError(t, err)
-	for _, page := range pages {
-		docs[page] = readFile(t, page)
+	for _, file := range filesOfRepository(t) {
+		if page, _ := path.Match("docs/*.md", file); page {
+			docs[file] = readFile(t, file)
+		}
 	}
 	return docs
 }
