@@ -42,23 +42,13 @@ type sizes struct {
 	Clusters                   []int // servers
 }
 
-var (
-	full = sizes{
-		Crowds: []int{10, 100, 1000, 5000}, TwoServers: 1000, Patience: 20 * time.Second,
-		Bursts: 3, BurstClicks: 1000, StreamRate: 500, StreamFor: 10 * time.Second,
-		IdleTabs: 10_000, IdleFor: 30 * time.Second,
-		CounterTabs: 4000, PresenceTabs: 600, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
-		SharedClicks: 2000, SharedPeople: 5000, Clusters: []int{2, 10, 100},
-	}
-	small = sizes{ // to see that everything is measured
-		Crowds: []int{10, 50}, TwoServers: 50, Patience: 5 * time.Second,
-		Bursts: 1, BurstClicks: 1000, StreamRate: 100, StreamFor: time.Second,
-		IdleTabs: 100, IdleFor: time.Second,
-		CounterTabs: 200, PresenceTabs: 160, ChangeRate: 10, LearnFor: time.Second, LoadFor: time.Second,
-		SharedClicks: 100, SharedPeople: 100, Clusters: []int{2, 3},
-	}
-	size = full
-)
+var size = sizes{
+	Crowds: []int{10, 100, 1000, 5000}, TwoServers: 1000, Patience: 20 * time.Second,
+	Bursts: 3, BurstClicks: 1000, StreamRate: 500, StreamFor: 10 * time.Second,
+	IdleTabs: 10_000, IdleFor: 30 * time.Second,
+	CounterTabs: 4000, PresenceTabs: 600, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
+	SharedClicks: 2000, SharedPeople: 5000, Clusters: []int{2, 10, 100},
+}
 
 // BenchmarkFanout puts the same crowds in front of several servers in turn: a plain
 // WebSocket hub, the pattern as it is documented, and this program. It fails where the
@@ -66,7 +56,13 @@ var (
 // asked for all of it. With -short it measures little, and only shows the page.
 func BenchmarkFanout(b *testing.B) {
 	if testing.Short() {
-		size = small
+		size = sizes{
+			Crowds: []int{10, 50}, TwoServers: 50, Patience: 5 * time.Second,
+			Bursts: 1, BurstClicks: 1000, StreamRate: 100, StreamFor: time.Second,
+			IdleTabs: 100, IdleFor: time.Second,
+			CounterTabs: 200, PresenceTabs: 160, ChangeRate: 10, LearnFor: time.Second, LoadFor: time.Second,
+			SharedClicks: 100, SharedPeople: 100, Clusters: []int{2, 3},
+		}
 	}
 	r, parts, asked := report{Size: size, Budget: budget}, 0, 0
 	part := func(name string, measure func(b *testing.B)) {
@@ -77,9 +73,12 @@ func BenchmarkFanout(b *testing.B) {
 		})
 	}
 	for _, tabs := range size.Crowds {
-		for _, s := range systems(tabs) {
-			part(fmt.Sprintf("tabs=%d/%s", tabs, s.name), func(b *testing.B) {
-				got := measure(b, s, tabs)
+		for _, server := range []string{hub, documented, wholePage, app, twoServers} {
+			if server == twoServers && tabs != size.TwoServers {
+				continue
+			}
+			part(fmt.Sprintf("tabs=%d/%s", tabs, server), func(b *testing.B) {
+				got := measure(b, server, tabs)
 				b.Logf("%+v", got)
 				r.Results = append(r.Results, got)
 				if got.Server == app || got.Server == twoServers {
@@ -108,7 +107,7 @@ func BenchmarkFanout(b *testing.B) {
 	}
 }
 
-// The systems that are compared.
+// The servers that are compared.
 const (
 	hub        = "hub"
 	documented = "documented"
@@ -117,37 +116,21 @@ const (
 	twoServers = "this app, 2 servers"
 )
 
-// system is a server of the counter page, or several.
-type system struct {
-	name  string
-	start func(b *testing.B) (servers []*visitor.Program, redis *visitor.Redis)
-}
-
-// systems returns what a crowd of so many tabs is put in front of.
-func systems(tabs int) []system {
-	all := []system{{hub, reference("hub")}, {documented, reference("documented")}, {wholePage, reference("whole-page")},
-		{app, func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
-			return []*visitor.Program{visitor.Start(b)}, nil
-		}}}
-	if tabs == size.TwoServers {
-		all = append(all, system{twoServers, func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
-			redis, servers := visitor.StartServers(b, 2)
-			redis.OnlyInMemory()
-			return servers, redis
-		}})
+// start starts what is compared. Two servers share a Redis.
+func start(b *testing.B, server string) ([]*visitor.Program, *visitor.Redis) {
+	switch server {
+	case app:
+		return []*visitor.Program{visitor.Start(b)}, nil
+	case twoServers:
+		redis, servers := visitor.StartServers(b, 2)
+		redis.OnlyInMemory()
+		return servers, redis
 	}
-	return all
-}
-
-// reference starts a server of e2e/bench/reference.
-func reference(kind string) func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
-	return func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
-		pages, exe := b.TempDir(), filepath.Join(b.TempDir(), "reference")
-		out, err := exec.Command("go", "build", "-o", exe, "./reference").CombinedOutput()
-		require.NoError(b, err, string(out))
-		writePages(b, pages)
-		return []*visitor.Program{visitor.StartExe(b, exe, "-kind", kind, "-pages", pages)}, nil
-	}
+	pages, exe := b.TempDir(), filepath.Join(b.TempDir(), "reference")
+	out, err := exec.Command("go", "build", "-o", exe, "./reference").CombinedOutput()
+	require.NoError(b, err, string(out))
+	writePages(b, pages)
+	return []*visitor.Program{visitor.StartExe(b, exe, "-kind", server, "-pages", pages)}, nil
 }
 
 // writePages writes the counter page as templates that hold all of it: its fixed
@@ -177,9 +160,8 @@ func writePages(b *testing.B, dir string) {
 // result is what was measured of a system with so many tabs. Memory and CPU time
 // are the servers'.
 type result struct {
-	Server   string
-	Tabs     int
-	PageOnly bool // only what depends on the page: neither bursts nor the stream
+	Server string
+	Tabs   int
 
 	Idle               float64 // bytes per tab
 	ClickP50, ClickP99 time.Duration
@@ -203,15 +185,21 @@ type result struct {
 type crowd struct {
 	*visitor.Crowd
 	servers []*visitor.Program
-	clicks  int // so far
+	redis   *visitor.Redis // of two servers
+	clicks  int            // so far
 }
 
-func openCrowd(b *testing.B, servers []*visitor.Program, tabs int) *crowd {
+// open opens a crowd in front of what it has started.
+func open(b *testing.B, server string, tabs int) (c *crowd, perTab float64) {
+	c = &crowd{}
+	c.servers, c.redis = start(b, server)
+	empty := held(c.servers...)
 	var urls []string
-	for _, p := range servers {
+	for _, p := range c.servers {
 		urls = append(urls, p.URL)
 	}
-	return &crowd{visitor.OpenCrowdOn(b, urls, visitor.CounterPage, tabs), servers, 0}
+	c.Crowd = visitor.OpenCrowdOn(b, urls, visitor.CounterPage, tabs)
+	return c, (held(c.servers...) - empty) / float64(tabs)
 }
 
 // expectMore is called before so many clicks.
@@ -235,36 +223,34 @@ func held(programs ...*visitor.Program) (bytes float64) {
 	return bytes
 }
 
-func measure(b *testing.B, s system, tabs int) result {
-	r := result{Server: s.name, Tabs: tabs, PageOnly: s.name == wholePage}
-	servers, redis := s.start(b)
-	empty := held(servers...)
-	c := openCrowd(b, servers, tabs)
-	r.Idle = (held(servers...) - empty) / float64(tabs)
+func measure(b *testing.B, server string, tabs int) result {
+	r := result{Server: server, Tabs: tabs}
+	c, perTab := open(b, server, tabs)
+	r.Idle = perTab
 	r.measureClicks(c)
-	if r.PageOnly {
+	if server == wholePage { // the rest does not depend on the page
 		return r
 	}
-	r.BurstPerCommand = framesPerCommand(c, redis, func() { r.measureBursts(c) })
+	r.BurstPerCommand = c.framesPerCommand(func() { r.measureBursts(c) })
 	if r.CutOff+r.Wrong > 0 { // the stream is for a whole crowd
 		c.Close()
-		for _, p := range servers {
+		for _, p := range c.servers {
 			p.Kill()
 		}
-		servers, redis = s.start(b)
-		c = openCrowd(b, servers, tabs)
+		c, _ = open(b, server, tabs)
 	}
-	r.StreamPerCommand = framesPerCommand(c, redis, func() { r.measureStream(c) })
+	r.StreamPerCommand = c.framesPerCommand(func() { r.measureStream(c) })
 	return r
 }
 
-func framesPerCommand(c *crowd, redis *visitor.Redis, do func()) int {
-	if redis == nil {
+// framesPerCommand returns 0 without a Redis.
+func (c *crowd) framesPerCommand(do func()) int {
+	if c.redis == nil {
 		do()
 		return 0
 	}
 	before := c.Count(0).Frames
-	commands := redis.Spent(do).Commands
+	commands := c.redis.Spent(do).Commands
 	return (c.Count(0).Frames - before) / commands
 }
 

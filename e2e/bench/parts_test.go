@@ -26,13 +26,10 @@ type idle struct {
 	Bytes    float64       // heap and stacks, after a collection
 	Resident float64       // bytes, as the system counts them
 	CPU      time.Duration // in a minute
+
+	AllMegabytes float64 // resident, of all connections together
+	AllCPU       float64 // their share of a core
 }
-
-// AllMegabytes is what all connections take together.
-func (i idle) AllMegabytes() float64 { return i.Resident * float64(size.IdleTabs) / 1e6 }
-
-// AllCPU is the share of a core that all connections take together.
-func (i idle) AllCPU() float64 { return i.CPU.Seconds() * float64(size.IdleTabs) / 60 }
 
 func measureIdle(b *testing.B) idle {
 	const resident = "process_resident_memory_bytes"
@@ -44,22 +41,18 @@ func measureIdle(b *testing.B) idle {
 	<-time.After(size.IdleFor)
 	cpu = p.CPUTime() - cpu
 	require.EqualValues(b, size.IdleTabs, p.Connections(visitor.CounterPage))
-	perMinute := cpu * time.Duration(time.Minute/size.IdleFor)
-	return idle{(full - empty) / tabs, (p.Metric(resident) - emptyResident) / tabs, perMinute / time.Duration(tabs)}
+	grown, perMinute := p.Metric(resident)-emptyResident, cpu*time.Duration(time.Minute/size.IdleFor)
+	return idle{(full - empty) / tabs, grown / tabs, perMinute / time.Duration(tabs), grown / 1e6, perMinute.Minutes()}
 }
 
 // machine is what the program may use of this machine.
 type machine struct {
 	name  string
 	cores float64
-	enter func(b *testing.B) (shell string) // runs before the program
 }
 
 var machines = []machine{
-	{"the whole machine", float64(runtime.NumCPU()), func(*testing.B) string { return "" }},
-	{"GOMAXPROCS=1", 1, func(*testing.B) string { return "export GOMAXPROCS=1" }},
-	{"a quota of half a core", 0.5, func(b *testing.B) string { return quota(b, 0.5) }},
-	{"a quota of a quarter", 0.25, func(b *testing.B) string { return quota(b, 0.25) }},
+	{"the whole machine", float64(runtime.NumCPU())}, {"GOMAXPROCS=1", 1}, {"a quota of half a core", 0.5}, {"a quota of a quarter", 0.25},
 }
 
 // quota makes a control group that may use so many cores, and returns the line of
@@ -98,8 +91,15 @@ const budget = 0.5 // share that refreshes may take by default
 // measureShare lets a crowd that never rests ask for refreshes.
 func measureShare(b *testing.B, m machine, page string, tabsPerCore int) share {
 	tabs := int(m.cores * float64(tabsPerCore))
+	enter := ""
+	switch {
+	case m.cores == 1:
+		enter = "export GOMAXPROCS=1"
+	case m.cores < 1:
+		enter = quota(b, m.cores)
+	}
 	script := filepath.Join(b.TempDir(), "realtime")
-	require.NoError(b, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\n%s\nexec %s \"$@\"\n", m.enter(b), visitor.Build(b)), 0o755))
+	require.NoError(b, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\n%s\nexec %s \"$@\"\n", enter, visitor.Build(b)), 0o755))
 	p := visitor.StartExe(b, script)
 	defer p.Kill()
 	people := visitor.OpenCrowd(b, p.URL, page, tabs)

@@ -31,20 +31,6 @@ type report struct {
 	Clusters []clusterCost
 }
 
-// What the plot shows: a panel for each title, the servers, and the times on its axis.
-func (report) Titles() []string {
-	return []string{"One click, until the last tab shows it", "1,000 clicks at once, until all tabs agree", "500 clicks a second: staleness, p99"}
-}
-func (report) Servers() []string { return []string{hub, documented, app} }
-func (report) Axis() []time.Duration {
-	return []time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second}
-}
-
-// Machine says what the figures were measured on.
-func (report) Machine() string {
-	return fmt.Sprintf("%d cores, with %s on %s/%s", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}
-
 //go:embed *.tmpl
 var templates embed.FS
 
@@ -54,10 +40,15 @@ func (r report) write(b *testing.B) {
 		"kB":      func(bytes float64) string { return fmt.Sprintf("%.1f kB", bytes/1000) },
 		"percent": func(share float64) string { return fmt.Sprintf("%.0f %%", 100*share) },
 		"short":   short,
-		"x":       x,
-		"y":       y,
-		"left":    func(panel int) int { return 50 + 350*panel },
-		"class":   func(server string) string { return strings.ReplaceAll(server, " ", "-") },
+		"machine": func() string {
+			return fmt.Sprintf("%d cores, with %s on %s/%s", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		},
+		"list":     func(items ...any) []any { return items },
+		"duration": time.ParseDuration,
+		"x":        x,
+		"y":        y,
+		"left":     func(panel int) int { return 50 + 350*panel },
+		"class":    func(server string) string { return strings.ReplaceAll(server, " ", "-") },
 		"time": func(d time.Duration) string { // until something happens, if it did
 			if d >= r.Size.Patience {
 				return fmt.Sprintf("> %.0f s", r.Size.Patience.Seconds())
@@ -88,18 +79,8 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 }
 
-// Times returns what the panels show of a result.
+// Times returns what the panels of the plot show of a result.
 func (r result) Times() []time.Duration { return []time.Duration{r.ClickP50, r.Burst, r.StaleP99} }
-
-// Of returns the results of a server.
-func (r report) Of(server string) (results []result) {
-	for _, measured := range r.Results {
-		if measured.Server == server {
-			results = append(results, measured)
-		}
-	}
-	return results
-}
 
 // x and y are where the plot has a number of tabs and a time, both on a logarithmic scale.
 func x(tabs int) string {

@@ -25,7 +25,7 @@ import (
 func main() {
 	addr := flag.String("addr", "", "")
 	admin := flag.String("admin-addr", "", "")
-	kind := flag.String("kind", "", "hub, documented or whole-page")
+	kind := flag.String("kind", "", "hub, documented or whole page live")
 	pages := flag.String("pages", "", "the directory of the templates")
 	flag.Parse()
 	if err := run(*addr, *admin, *kind, *pages); err != nil {
@@ -63,7 +63,7 @@ func handlerOf(kind, pages string) (http.Handler, error) {
 		return &hub{sockets: map[chan []byte]bool{}}, nil
 	case "documented":
 		return documented(pages)
-	case "whole-page":
+	case "whole page live":
 		return wholePage(pages)
 	}
 	return nil, fmt.Errorf("unknown kind %q", kind)
