@@ -65,8 +65,7 @@ func TestSoak_ProxiesKeepTabsAndGetThemBack(t *testing.T) {
 const joined = 18 // of the tabs of openMany
 
 // openMany opens five tabs for each of six people: two of the counter, and three in which
-// they join under names of their own. A tab notes for how long it is not live, and the
-// fewest people online that it has shown.
+// they join under names of their own. A tab notes for how long it is not live.
 func (d *deployment) openMany() (tabs []*browser.Tab) {
 	d.t.Helper()
 	for i := range 6 {
@@ -79,9 +78,6 @@ func (d *deployment) openMany() (tabs []*browser.Tab) {
 		}
 	}
 	for _, tb := range tabs {
-		if !tb.Has("[name=increment]") {
-			tb.Shows(fmt.Sprintf("%d user(s) online", joined))
-		}
 		tb.Eval(`void (() => {
 			let down = 0;
 			window.outs = [];
@@ -89,10 +85,6 @@ func (d *deployment) openMany() (tabs []*browser.Tab) {
 				if (event.detail !== "up") down ||= performance.now();
 				else if (down) { outs.push(performance.now() - down); down = 0; }
 			});
-			window.least = Infinity;
-			const look = () => { least = Math.min(least, parseInt(/\d+(?= user\(s\) online)/.exec(document.body.textContent))); };
-			look();
-			new MutationObserver(look).observe(document.body, {subtree: true, childList: true, characterData: true});
 		})()`)
 	}
 	return tabs
@@ -111,7 +103,7 @@ func outs(tabs []*browser.Tab) (times []time.Duration) {
 }
 
 // allAgree checks that a click in a tab shows in all, and that everybody who has joined is
-// online and knows it, and has been all the time.
+// online and knows it.
 func (d *deployment) allAgree(tabs []*browser.Tab) {
 	d.t.Helper()
 	counter := visitor.New(d.t, d.URL).Open(visitor.CounterPage).Counter() + 1
@@ -119,10 +111,9 @@ func (d *deployment) allAgree(tabs []*browser.Tab) {
 	for _, tb := range tabs {
 		if tb.Has("[name=increment]") {
 			tb.Shows(fmt.Sprintf("Counter: %d ", counter))
-			continue
+		} else {
+			tb.Shows(fmt.Sprintf("%d user(s) online Logged in as Person", joined))
 		}
-		tb.Shows(fmt.Sprintf("%d user(s) online Logged in as Person", joined))
-		assert.EqualValues(d.t, joined, tb.Number(`least`), "fewest people online that a tab has shown")
 	}
 }
 
@@ -135,16 +126,16 @@ func (d *deployment) keepClicking(meanwhile func()) (clicked int, failed []strin
 	clicking.Go(func() {
 		for ; !done.Load(); <-time.After(200 * time.Millisecond) {
 			resp, err := v.Client.PostForm(d.URL+visitor.CounterPage, url.Values{"increment": {""}})
-			if err != nil {
+			switch {
+			case err != nil:
 				failed = append(failed, err.Error())
 				continue
-			}
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusSeeOther {
+			case resp.StatusCode == http.StatusSeeOther:
 				clicked++
-			} else {
+			default:
 				failed = append(failed, resp.Status)
 			}
+			resp.Body.Close()
 		}
 	})
 	meanwhile()

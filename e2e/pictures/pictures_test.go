@@ -1,32 +1,40 @@
 //go:build pictures
 
+// Package pictures makes the pictures in docs from the running program.
 package pictures
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
-	"strings"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/gif"
+	"image/png"
+	"math"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
 	"realtime/internal/visitor/browser"
 )
 
-// look is how a person has set up their system.
-type look struct{ name, scheme, forced string }
+func TestMain(m *testing.M) { browser.Main(m) }
 
-var (
-	light = look{"light", "light", "none"}
-	dark  = look{"dark", "dark", "none"}
-	looks = []look{light, dark, {"forced colours", "light", "active"}}
-)
+// The looks: how people have set up their systems.
+const light, dark, forced = "light", "dark", "forced colours"
 
 // docs/pages.png shows both pages in two browsers each, one light and one dark.
 func TestPictures_Pages(t *testing.T) {
-	server := pictured(t)
+	server := visitor.Serve(t)
 	for range 6 {
 		visitor.New(t, server).Click()
 	}
@@ -36,17 +44,17 @@ func TestPictures_Pages(t *testing.T) {
 	alicePresence.Join("Alice")
 	bobPresence.Join("Bob")
 	alicePresence.Shows("2 user(s) online")
+	shot := func(tb *browser.Tab, look string) string { return still(tb, look, 440, 600, 1) }
 	saveSheet(t, "docs/pages.png", `<div class="row">`+
-		still(aliceCounter, light, 440, 600, 1)+still(bobCounter, dark, 440, 600, 1)+
-		still(alicePresence, light, 440, 600, 1)+still(bobPresence, dark, 440, 600, 1))
+		shot(aliceCounter, light)+shot(bobCounter, dark)+shot(alicePresence, light)+shot(bobPresence, dark))
 }
 
 // docs/looks-counter.png, docs/looks-presence.png and docs/looks-index.png show the pages
 // in every state, on three screens, in three looks.
 func TestPictures_Looks(t *testing.T) {
 	open := func(server, path string) *browser.Tab { return browser.New(t).OpenWindow(server + path) }
-	fresh, clicked, crowded, redis := pictured(t), pictured(t), pictured(t), visitor.NewRedis(t)
-	shared, network := pictured(t, "-redis", redis.URL), visitor.NewNetwork(t, clicked)
+	fresh, clicked, crowded, redis := visitor.Serve(t), visitor.Serve(t), visitor.Serve(t), visitor.NewRedis(t)
+	shared, network := visitor.Serve(t, "-redis", redis.URL), visitor.NewNetwork(t, clicked)
 
 	for range 41 {
 		visitor.New(t, clicked).Click()
@@ -66,9 +74,8 @@ func TestPictures_Looks(t *testing.T) {
 	uncounted, lastPeople := open(shared, visitor.CounterPage), open(shared, visitor.PresencePage)
 	lastPeople.Join("Alice")
 	redis.Stop()
-	for _, tb := range []*browser.Tab{uncounted, lastPeople} {
-		tb.Shows("last known")
-	}
+	lastPeople.Shows("last known")
+	uncounted.Shows("last known")
 	uncounted.Click("increment")
 	uncounted.Shows("did not count")
 
@@ -100,12 +107,6 @@ func TestPictures_Looks(t *testing.T) {
 	saveSheet(t, "docs/looks-index.png", contactSheet([]state{{"home", 1500, open(clicked, "/")}, {"not found", 600, notFound}}))
 }
 
-// pictured returns the address of a program of its own.
-func pictured(t *testing.T, args ...string) (url string) {
-	t.Helper()
-	return visitor.StartExe(t, visitor.BuildPlain(t), args...).URL
-}
-
 // state is what a tab shows at some moment, in so many pixels of CSS from the top.
 type state struct {
 	name   string
@@ -116,32 +117,34 @@ type state struct {
 // contactSheet returns HTML with a picture of each state for each screen and look.
 func contactSheet(states []state) string {
 	widths := []int{360, 768, 1600}
-	var out strings.Builder
-	out.WriteString(`<table><tr><td>`)
+	html := `<table><tr><td>`
 	for _, width := range widths {
-		fmt.Fprintf(&out, `<th>%d px`, width)
+		html += fmt.Sprintf(`<th>%d px`, width)
 	}
 	for _, s := range states {
-		fmt.Fprintf(&out, `<tr><td><th colspan="%d" class="state">%s`, len(widths), s.name)
-		for _, l := range looks {
-			fmt.Fprintf(&out, `<tr><th>%s`, l.name)
+		html += fmt.Sprintf(`<tr><td><th colspan="%d" class="state">%s`, len(widths), s.name)
+		for _, look := range []string{light, dark, forced} {
+			html += `<tr><th>` + look
 			for _, width := range widths {
-				fmt.Fprintf(&out, `<td>%s`, still(s.tab, l, width, s.height, 0.4))
+				html += `<td>` + still(s.tab, look, width, s.height, 0.4)
 			}
 		}
 	}
-	return out.String()
+	return html
 }
 
 // still returns an element that shows what is on the screen.
-func still(tb *browser.Tab, l look, width, height int, scale float64) (img string) {
+func still(tb *browser.Tab, look string, width, height int, scale float64) (img string) {
+	scheme, forcedColors := look, "none"
+	if look == forced {
+		scheme, forcedColors = light, "active"
+	}
 	tb.Run(emulation.SetDeviceMetricsOverride(int64(width), int64(height), scale, false),
 		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
-			{Name: "prefers-color-scheme", Value: l.scheme}, {Name: "forced-colors", Value: l.forced},
+			{Name: "prefers-color-scheme", Value: scheme}, {Name: "forced-colors", Value: forcedColors},
 			{Name: "prefers-reduced-motion", Value: "reduce"}, // from one look to the next
 		}))
-	tb.WaitUntil(framesAreLive, "live frames")
-	tb.WaitUntil(`document.getAnimations().length === 0`, "the end of all motion")
+	tb.WaitUntil(framesAreLive+` && document.getAnimations().length === 0`, "live frames, and the end of all motion")
 	return fmt.Sprintf(`<img src="%s">`, asURL(capture(tb)))
 }
 
@@ -160,4 +163,270 @@ func capture(tb *browser.Tab) (picture []byte) {
 
 func asURL(picture []byte) string {
 	return "data:image/png;base64," + base64.StdEncoding.EncodeToString(picture)
+}
+
+// drawHTML returns a tab that shows HTML, and is as large as its content.
+func drawHTML(t *testing.T, content string) *browser.Tab {
+	t.Helper()
+	tb := browser.New(t).OpenWindow("about:blank")
+	tb.Eval(`document.write(` + browser.Quote(`<!DOCTYPE html><style>
+		html { background: #8b9bb4; color: #10151f; font: 14px system-ui, sans-serif; }
+		body { margin: 4px; width: max-content; }
+		img { display: block; }
+		.row { display: flex; gap: 10px; padding: 2px; }
+		td, th { padding: 2px; vertical-align: top; text-align: left; }
+		.state { padding-top: 12px; font-size: 18px; }
+	</style>`+content) + `)`)
+	tb.WaitUntil(complete, "all pictures")
+	width, height := tb.Number(`document.body.offsetWidth + 8`), tb.Number(`document.body.offsetHeight + 8`)
+	tb.Run(emulation.SetDeviceMetricsOverride(int64(width), int64(height), 1, false))
+	return tb
+}
+
+const complete = `[...document.images].every((image) => image.complete)`
+
+// decoded returns what a tab shows.
+func decoded(t *testing.T, tb *browser.Tab) *image.RGBA {
+	t.Helper()
+	decoded, err := png.Decode(bytes.NewReader(capture(tb)))
+	require.NoError(t, err)
+	rgba := image.NewRGBA(decoded.Bounds())
+	draw.Draw(rgba, rgba.Rect, decoded, image.Point{}, draw.Src)
+	return rgba
+}
+
+// paletteOf returns so many colours for pictures: first the one that is there most often,
+// and then always the one that those before it show worst.
+func paletteOf(most int, pictures ...*image.RGBA) (palette color.Palette) {
+	type shade struct{ count, far int } // far is the square of how far it is from those before
+	shades := map[color.RGBA]*shade{}
+	for _, p := range pictures {
+		for i := 0; i < len(p.Pix); i += 4 {
+			c := color.RGBA{p.Pix[i], p.Pix[i+1], p.Pix[i+2], 0xff}
+			if shades[c] == nil {
+				shades[c] = &shade{far: math.MaxUint16}
+			}
+			shades[c].count++
+		}
+	}
+	for range min(most, len(shades)) {
+		var next color.RGBA
+		worst := -1
+		for c, s := range shades {
+			if s.count*s.far > worst {
+				next, worst = c, s.count*s.far
+			}
+		}
+		palette = append(palette, next)
+		for c, s := range shades {
+			r, g, b := int(c.R)-int(next.R), int(c.G)-int(next.G), int(c.B)-int(next.B)
+			s.far = min(s.far, r*r+g*g+b*b)
+		}
+	}
+	return palette
+}
+
+// paletted returns a part of a picture in the colours of a palette.
+func paletted(p *image.RGBA, part image.Rectangle, palette color.Palette) *image.Paletted {
+	out := image.NewPaletted(part, palette)
+	draw.Draw(out, part, p, part.Min, draw.Src)
+	return out
+}
+
+// saveSheet draws HTML, and saves the picture.
+func saveSheet(t *testing.T, name, content string) {
+	t.Helper()
+	sheet := decoded(t, drawHTML(t, content))
+	var out bytes.Buffer
+	encoder := png.Encoder{CompressionLevel: png.BestCompression}
+	require.NoError(t, encoder.Encode(&out, paletted(sheet, sheet.Rect, paletteOf(64, sheet))))
+	save(t, name, out.Bytes(), 400_000)
+}
+
+// save writes a picture, which may have so many bytes.
+func save(t *testing.T, name string, content []byte, largest int) {
+	t.Helper()
+	t.Logf("%s: %d kB", name, len(content)/1000)
+	require.LessOrEqual(t, len(content), largest, name)
+	require.NoError(t, os.WriteFile(filepath.Join(visitor.Root(), name), content, 0o644))
+}
+
+// docs/live.gif shows two browsers, with cookies of their own, that move together.
+func TestPictures_Film(t *testing.T) {
+	server := visitor.Serve(t)
+	f := newFilm(t)
+	f.open(server + visitor.CounterPage)
+	f.hold(400 * time.Millisecond)
+	for i, who := range []int{alice, bob, bob} {
+		f.click(who, "increment")
+		f.both(fmt.Sprint("Counter: ", i+1))
+		f.hold(500 * time.Millisecond)
+	}
+
+	f.open(server + visitor.PresencePage)
+	f.both("0 user(s) online")
+	f.hold(400 * time.Millisecond)
+	for who, name := range []string{"Alice", "Bob"} {
+		f.click(who, "username")
+		for _, key := range name {
+			f.tabs[who].Press(string(key))
+			f.shoot()
+		}
+		f.click(who, "join")
+		f.both(fmt.Sprint(who+1, " user(s) online"))
+		f.hold(800 * time.Millisecond)
+	}
+	f.tabs[bob].Close()
+	f.stage.Eval(`void document.getElementById("screen1").remove()`)
+	f.tabs = f.tabs[:bob]
+	f.shoot()
+	f.tabs[alice].Shows("1 user(s) online")
+	f.hold(visitor.Grace) // the film shows how long somebody who has closed a tab stays
+	f.shoot()
+	f.hold(1200 * time.Millisecond)
+	f.save("docs/live.gif")
+}
+
+const filmScale = 0.9
+
+// The tabs of a film.
+const (
+	alice = iota
+	bob
+)
+
+// film is a moving picture of two tabs. A page, the stage, shows them beside each other,
+// and the mouse: Chromium without windows shows none.
+type film struct {
+	t     *testing.T
+	stage *browser.Tab
+	tabs  []*browser.Tab
+	mouse image.Point
+
+	frames []*image.RGBA
+	delays []time.Duration
+}
+
+const stage = `<style>
+	body { margin: 0 !important; display: flex; position: relative; }
+	figure { margin: 0 0 0 8px; }
+	figcaption { height: 34px; line-height: 34px; text-align: center; font-size: 16px; font-weight: 600; }
+	figure div { width: 468px; height: 480px; line-height: 480px; text-align: center; background: #a3b1c6; }
+	img { position: absolute; width: 468px; height: 480px; }
+	#mouse { position: absolute; margin: -16px; }
+	#mouse.pressed { background: radial-gradient(circle, transparent 11px, #e8590c 11px 14px, transparent 14px); }
+</style>
+<figure><figcaption>Alice’s browser</figcaption><div><img id="screen0">The tab is closed.</div></figure>
+<figure><figcaption>Bob’s browser</figcaption><div><img id="screen1">The tab is closed.</div></figure>
+<svg id="mouse" width="32" height="32" viewBox="-16 -16 32 32">
+	<path d="M0 0v16l4-3 3 6 3-1-3-6h5z" stroke="#fff" /></svg>`
+
+func newFilm(t *testing.T) *film {
+	f := &film{t: t, stage: drawHTML(t, stage), mouse: image.Pt(480, 460)}
+	for range []int{alice, bob} {
+		tb := browser.New(t).OpenWindow("about:blank")
+		tb.Run(emulation.SetDeviceMetricsOverride(468/filmScale, 533, filmScale, false))
+		f.tabs = append(f.tabs, tb)
+	}
+	return f
+}
+
+// open opens a page in both tabs, and scrolls to its demo.
+func (f *film) open(url string) {
+	f.t.Helper()
+	for _, tb := range f.tabs {
+		tb.Navigate(url)
+		tb.WaitUntil(browser.Live, "a live page")
+		tb.Eval(`document.querySelector("article").scrollIntoView({block: "nearest", behavior: "instant"})`)
+	}
+	f.shoot()
+}
+
+// both shoots until both tabs show a text, and its motion is over.
+func (f *film) both(text string) {
+	f.t.Helper()
+	for _, tb := range f.tabs {
+		shows := `document.body.innerText.replace(/\s+/g, " ").includes(` + browser.Quote(text) + `) && document.getAnimations().length === 0`
+		for deadline := time.Now().Add(visitor.Soon); tb.Eval(shows) != "true"; f.shoot() {
+			require.True(f.t, time.Now().Before(deadline), "want %q, the page reads:\n%s", text, tb.Text())
+		}
+	}
+	f.shoot()
+}
+
+// click moves the mouse to an element and clicks it.
+func (f *film) click(who int, name string) {
+	f.t.Helper()
+	tb, at := f.tabs[who], `document.querySelector("[name=`+name+`]").getBoundingClientRect()`
+	x, y := tb.Number(at+`.x`)+min(tb.Number(at+`.width`), 180)*0.6, tb.Number(at+`.y`)+tb.Number(at+`.height`)*0.6
+	const steps = 6
+	from, to := f.mouse, image.Pt(8+who*(468+8)+int(x*filmScale), 34+int(y*filmScale))
+	for step := range steps {
+		f.mouse = from.Add(to.Sub(from).Mul(step + 1).Div(steps))
+		f.draw(40 * time.Millisecond)
+	}
+	for _, other := range f.tabs {
+		other.Run(input.DispatchMouseEvent(input.MouseMoved, 0, 0))
+	}
+	tb.Run(input.DispatchMouseEvent(input.MouseMoved, x, y))
+	const press = `document.getElementById("mouse").classList.toggle("pressed")`
+	f.stage.Eval(press)
+	f.shoot()
+	tb.Run(chromedp.MouseClickXY(x, y))
+	f.stage.Eval(press)
+}
+
+// shoot takes what the tabs show.
+func (f *film) shoot() {
+	f.t.Helper()
+	for i, tb := range f.tabs {
+		f.stage.Eval(fmt.Sprintf(`void (document.getElementById("screen%d").src = "%s")`, i, asURL(capture(tb))))
+	}
+	f.stage.WaitUntil(complete, "the pictures")
+	f.draw(100 * time.Millisecond) // however long it takes
+}
+
+// draw adds what the stage shows, for a time.
+func (f *film) draw(length time.Duration) {
+	f.t.Helper()
+	f.stage.Eval(fmt.Sprintf(`void Object.assign(document.getElementById("mouse").style, {left: "%dpx", top: "%dpx"})`, f.mouse.X, f.mouse.Y))
+	next := decoded(f.t, f.stage)
+	if last := len(f.frames) - 1; last >= 0 && bytes.Equal(next.Pix, f.frames[last].Pix) {
+		f.hold(length)
+		return
+	}
+	f.frames, f.delays = append(f.frames, next), append(f.delays, length)
+}
+
+// hold shows the last frame for longer.
+func (f *film) hold(length time.Duration) { f.delays[len(f.delays)-1] += length }
+
+// save writes the film as a GIF that repeats. After the first, a frame holds only the
+// part that has changed.
+func (f *film) save(name string) {
+	f.t.Helper()
+	palette, part := paletteOf(256, f.frames...), f.frames[0].Rect
+	film := &gif.GIF{Config: image.Config{ColorModel: palette, Width: part.Dx(), Height: part.Dy()}}
+	for i, frame := range f.frames {
+		if i > 0 {
+			part = changed(f.frames[i-1], frame)
+		}
+		film.Image = append(film.Image, paletted(frame, part, palette))
+		film.Delay = append(film.Delay, int(f.delays[i]/(10*time.Millisecond)))
+	}
+	var out bytes.Buffer
+	require.NoError(f.t, gif.EncodeAll(&out, film))
+	save(f.t, name, out.Bytes(), 1_000_000)
+}
+
+// changed returns the rectangle outside which two frames are the same.
+func changed(a, b *image.RGBA) (part image.Rectangle) {
+	for y := range a.Rect.Dy() {
+		for x := range a.Rect.Dx() {
+			if a.RGBAAt(x, y) != b.RGBAAt(x, y) {
+				part = part.Union(image.Rect(x, y, x+1, y+1))
+			}
+		}
+	}
+	return part
 }
