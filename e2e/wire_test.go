@@ -164,11 +164,9 @@ func TestBrowser_WireTellsSocketsApartAndNamesAreText(t *testing.T) {
 	tb.WaitUntil(`document.querySelector("#wire li").textContent.startsWith("received ")`, "its first update")
 	assert.Equal(t, "1", tb.Eval(`openSockets.size`), "those that are closed are forgotten")
 	lines = wireLines(t, tb)
-	says := func(words string) int {
-		return slices.IndexFunc(lines, func(line wireLine) bool { return line.Words == words })
-	}
-	closed, opened := says("closed code 1006 socket 2"), says("opened socket 3")
-	require.True(t, 0 <= closed && closed < opened, "%v", lines)
+	opened := slices.IndexFunc(lines, func(line wireLine) bool { return line.Words == "opened socket 3" })
+	require.Positive(t, opened, "%v", lines)
+	assert.Equal(t, "closed code 1006 socket 2", lines[opened-1].Words)
 	for i, line := range lines {
 		assert.Equal(t, i >= opened, strings.HasSuffix(line.Words, " socket 3"), "line %d: %s", i, line.Words)
 	}

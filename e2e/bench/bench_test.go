@@ -69,7 +69,7 @@ func BenchmarkFanout(b *testing.B) {
 			SharedClicks: 100, SharedPeople: 100, Clusters: []int{2, 3},
 		}
 	}
-	r, parts, asked := report{Size: size, Budget: budget}, 0, 0
+	r, parts, asked := report{Size: size}, 0, 0
 	part := func(name string, measure func(b *testing.B)) {
 		parts++
 		b.Run(strings.ReplaceAll(name, " ", "_"), func(b *testing.B) {
@@ -182,8 +182,7 @@ type result struct {
 
 	Lost, CutOff, Wrong int // clicks that did not count, or not within patience; tabs
 
-	// With Redis only: frames for each of its commands, with those inside scripts.
-	BurstPerCommand, StreamPerCommand int
+	BurstPerCommand, StreamPerCommand int // frames for each command of Redis, with those inside scripts
 }
 
 // crowd is tabs in front of a system.
@@ -352,7 +351,6 @@ func (r report) check(b *testing.B) {
 // report is what docs/bench.md and docs/bench.svg show.
 type report struct {
 	Size     sizes
-	Budget   float64
 	Results  []result
 	Idle     idle
 	Shares   []share
@@ -372,6 +370,7 @@ func (r report) write(b *testing.B) {
 		"machine": func() string {
 			return fmt.Sprintf("%d cores, with %s on %s/%s", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		},
+		"budget":   func() float64 { return budget },
 		"list":     func(items ...any) []any { return items },
 		"duration": time.ParseDuration,
 		"x":        x,
