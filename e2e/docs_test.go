@@ -4,7 +4,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
 	"path"
 	"regexp"
 	"slices"
@@ -108,9 +107,8 @@ func TestDocs_CommandsAndFilesExist(t *testing.T) {
 // flagsOfProgram returns the flags that -h lists.
 func flagsOfProgram(t *testing.T) []string {
 	t.Helper()
-	help, err := exec.Command(visitor.Build(t), "-h").Output()
-	require.NoError(t, err)
-	return firsts(`(?m)^  (-[a-z-]+)`, string(help))
+	help, _, _ := run(t, "", "-h")
+	return firsts(`(?m)^  (-[a-z-]+)`, help)
 }
 
 // firsts returns what the first group of a pattern matches in a text.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -114,8 +115,17 @@ func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
 		assert.Contains(t, aliceVisitor.Get(pollPage), "Coffee: 1 (your vote) Vote for Coffee Tea: 1 Vote for Tea Water: 0")
 	})
 
-	const asked = `realtime_refreshes_asked_total{action="VotesChanged"}`
-	assert.Positive(t, p.Metric(asked), "refreshes go where those of a crowd are merged")
+	t.Run("refreshes of many votes are merged", func(t *testing.T) {
+		const sent = `realtime_refreshes_sent_total{page="poll"}`
+		before, began := p.Metric(sent), time.Now()
+		for i := range 100 {
+			vote(alice, []string{"Water", "Coffee"}[i%2])
+		}
+		alice.Settle()
+		all("Coffee: 1", "Tea: 1", "Water: 0")
+		most := len(tabs) * (2 + int(time.Since(began)/visitor.Interval)) // one for each interval, the first, and the last
+		assert.LessOrEqual(t, int(p.Metric(sent)-before), most, "refreshes that the tabs were sent")
+	})
 
 	t.Run("browsers show it", func(t *testing.T) {
 		tb := browser.New(t).Open(p.URL)
