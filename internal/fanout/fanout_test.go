@@ -240,12 +240,13 @@ func TestAvailableCores_AreThoseOfTheLeastQuota(t *testing.T) {
 		"version 2":                 {"0::/app\n", map[string]string{"/app/cpu.max": "25000 100000\n"}, 0.25},
 		"version 2, of a parent":    {"0::/a/b\n", map[string]string{"/a/b/cpu.max": "max 100000\n", "/a/cpu.max": "150000 100000\n"}, 1.5},
 		"version 2, in a container": {"0::/host/path\n", map[string]string{"/cpu.max": "50000 100000\n"}, 0.5},
-		"version 1":                 {"3:cpu,cpuacct:/host/path\n0::/\n", map[string]string{v1Quota: "50000\n", v1Period: "100000\n"}, 0.5},
-		"version 1, no limit":       {"1:cpu:/\n", map[string]string{v1Quota: "-1\n", v1Period: "100000\n"}, 8},
-		"more than the cores":       {"0::/\n", map[string]string{"/cpu.max": "1600000 100000\n"}, 8},
-		"another controller":        {"4:cpuset:/\n", map[string]string{v1Quota: "50000\n", v1Period: "100000\n"}, 8},
-		"nothing that is legible":   {"hello\n\n1:cpu:/\n", map[string]string{v1Quota: "much\n"}, 8},
-		"not on Linux":              {},
+		"version 1": {"3:cpu,cpuacct:/app\n0::/\n",
+			map[string]string{"/cpu/app/cpu.cfs_quota_us": "50000\n", "/cpu/app/cpu.cfs_period_us": "100000\n"}, 0.5},
+		"version 1, no limit":     {"1:cpu:/\n", map[string]string{v1Quota: "-1\n", v1Period: "100000\n"}, 8},
+		"more than the cores":     {"0::/\n", map[string]string{"/cpu.max": "1600000 100000\n"}, 8},
+		"another controller":      {"4:cpuset:/\n", map[string]string{v1Quota: "50000\n", v1Period: "100000\n"}, 8},
+		"nothing that is legible": {"hello\n\n1:cpu:/\n", map[string]string{v1Quota: "much\n"}, 8},
+		"not on Linux":            {},
 	} {
 		assert.Equal(t, cmp.Or(row.want, 8), availableCores(8, func(name string) ([]byte, error) {
 			if name == "/proc/self/cgroup" && row.groups != "" {
