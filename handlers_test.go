@@ -162,25 +162,6 @@ func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
 	other.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
 }
 
-func TestPresence_ReloadIsNoticedByNobody(t *testing.T) {
-	sockets := &visitor.SocketCount{}
-	a := newTestApp(t, config{presence: presence.Options{Grace: time.Hour}, fanout: fanout.Options{Interval: time.Millisecond}})
-	server := serve(t, a, sockets.Count(a))
-	alice, bob := visitor.New(t, server), visitor.New(t, server).Open(visitor.PresencePage)
-	tb := alice.Open(visitor.PresencePage)
-	tb.Join("Alice")
-	bob.Shows("1 user(s) online")
-	bob.StartHistory()
-	tb.Close()
-	sockets.WaitFor(t, map[string]int{visitor.PresencePage: 1}) // Bob's
-	tb = alice.Open(visitor.PresencePage)
-	tb.Join("Alice") // as the browser's script does
-	tb.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
-	tb.Leave()
-	bob.Shows("0 user(s) online")
-	assert.Len(t, bob.HasRead(), 2, "Alice was there, and has left: %q", bob.HasRead())
-}
-
 func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
 	server := newServer(t, config{})
 	alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
@@ -231,13 +212,11 @@ func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
 	noscript, _, _ := strings.Cut(page[strings.Index(page, "<noscript>"):], "</noscript>")
 	assert.Contains(t, visitor.Readable(noscript), needsSocket, "without scripts the page says so beforehand")
 
-	resp, page := plain.Post(visitor.PresencePage, url.Values{"username": {"<img src=x>"}, "join": {""}})
-	assert.Equal(t, http.StatusOK, resp.StatusCode)
+	_, page = plain.Post(visitor.PresencePage, url.Values{"username": {"<img src=x>"}, "join": {""}})
 	alert := visitor.TagOf(t, page, `<small id="username-error"`)
 	assert.Contains(t, page, alert+needsSocket, "the reason is beside the field")
 	assert.Contains(t, page, `value="&lt;img src=x&gt;"`, "the typed name is still there")
-	assert.NotContains(t, visitor.Readable(page), "Logged in")
-	assert.Contains(t, plain.Get(visitor.PresencePage), "0 user(s) online")
+	assert.Contains(t, visitor.Readable(page), "0 user(s) online")
 }
 
 // Between a read and a subscription that comes after it, a change could be missed.

@@ -86,38 +86,27 @@ type action struct{ *page }
 
 func (a action) Publish(topic, _ string, _ map[string]any) error { return a.note("action", topic) }
 
+// A steady stream of changes is one refresh per interval.
 func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, _, peers := newPage(Options{}, 0)
-		for range 1000 {
-			require.NoError(t, peers.Publish(action{p}, "all", "Changed"))
-		}
-		assert.Equal(t, []sent{{"action", "all", 0}}, p.all())
-		pass(interval)
-		assert.Equal(t, []sent{{"action", "all", 0}, {"page", "all", interval}}, p.all())
-		assert.EqualValues(t, 1000, peers.Asked.Load())
-		assert.EqualValues(t, 998, peers.Merged.Load())
-		pass(10 * interval)
-		assert.Len(t, p.all(), 2, "nothing changed")
-
-		peers.PublishTo("all", "Changed")
-		require.Len(t, p.all(), 3)
-		assert.Equal(t, sent{"page", "all", 11 * interval}, p.all()[2], "after a rest the first goes out at once again")
-	})
-}
-
-func TestRefresh_SteadyStreamIsOnePerInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		want := []sent{{"action", "all", 0}}
 		for range 500 {
 			require.NoError(t, peers.Publish(action{p}, "all", "Changed"))
+			assert.Equal(t, want[0], p.all()[0])
 			pass(2 * time.Millisecond)
 		}
 		pass(10 * interval)
-		require.Len(t, p.all(), 21, "in one second, with the first and the last")
-		for i, s := range p.all() {
-			assert.Equal(t, time.Duration(i)*interval, s.after)
+		for i := range time.Second / interval {
+			want = append(want, sent{"page", "all", (i + 1) * interval})
 		}
+		assert.Equal(t, want, p.all())
+		assert.EqualValues(t, 500, peers.Asked.Load())
+		assert.EqualValues(t, 500-len(want), peers.Merged.Load())
+
+		rested := time.Since(p.began)
+		peers.PublishTo("all", "Changed")
+		assert.Equal(t, append(want, sent{"page", "all", rested}), p.all(), "after a rest the first goes out at once again")
 	})
 }
 
@@ -177,16 +166,6 @@ func TestFanout_IntervalFollowsWhatARefreshCosts(t *testing.T) {
 		assert.InEpsilon(t, 1600*time.Millisecond, late.interval(), 0.01)
 		peers.PublishTo("all", "Changed")
 		assert.InEpsilon(t, (1600+160)*time.Millisecond, late.interval(), 0.01)
-	})
-}
-
-func TestFanout_BudgetAndIntervalAreOptions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{Budget: 1, Interval: time.Minute}, 1000)
-		assert.Equal(t, time.Minute, peers.interval())
-		peers.PublishTo("all", "Changed")
-		p.refresh(1000, time.Second)
-		assert.InEpsilon(t, 1000*time.Second, peers.interval(), 0.01)
 	})
 }
 
