@@ -118,18 +118,19 @@ func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 
 func TestStatic_IsCompressedAndTheSocketIsNot(t *testing.T) {
 	s, server := serve(t, site.Options{})
+	browser := session(visitor.MadeUpSession())
 	withoutIDs := func(page string) string { // which the framework gives each live part
 		return regexp.MustCompile(`data-lvt-id="[^"]*"`).ReplaceAllString(page, "")
 	}
 	for _, path := range []string{toyPage, "/static/toy.css", "/static/vendor/pico.min.css"} {
-		answer := ask(s, http.MethodGet, path, http.Header{"Accept-Encoding": {"gzip"}}, "")
+		answer := ask(s, http.MethodGet, path, with(browser, http.Header{"Accept-Encoding": {"gzip"}}), "")
 		require.Equal(t, "gzip", answer.Header().Get("Content-Encoding"), path)
 		assert.Contains(t, answer.Header().Values("Vary"), "Accept-Encoding", path)
 		unzipped, err := gzip.NewReader(answer.Body)
 		require.NoError(t, err)
 		content, err := io.ReadAll(unzipped)
 		require.NoError(t, err)
-		assert.Equal(t, withoutIDs(ask(s, http.MethodGet, path, nil, "").Body.String()), withoutIDs(string(content)), path)
+		assert.Equal(t, withoutIDs(ask(s, http.MethodGet, path, browser, "").Body.String()), withoutIDs(string(content)), path)
 	}
 	ws, resp := visitor.Knock(t, server, toyPage, http.Header{"Accept-Encoding": {"gzip"}, "Sec-WebSocket-Extensions": {"permessage-deflate"}})
 	require.NotNil(t, ws)
