@@ -3,8 +3,8 @@ package assets_test
 import (
 	"crypto/sha512"
 	"encoding/base64"
-	"encoding/json"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +22,14 @@ import (
 // static is the folder of the program.
 const static = "../../static"
 
+// newFiles returns the files of a folder.
+func newFiles(t *testing.T, folder fs.FS) *assets.Files {
+	t.Helper()
+	files, err := assets.New(folder)
+	require.NoError(t, err)
+	return files
+}
+
 // get asks for a file that a browser may have already.
 func get(files *assets.Files, url, etag string) *http.Response {
 	req := httptest.NewRequest(http.MethodGet, url, nil)
@@ -33,8 +41,7 @@ func get(files *assets.Files, url, etag string) *http.Response {
 
 // A page must name what was fetched: the same version, with the same content.
 func TestNew_ThirdPartyFilesAreThePinnedOnes(t *testing.T) {
-	files, err := assets.New(os.DirFS(static))
-	require.NoError(t, err)
+	files := newFiles(t, os.DirFS(static))
 	if files.CDN() != "" {
 		visitor.Missing(t, "the browser files are not fetched: run `make assets`")
 	}
@@ -47,14 +54,16 @@ func TestNew_ThirdPartyFilesAreThePinnedOnes(t *testing.T) {
 		sum := sha512.Sum384(content)
 		assert.Equal(t, "sha384-"+base64.StdEncoding.EncodeToString(sum[:]), file.Integrity, name)
 	}
+	lockFile, err := os.ReadFile(static + "/package-lock.json") // npm checks that its versions are the pinned ones
+	require.NoError(t, err)
+	assert.NotContains(t, string(lockFile), "http", "download addresses")
 }
 
 func TestNew_MissingFilesComeFromTheCDN(t *testing.T) {
-	files, err := assets.New(fstest.MapFS{
+	files := newFiles(t, fstest.MapFS{
 		"package.json": {Data: []byte(`{"dependencies":{"@livetemplate/client":"1.2.3","@picocss/pico":"4.5.6"}}`)},
 		"own.css":      {Data: []byte("p {}")},
 	})
-	require.NoError(t, err)
 	for name, want := range map[string]string{
 		"livetemplate-client.browser.js": "https://cdn.jsdelivr.net/npm/@livetemplate/client@1.2.3/dist/livetemplate-client.browser.js",
 		"pico.min.css":                   "https://cdn.jsdelivr.net/npm/@picocss/pico@4.5.6/css/pico.min.css",
@@ -69,9 +78,6 @@ func TestNew_MissingFilesComeFromTheCDN(t *testing.T) {
 	assert.Regexp(t, "^/static/own-", own.URL)
 	_, err = files.Lookup("nothing.js")
 	assert.ErrorContains(t, err, `"nothing.js"`)
-}
-
-func TestNew_SaysWhatIsWrongWithTheManifest(t *testing.T) {
 	for _, folder := range []fstest.MapFS{{}, {"package.json": {Data: []byte("{")}}} {
 		_, err := assets.New(folder)
 		assert.ErrorContains(t, err, "package.json")
@@ -81,10 +87,9 @@ func TestNew_SaysWhatIsWrongWithTheManifest(t *testing.T) {
 // Under its hashed address a file is kept for a year. Under its plain name a browser
 // asks each time.
 func TestHandler_SaysHowLongAFileIsKept(t *testing.T) {
-	files, err := assets.New(fstest.MapFS{
+	files := newFiles(t, fstest.MapFS{
 		"package.json": {Data: []byte("{}")}, "own.css": {Data: []byte("p {}")}, "vendor/.gitignore": {Data: []byte("*")},
 	})
-	require.NoError(t, err)
 	own, err := files.Lookup("own.css")
 	require.NoError(t, err)
 	assert.Equal(t, "public, max-age=31536000", get(files, own.URL, "").Header.Get("Cache-Control"))
@@ -97,23 +102,5 @@ func TestHandler_SaysHowLongAFileIsKept(t *testing.T) {
 		"/static/", "/static/nothing", "/static/package.json", "/static/vendor/.gitignore",
 	} {
 		assert.Equal(t, http.StatusNotFound, get(files, path, "").StatusCode, path)
-	}
-}
-
-func TestLockFile_HoldsThePinnedVersionsAndNoAddresses(t *testing.T) {
-	lockFile, err := os.ReadFile(static + "/package-lock.json")
-	require.NoError(t, err)
-	assert.NotContains(t, string(lockFile), "http", "download addresses")
-	var lock struct {
-		Packages map[string]struct{ Version string }
-	}
-	require.NoError(t, json.Unmarshal(lockFile, &lock))
-	manifest, err := os.ReadFile(static + "/package.json")
-	require.NoError(t, err)
-	var pinned struct{ Dependencies map[string]string }
-	require.NoError(t, json.Unmarshal(manifest, &pinned))
-	require.Len(t, pinned.Dependencies, 2)
-	for name, version := range pinned.Dependencies {
-		assert.Equal(t, version, lock.Packages["node_modules/"+name].Version, name)
 	}
 }

@@ -2,12 +2,15 @@ package fanout
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -83,38 +86,27 @@ type action struct{ *page }
 
 func (a action) Publish(topic, _ string, _ map[string]any) error { return a.note("action", topic) }
 
+// A steady stream of changes is one refresh per interval.
 func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, _, peers := newPage(Options{}, 0)
-		for range 1000 {
-			require.NoError(t, peers.Publish(action{p}, "all", "Changed"))
-		}
-		assert.Equal(t, []sent{{"action", "all", 0}}, p.all())
-		pass(interval)
-		assert.Equal(t, []sent{{"action", "all", 0}, {"page", "all", interval}}, p.all())
-		assert.EqualValues(t, 1000, peers.Asked.Load())
-		assert.EqualValues(t, 998, peers.Merged.Load())
-		pass(10 * interval)
-		assert.Len(t, p.all(), 2, "nothing changed")
-
-		peers.PublishTo("all", "Changed")
-		require.Len(t, p.all(), 3)
-		assert.Equal(t, sent{"page", "all", 11 * interval}, p.all()[2], "after a rest the first goes out at once again")
-	})
-}
-
-func TestRefresh_SteadyStreamIsOnePerInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		want := []sent{{"action", "all", 0}}
 		for range 500 {
 			require.NoError(t, peers.Publish(action{p}, "all", "Changed"))
+			assert.Equal(t, want[0], p.all()[0])
 			pass(2 * time.Millisecond)
 		}
 		pass(10 * interval)
-		require.Len(t, p.all(), 21, "in one second, with the first and the last")
-		for i, s := range p.all() {
-			assert.Equal(t, time.Duration(i)*interval, s.after)
+		for i := range time.Second / interval {
+			want = append(want, sent{"page", "all", (i + 1) * interval})
 		}
+		assert.Equal(t, want, p.all())
+		assert.EqualValues(t, 500, peers.Asked.Load())
+		assert.EqualValues(t, 500-len(want), peers.Merged.Load())
+
+		rested := time.Since(p.began)
+		peers.PublishTo("all", "Changed")
+		assert.Equal(t, append(want, sent{"page", "all", rested}), p.all(), "after a rest the first goes out at once again")
 	})
 }
 
@@ -177,16 +169,6 @@ func TestFanout_IntervalFollowsWhatARefreshCosts(t *testing.T) {
 	})
 }
 
-func TestFanout_BudgetAndIntervalAreOptions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{Budget: 1, Interval: time.Minute}, 1000)
-		assert.Equal(t, time.Minute, peers.interval())
-		peers.PublishTo("all", "Changed")
-		p.refresh(1000, time.Second)
-		assert.InEpsilon(t, 1000*time.Second, peers.interval(), 0.01)
-	})
-}
-
 // The first of the changes that are merged counts, and 95 % of the tabs. A refresh that
 // never ends is not measured, and does not keep later ones from it.
 func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
@@ -228,38 +210,34 @@ func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 }
 
 func TestAvailableCores_AreThoseOfTheLeastQuota(t *testing.T) {
-	type files map[string]string // below /sys/fs/cgroup
+	const v1Quota, v1Period = "/cpu/cpu.cfs_quota_us", "/cpu/cpu.cfs_period_us"
 	for name, row := range map[string]struct {
 		groups string
-		files  files
+		files  map[string]string // below /sys/fs/cgroup
 		want   float64
 	}{
-		"version 2":                 {"0::/app\n", files{"/app/cpu.max": "25000 100000\n"}, 0.25},
-		"version 2, of a parent":    {"0::/a/b\n", files{"/a/b/cpu.max": "max 100000\n", "/a/cpu.max": "150000 100000\n"}, 1.5},
-		"version 2, in a container": {"0::/host/path\n", files{"/cpu.max": "50000 100000\n"}, 0.5},
+		"version 2":                 {"0::/app\n", map[string]string{"/app/cpu.max": "25000 100000\n"}, 0.25},
+		"version 2, of a parent":    {"0::/a/b\n", map[string]string{"/a/b/cpu.max": "max 100000\n", "/a/cpu.max": "150000 100000\n"}, 1.5},
+		"version 2, in a container": {"0::/host/path\n", map[string]string{"/cpu.max": "50000 100000\n"}, 0.5},
 		"version 1": {"3:cpu,cpuacct:/app\n0::/\n",
-			files{"/cpu/app/cpu.cfs_quota_us": "50000\n", "/cpu/app/cpu.cfs_period_us": "100000\n"}, 0.5},
-		"version 1, no limit":     {"1:cpu:/\n", files{"/cpu/cpu.cfs_quota_us": "-1\n", "/cpu/cpu.cfs_period_us": "100000\n"}, 8},
-		"more than the cores":     {"0::/\n", files{"/cpu.max": "1600000 100000\n"}, 8},
-		"another controller":      {"4:cpuset:/\n", files{"/cpu/cpu.cfs_quota_us": "50000\n", "/cpu/cpu.cfs_period_us": "100000\n"}, 8},
-		"nothing that is legible": {"hello\n\n1:cpu:/\n", files{"/cpu/cpu.cfs_quota_us": "much\n"}, 8},
+			map[string]string{"/cpu/app/cpu.cfs_quota_us": "50000\n", "/cpu/app/cpu.cfs_period_us": "100000\n"}, 0.5},
+		"version 1, no limit":     {"1:cpu:/\n", map[string]string{v1Quota: "-1\n", v1Period: "100000\n"}, 8},
+		"more than the cores":     {"0::/\n", map[string]string{"/cpu.max": "1600000 100000\n"}, 8},
+		"another controller":      {"4:cpuset:/\n", map[string]string{v1Quota: "50000\n", v1Period: "100000\n"}, 8},
+		"nothing that is legible": {"hello\n\n1:cpu:/\n", map[string]string{v1Quota: "much\n"}, 8},
+		"not on Linux":            {},
 	} {
-		all := map[string]string{"/proc/self/cgroup": row.groups}
-		for name, text := range row.files {
-			all["/sys/fs/cgroup"+name] = text
-		}
-		assert.Equal(t, row.want, availableCores(8, func(name string) ([]byte, error) {
-			if text, found := all[name]; found {
+		assert.Equal(t, cmp.Or(row.want, 8), availableCores(8, func(name string) ([]byte, error) {
+			if name == "/proc/self/cgroup" && row.groups != "" {
+				return []byte(row.groups), nil
+			}
+			if text, found := row.files[strings.TrimPrefix(name, "/sys/fs/cgroup")]; found {
 				return []byte(text), nil
 			}
-			return nil, errors.New("no such file")
+			return nil, fs.ErrNotExist
 		}), name)
 	}
-	assert.Equal(t, 8.0, availableCores(8, func(string) ([]byte, error) { return nil, errors.New("not on Linux") }))
-}
-
-func TestOptions_DefaultsAskTheMachine(t *testing.T) {
-	f := New(Options{})
+	f := New(Options{}) // asks this machine
 	assert.Positive(t, f.opts.CPUTime())
 	assert.Positive(t, f.opts.Cores())
 	assert.LessOrEqual(t, f.opts.Cores(), float64(runtime.GOMAXPROCS(0)))
@@ -311,124 +289,100 @@ func TestRefresh_RefusedTopicIsAnErrorAndNeverSilent(t *testing.T) {
 	})
 }
 
-// After quiet, every tab has read the shared value after its last change: whenever
-// changes, publishes, new tabs and the stop came.
+// Whenever changes, publishes and the stop come: after quiet, every tab has read the
+// shared value after its last change.
 func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 	for seed := range uint64(1000) {
 		synctest.Test(t, func(t *testing.T) {
-			s := &schedule{seed: seed}
-			s.run(t.Context())
-			for i, read := range s.read {
-				require.Equal(t, s.value, read, "seed %d: tab %d has not read the last value", seed, i)
+			random := rand.New(rand.NewPCG(seed, 0))
+			upTo := func(most time.Duration) time.Duration {
+				if random.IntN(2) == 0 {
+					return time.Duration(random.IntN(9)) * most / 8 // at the same time as others
+				}
+				return time.Duration(random.Int64N(int64(most)))
+			}
+			s, f := &schedule{late: upTo(interval / 4)}, New(Options{})
+			peers := f.Peers(s)
+			for range 1 + random.IntN(20) {
+				tab := random.IntN(len(s.read)+1) - 1 // -1: it is a leave that nobody clicked
+				thinks, ends := upTo(interval/4), upTo(interval/4)
+				time.AfterFunc(upTo(8*interval), func() {
+					s.change(tab)
+					time.Sleep(thinks)
+					if tab < 0 {
+						peers.PublishTo("all", "Changed")
+						return
+					}
+					c := &call{schedule: s}
+					peers.Publish(c, "all", "Changed")
+					time.Sleep(ends)
+					if c.published {
+						s.refreshAllBut(tab)
+					}
+				})
+			}
+			stopped := time.Now().Add(upTo(8 * interval))
+			if seed%2 == 0 {
+				time.AfterFunc(time.Until(stopped), func() { f.Stop(t.Context()) })
+			}
+			pass(20 * interval)
+			for tab, read := range s.read {
+				require.Equal(t, s.value, read, "seed %d: tab %d has not read the last value", seed, tab)
 			}
 			for i := 1; i < len(s.published); i++ {
 				gap := s.published[i].Sub(s.published[i-1])
-				stopped := !s.stopped.IsZero() && !s.published[i].Before(s.stopped)
-				require.True(t, gap >= interval || stopped, "seed %d: two refreshes within %v", seed, gap)
+				stopping := seed%2 == 0 && !s.published[i].Before(stopped)
+				require.True(t, gap >= interval || stopping, "seed %d: two refreshes within %v", seed, gap)
 			}
 		})
 	}
 }
 
-// schedule is a page with a few tabs. What an action publishes goes out when the action
-// is over, to all other tabs.
+// schedule is a page with a few tabs, which takes a while to publish.
 type schedule struct {
-	seed   uint64
-	actors uint64
-	acting sync.WaitGroup
+	late time.Duration
 
 	mu        sync.Mutex
 	value     int    // what is shared
 	read      [4]int // the value as each tab has read it last
 	published []time.Time
-	stopped   time.Time
-}
-
-// start runs an actor. Its pauses are up to two intervals long, and often as long as
-// somebody else's, divided by by.
-func (s *schedule) start(act func(random *rand.Rand, pause func(by time.Duration))) {
-	random := rand.New(rand.NewPCG(s.seed, s.actors))
-	s.actors++
-	s.acting.Go(func() {
-		act(random, func(by time.Duration) {
-			d := time.Duration(random.Int64N(int64(2 * interval)))
-			if random.IntN(2) == 0 {
-				d = time.Duration(random.IntN(9)) * interval / 4
-			}
-			time.Sleep(d / by)
-		})
-	})
-}
-
-func (s *schedule) run(ctx context.Context) {
-	f := New(Options{})
-	peers := f.Peers(s)
-	for i := range s.read {
-		s.start(func(random *rand.Rand, pause func(by time.Duration)) {
-			pause(1)
-			s.locked(func() { s.read[i] = s.value }) // the tab opens
-			for range random.IntN(6) {
-				pause(1)
-				s.locked(func() {
-					s.value++
-					s.read[i] = s.value
-				})
-				pause(8)
-				c := &call{schedule: s}
-				peers.Publish(c, "all", "Changed")
-				pause(8)
-				if c.published {
-					s.refreshAllBut(i)
-				}
-			}
-		})
-	}
-	s.start(func(_ *rand.Rand, pause func(by time.Duration)) { // a leave that nobody clicked
-		pause(1)
-		s.locked(func() { s.value++ })
-		pause(8)
-		peers.PublishTo("all", "Changed")
-	})
-	if s.seed%2 == 0 {
-		s.start(func(_ *rand.Rand, pause func(by time.Duration)) {
-			for range 3 {
-				pause(1)
-			}
-			s.locked(func() { s.stopped = time.Now() })
-			f.Stop(ctx)
-		})
-	}
-	s.acting.Wait()
-	pass(10 * interval)
-}
-
-func (s *schedule) locked(do func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	do()
 }
 
 func (s *schedule) Connections() int { return 0 }
 func (s *schedule) OnRefresh(func()) {}
 
-// Publish is the page's. It takes a while.
 func (s *schedule) Publish(string, string, map[string]any) error {
-	s.locked(func() { s.published = append(s.published, time.Now()) })
-	late := time.Duration(s.seed%8) * interval / 32
-	time.Sleep(late)
+	s.note()
+	time.Sleep(s.late)
 	s.refreshAllBut(-1)
-	time.Sleep(late)
+	time.Sleep(s.late)
 	return nil
 }
 
+func (s *schedule) note() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.published = append(s.published, time.Now())
+}
+
+// change changes the value, in an action of a tab or without one.
+func (s *schedule) change(tab int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.value++
+	if tab >= 0 {
+		s.read[tab] = s.value
+	}
+}
+
 func (s *schedule) refreshAllBut(sender int) {
-	s.locked(func() {
-		for i := range s.read {
-			if i != sender {
-				s.read[i] = s.value
-			}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for tab := range s.read {
+		if tab != sender {
+			s.read[tab] = s.value
 		}
-	})
+	}
 }
 
 // call is the context of an action: what it publishes waits for its return.
@@ -439,6 +393,6 @@ type call struct {
 
 func (c *call) Publish(string, string, map[string]any) error {
 	c.published = true
-	c.locked(func() { c.schedule.published = append(c.schedule.published, time.Now()) })
+	c.note()
 	return nil
 }

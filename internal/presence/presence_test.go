@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/text/unicode/norm"
 	"pgregory.net/rapid"
 )
 
@@ -95,22 +98,6 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-func TestRecord_DisconnectLeavesAfterTheGracePeriod(t *testing.T) {
-	const grace = 5 * time.Second
-	inTime(t, Options{Grace: grace}, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
-		r.Join("a", alice)
-		r.Join("b", bob)
-		end("a")
-		end("b")
-		r.Leave("b") // waits for nothing
-		pass(grace - time.Nanosecond)
-		assert.Equal(t, []string{"Alice"}, tabs(r, ""))
-		pass(time.Nanosecond)
-		assert.Empty(t, tabs(r, ""))
-		assert.EqualValues(t, 1, left.Load(), "who has left by the end of a socket")
-	})
-}
-
 func TestRecord_ReloadOnAnotherServerTakesThePlaceOfTheOldConnection(t *testing.T) {
 	inTime(t, Options{}, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
@@ -164,33 +151,46 @@ func TestRecord_ConnectionsOfAServerThatStopsAreInTheirGracePeriod(t *testing.T)
 	})
 }
 
-// A Record must agree with the simplest model there is, a list of tabs, through
-// at least 100,000 random steps.
+// A Record must agree with the simplest model there is, two lists of tabs, through more
+// than 100,000 random steps.
 func TestRecord_AgreesWithModel(t *testing.T) {
-	const histories, steps = 450, 300
-	flag.Set("rapid.checks", fmt.Sprint(histories))
-	flag.Set("rapid.steps", fmt.Sprint(steps))
+	flag.Set("rapid.checks", "450")
+	flag.Set("rapid.steps", "300")
 	flag.Set("rapid.nofailfile", "true") // the message holds the seed and all steps
-	total := 0
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
-			w := &world{t: rt, record: New(Options{}), elsewhere: New(Options{})}
-			w.record.Announce(w)
+			w := &world{T: rt, here: New(Options{}), elsewhere: New(Options{})}
+			w.here.Announce(w)
+			session := rapid.SampledFrom([]string{"browser1", "browser2", "browser3"})
+			name := rapid.SampledFrom([]string{"Alice", "Bob", "Carl"})
 			rt.Repeat(map[string]func(*rapid.T){
-				"open": func(*rapid.T) {
-					w.open(rapid.SampledFrom([]string{"browser1", "browser2", "browser3"}).Draw(w.t, "session"))
+				"open":  func(*rapid.T) { w.opens(session.Draw(rt, "session")) },
+				"join":  func(*rapid.T) { w.joins(w.any(), name.Draw(rt, "name")) },
+				"close": func(*rapid.T) { w.closes(w.any()) },
+				"wait":  func(*rapid.T) { w.waits() },
+				"leave": func(*rapid.T) {
+					tb := w.any()
+					tb.user.Name = ""
+					w.here.Leave(tb.id)
 				},
-				"join":   w.join,
-				"leave":  w.leave,
-				"close":  func(*rapid.T) { w.close(w.any()) },
-				"reload": w.reload,
-				"wait":   w.wait,
-				"":       func(*rapid.T) { total++; w.check() },
+				"reload": func(*rapid.T) {
+					tb := w.any()
+					w.closes(tb)
+					reloaded := w.opens(tb.user.Session)
+					if tb.joined() {
+						w.waits()
+						w.joins(reloaded, tb.user.Name)
+					}
+				},
+				"": func(*rapid.T) { w.check() },
 			})
-			w.closeAll()
+			for len(w.open) > 0 {
+				w.closes(w.open[0])
+			}
+			w.pass(DefaultGrace)
+			w.check() // nothing is left
 		})
 	})
-	assert.GreaterOrEqual(t, total, 100_000, "steps")
 }
 
 // withoutDeadline hides the test's deadline from rapid: it is in real time, and
@@ -200,126 +200,96 @@ type withoutDeadline struct{ testing.TB }
 // world is some browsers with their tabs, and the model of who is online. Another
 // server is told.
 type world struct {
-	t         *rapid.T
-	record    *Record
-	elsewhere *Record
-	tabs      []*tab
-	opened    int
-	expected  int // announcements
-	announced atomic.Int64
+	*rapid.T
+	here, elsewhere *Record
+	open            []*tab
+	closed          []*tab // in their grace period, in the order in which they were closed
+	opened          int
+	left            int          // tabs whose grace period has ended
+	announced       atomic.Int64 // what the record says of that
 }
 
-// tab is an open tab, or one that was closed and is in its grace period.
 type tab struct {
 	id     string
 	user   User // no name: not joined
 	closed time.Time
 }
 
+func (tb *tab) joined() bool { return tb.user.Name != "" }
+
 func (w *world) Set(id, user string) { w.elsewhere.SetElsewhere(id, user) }
 func (w *world) Remove(id string)    { w.elsewhere.Leave(id) }
 
-func (tb *tab) joined() bool { return tb.user.Name != "" }
-
-func (w *world) open(session string) *tab {
+func (w *world) opens(session string) *tab {
 	w.opened++
 	tb := &tab{id: fmt.Sprint("connection ", w.opened), user: User{Session: session}}
-	w.tabs = append(w.tabs, tb)
+	w.open = append(w.open, tb)
 	return tb
 }
 
 // any is an open tab.
 func (w *world) any() *tab {
-	open := slices.DeleteFunc(slices.Clone(w.tabs), func(tb *tab) bool { return !tb.closed.IsZero() })
-	if len(open) == 0 {
-		w.t.Skip("no open tab") // rapid then draws another step
+	if len(w.open) == 0 {
+		w.Skip("no open tab") // rapid then draws another step
 	}
-	return rapid.SampledFrom(open).Draw(w.t, "tab")
+	return rapid.SampledFrom(w.open).Draw(w.T, "tab")
 }
 
-func (w *world) join(*rapid.T) {
-	w.joinAs(w.any(), rapid.SampledFrom([]string{"Alice", "Bob", "Carl"}).Draw(w.t, "name"))
-}
-
-func (w *world) joinAs(tb *tab, name string) {
+// joins joins under a name, in place of a closed tab that had it.
+func (w *world) joins(tb *tab, name string) {
 	before := tb.user
 	tb.user.Name = name
-	w.record.Join(tb.id, tb.user)
-	if tb.user == before {
-		return
-	}
-	if i := slices.IndexFunc(w.tabs, func(old *tab) bool { return !old.closed.IsZero() && old.user == tb.user }); i >= 0 {
-		w.tabs = slices.Delete(w.tabs, i, i+1)
+	w.here.Join(tb.id, tb.user)
+	i := slices.IndexFunc(w.closed, func(old *tab) bool { return old.user == tb.user })
+	if i >= 0 && tb.user != before {
+		w.closed = slices.Delete(w.closed, i, i+1)
 	}
 }
 
-func (w *world) leave(*rapid.T) {
-	tb := w.any()
-	tb.user.Name = ""
-	w.record.Leave(tb.id)
-}
-
-func (w *world) close(tb *tab) {
-	w.record.Disconnect(tb.id, func() { w.announced.Add(1) })
+func (w *world) closes(tb *tab) {
+	w.here.Disconnect(tb.id, func() { w.announced.Add(1) })
 	tb.closed = time.Now()
-	w.tabs = slices.DeleteFunc(w.tabs, func(other *tab) bool { return other == tb })
+	w.open = slices.DeleteFunc(w.open, func(other *tab) bool { return other == tb })
 	if tb.joined() {
-		w.tabs = append(w.tabs, tb) // in the order in which they were closed
+		w.closed = append(w.closed, tb)
 	}
 }
 
-func (w *world) reload(*rapid.T) {
-	tb := w.any()
-	w.close(tb)
-	reloaded := w.open(tb.user.Session)
-	if tb.joined() {
-		w.wait(nil)
-		w.joinAs(reloaded, tb.user.Name)
-	}
-}
-
-// wait lets time pass, to within the grace period of a tab or after it.
-func (w *world) wait(*rapid.T) {
-	w.pass(time.Duration(rapid.IntRange(0, 3000).Draw(w.t, "ms")) * time.Millisecond)
+// waits lets time pass, to within the grace period of a tab or after it.
+func (w *world) waits() {
+	w.pass(time.Duration(rapid.IntRange(0, 3000).Draw(w.T, "ms")) * time.Millisecond)
 }
 
 func (w *world) pass(d time.Duration) {
 	pass(d)
-	w.tabs = slices.DeleteFunc(w.tabs, func(tb *tab) bool {
-		left := !tb.closed.IsZero() && time.Since(tb.closed) >= DefaultGrace
-		if left {
-			w.expected++
+	w.closed = slices.DeleteFunc(w.closed, func(tb *tab) bool {
+		over := time.Since(tb.closed) >= DefaultGrace
+		if over {
+			w.left++
 		}
-		return left
+		return over
 	})
 }
 
 // check compares what every open tab sees with the model, and what the record
 // keeps with what it shows.
 func (w *world) check() {
-	users := map[User]int{}
-	connections := 0
-	for _, tb := range w.tabs {
+	users, connections := map[User]int{}, 0
+	for _, tb := range slices.Concat(w.open, w.closed) {
 		if tb.joined() {
 			users[tb.user]++
 			connections++
 		}
 	}
-	w.sees(w.record, &tab{id: "not online"}, users)
 	w.sees(w.elsewhere, &tab{id: "not online"}, users)
-	for _, tb := range w.tabs {
-		if tb.closed.IsZero() {
-			w.sees(w.record, tb, users)
-		}
+	for _, tb := range append(w.open, &tab{id: "not online"}) {
+		w.sees(w.here, tb, users)
 	}
-	w.record.mu.Lock()
-	defer w.record.mu.Unlock()
-	if len(w.record.connections) != connections || len(w.record.users) != len(users) {
-		w.t.Fatalf("%d connections and %d users are kept, want %d and %d",
-			len(w.record.connections), len(w.record.users), connections, len(users))
-	}
-	if announced := int(w.announced.Load()); announced != w.expected {
-		w.t.Fatalf("%d leaves were announced, want %d", announced, w.expected)
+	w.here.mu.Lock()
+	defer w.here.mu.Unlock()
+	if len(w.here.connections) != connections || len(w.here.users) != len(users) || int(w.announced.Load()) != w.left {
+		w.Fatalf("%d connections and %d users are kept, and %d leaves were announced, want %d, %d and %d",
+			len(w.here.connections), len(w.here.users), w.announced.Load(), connections, len(users), w.left)
 	}
 }
 
@@ -331,30 +301,69 @@ func (w *world) sees(record *Record, tb *tab, users map[User]int) {
 		want[user.Name] += tabs
 	}
 	count, listed, _ := record.View(tb.id)
-	keys := map[int]bool{}
-	marked := Listed{}
+	keys, you := map[int]bool{}, Listed{}
 	for _, u := range listed {
 		got[u.Name] += u.Tabs
 		keys[u.Key] = true
 		if u.You {
-			marked = u
+			you = u
 		}
 	}
 	if count != len(users) || len(keys) != count || len(listed) != count || !maps.Equal(got, want) {
-		w.t.Fatalf("%s sees %d: %v, want %d: %v", tb.id, count, listed, len(users), want)
+		w.Fatalf("%s sees %d: %v, want %d: %v", tb.id, count, listed, len(users), want)
 	}
-	if marked.You != tb.joined() || marked.Name != tb.user.Name || marked.Tabs != users[tb.user] {
-		w.t.Fatalf("%s is %v and sees %v marked", tb.id, tb.user, marked)
+	if you.You != tb.joined() || you.Name != tb.user.Name || you.Tabs != users[tb.user] {
+		w.Fatalf("%s is %v and sees %v marked", tb.id, tb.user, you)
 	}
 }
 
-// closeAll closes every tab: nothing may be left.
-func (w *world) closeAll() {
-	for _, tb := range slices.Clone(w.tabs) {
-		if tb.closed.IsZero() {
-			w.close(tb)
-		}
+func TestName_IsRefusedOrCanBeShown(t *testing.T) {
+	for name, row := range map[string]struct{ typed, want, wantProblem string }{
+		"40 characters":              {strings.Repeat("ü", 40), strings.Repeat("ü", 40), ""},
+		"41 characters":              {strings.Repeat("ü", 41), "", LongName},
+		"40 composed from 80":        {strings.Repeat("u\u0308", 40), strings.Repeat("ü", 40), ""},
+		"inner white space":          {" Ann \t\r\n\u00a0\u2003 Lee\u3000", "Ann Lee", ""},
+		"NFC":                        {"Zoe\u0308", "Zoë", ""},
+		"empty":                      {"", "", NoName},
+		"zero-width space alone":     {"\u200b", "", NoName},
+		"variation selector alone":   {"\ufe0f", "", NoName},
+		"joined emoji":               {"👩\u200d🚀", "👩\u200d🚀", ""},
+		"NUL":                        {"Al\x00ice", "", ControlName},
+		"right-to-left override":     {"Alice\u202e", "", ControlName},
+		"direction isolate":          {"\u2067Alice\u2069", "", ControlName},
+		"control in a name too long": {strings.Repeat("a", 41) + "\x00", "", ControlName},
+		"markup":                     {"<b>Alice</b>", "<b>Alice</b>", ""},
+	} {
+		got, problem := Name(row.typed)
+		assert.Equal(t, row.want, got, name)
+		assert.Equal(t, row.wantProblem, problem, name)
 	}
-	w.pass(DefaultGrace)
-	w.check()
+}
+
+// A typed text is either refused with a reason, or becomes a name that can be shown
+// and that does not change when it is checked again.
+func FuzzName(f *testing.F) {
+	for _, typed := range []string{
+		"", " ", "Alice", "  spaced \t\n\u00a0 out ", "Zoë", "Zoe\u0308", "☕", "👩‍👩‍👧‍👦", "\u202eecilA", "\u200b", "\x00", "\ufeff",
+		strings.Repeat("ü", 40), strings.Repeat("u\u0308", 41), "\U000e0041", "a\u0301\u0327\u0323", "<b>", "\xff", "ﷺ", "1e-7", "-Infinity",
+	} {
+		f.Add(typed)
+	}
+	f.Fuzz(func(t *testing.T, typed string) {
+		name, problem := Name(typed)
+		if problem != "" {
+			assert.Empty(t, name)
+			assert.Contains(t, []string{NoName, LongName, ControlName}, problem)
+			return
+		}
+		assert.LessOrEqual(t, utf8.RuneCountInString(name), 40)
+		assert.True(t, strings.ContainsFunc(name, visible))
+		assert.False(t, strings.ContainsFunc(name, controls))
+		assert.True(t, norm.NFC.IsNormalString(name))
+		assert.Equal(t, name, strings.Join(strings.Fields(name), " "))
+		assert.True(t, utf8.ValidString(name) || !utf8.ValidString(typed))
+		again, problem := Name(name)
+		assert.Equal(t, name, again)
+		assert.Empty(t, problem)
+	})
 }

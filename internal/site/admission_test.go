@@ -1,13 +1,11 @@
 package site_test
 
 import (
-	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"realtime/internal/site"
 	"realtime/internal/visitor"
@@ -66,19 +64,17 @@ func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 	hears := func(v *visitor.Visitor, want string) {
 		t.Helper()
 		assert.Eventually(t, func() bool { return strings.TrimSpace(v.Get("/healthz")) == want }, visitor.Soon, tick, want)
+		if want != "ok" {
+			_, resp := visitor.Knock(t, server, toyPage, session(v.Session()))
+			assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+			assert.Equal(t, "15", resp.Header.Get("Retry-After"))
+			assert.Contains(t, log.String(), `msg="live connection refused" reason=`+strings.ReplaceAll(want, " ", "_"))
+		}
 	}
-	refused := func(v *visitor.Visitor, why string) {
-		t.Helper()
-		hears(v, why)
-		_, resp := visitor.Knock(t, server, toyPage, session(v.Session()))
-		assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
-		assert.Equal(t, "15", resp.Header.Get("Retry-After"))
-		assert.Contains(t, log.String(), `msg="live connection refused" reason=`+strings.ReplaceAll(why, " ", "_"))
-	}
-	refused(second, "full")
+	hears(second, "full")
 	assert.Zero(t, lamps(s), "the page is there")
 	tabs[3].Close()
-	refused(first, "session full")
+	hears(first, "session full")
 	hears(second, "ok")
 	tabs[3] = second.Open(toyPage)
 	light(tabs[0])
@@ -87,67 +83,39 @@ func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 		tb.Close()
 	}
 	hears(first, "ok")
-	first.Open(toyPage)
 }
 
 // A handshake that is none is refused, counted and logged. Of a proxy that passes no
 // upgrade on, the first is logged: its pages work by requests, and keep trying.
 func TestHandshake_ThatIsNoneIsRefusedAndNoError(t *testing.T) {
-	const key = "dGhlIHNhbXBsZSBub25jZQ=="
+	const key, foreignKey = "dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSBpcyBsb25n"
 	framework := captureLog(t)
 	log := &visitor.Log{}
 	s := newSite(t, site.Options{Log: log.Logger()})
-	for _, row := range []struct{ method, upgrade, version, key string }{
-		{http.MethodGet, "websocket", "13", ""},
-		{http.MethodGet, "websocket", "13", "broken"},
-		{http.MethodGet, "websocket", "13", "dGhlIHNhbXBsZSBub25jZSBpcyBsb25n"},
-		{http.MethodGet, "websocket", "", key},
-		{http.MethodGet, "websocket", "8", key},
-		{http.MethodPost, "websocket", "13", key},
-		{http.MethodGet, "", "13", key}, // as nginx sends it by default
-		{http.MethodGet, "", "13", key},
-		{http.MethodGet, "", "13", key},
+	for _, row := range []struct{ method, version, key string }{
+		{http.MethodGet, "13", ""},
+		{http.MethodGet, "13", "broken"},
+		{http.MethodGet, "13", foreignKey},
+		{http.MethodGet, "8", key},
+		{http.MethodPost, "13", key},
 	} {
-		header := http.Header{"Sec-Websocket-Version": {row.version}, "Sec-Websocket-Key": {row.key}}
-		if row.upgrade != "" {
-			header["Connection"], header["Upgrade"] = []string{"close, Upgrade"}, []string{row.upgrade}
-			answer := ask(s, row.method, toyPage, header, "")
-			assert.Equal(t, http.StatusBadRequest, answer.Code, "%v", row)
-			assert.Equal(t, "13", answer.Header().Get("Sec-WebSocket-Version"), "%v", row)
-			continue
-		}
-		answer := ask(s, row.method, toyPage, header, "")
+		answer := ask(s, row.method, toyPage, http.Header{"Connection": {"close, Upgrade"}, "Upgrade": {"websocket"},
+			"Sec-Websocket-Version": {row.version}, "Sec-Websocket-Key": {row.key}}, "")
+		assert.Equal(t, http.StatusBadRequest, answer.Code, "%v", row)
+		assert.Equal(t, "13", answer.Header().Get("Sec-WebSocket-Version"), "%v", row)
+	}
+	for range 3 { // as nginx sends it by default
+		answer := ask(s, http.MethodGet, toyPage, http.Header{"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {key}}, "")
 		assert.Equal(t, http.StatusUpgradeRequired, answer.Code)
 		assert.Equal(t, "websocket", answer.Header().Get("Upgrade"))
 		assert.Contains(t, answer.Body.String(), "a proxy does not pass on the upgrade")
 	}
-	assert.Equal(t, 6, metric(t, s, `realtime_connections_refused_total{reason="bad_handshake"}`))
-	assert.Equal(t, 6, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=bad_handshake remote_addr=`), log)
-	assert.Equal(t, 3, metric(t, s, `realtime_connections_refused_total{reason="no_upgrade"}`))
-	assert.Equal(t, 1, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=no_upgrade remote_addr=`), log)
+	for why, want := range map[string]struct{ refused, logged int }{"bad_handshake": {5, 5}, "no_upgrade": {3, 1}} {
+		assert.Equal(t, want.refused, metric(t, s, `realtime_connections_refused_total{reason="`+why+`"}`))
+		assert.Equal(t, want.logged, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=`+why+` remote_addr=`), log)
+	}
 	assert.Contains(t, log.String(), "proxy_set_header Upgrade $http_upgrade")
 	assert.Empty(t, framework.String())
-}
-
-// captureLog returns what the default logger writes until the test ends.
-func captureLog(t testing.TB) *visitor.Log {
-	t.Helper()
-	log, before := &visitor.Log{}, slog.Default()
-	slog.SetDefault(log.Logger())
-	t.Cleanup(func() { slog.SetDefault(before) })
-	return log
-}
-
-// The answer to a handshake has what every answer has.
-func TestHandshake_AnswerHasItsHeaders(t *testing.T) {
-	_, server := serve(t, site.Options{})
-	ws, resp := visitor.Knock(t, server, toyPage, nil)
-	require.NotNil(t, ws)
-	assert.Regexp(t, `^[A-Z2-7]{26}$`, resp.Header.Get("X-Request-Id"))
-	require.Len(t, resp.Cookies(), 1)
-	assert.Regexp(t, cookieValue, resp.Cookies()[0].Value)
-	_, resp = visitor.Knock(t, server, toyPage, session(resp.Cookies()[0].Value))
-	assert.Empty(t, resp.Cookies(), "the session stays")
 }
 
 func TestProxy_ThatIsNotTrustedIsLoggedOnce(t *testing.T) {

@@ -2,12 +2,17 @@ package site_test
 
 import (
 	"compress/gzip"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/livetemplate/livetemplate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -57,25 +62,20 @@ func TestForms_ThatAreNoneSayNothingOfWhatIsInside(t *testing.T) {
 
 func TestRequests_OnlyMethodsThatPagesHave(t *testing.T) {
 	s := newSite(t, site.Options{})
-	const all, read = "GET, HEAD, POST", "GET, HEAD"
-	for _, row := range []struct {
-		method, path string
-		want         int
-		allow        string
-	}{
-		{http.MethodHead, toyPage, 200, ""},
-		{http.MethodHead, "/static/toy.css", 200, ""},
-		{http.MethodPut, toyPage, 405, all},
-		{http.MethodOptions, "/nowhere", 405, all},
-		{"BREW", toyPage, 405, all},
-		{http.MethodPost, "/", 405, read},
-		{http.MethodPost, "/static/toy.css", 405, read},
-		{http.MethodPost, "/healthz", 405, read},
-		{http.MethodPost, "/nowhere", 404, ""},
+	for request, want := range map[string]string{ // a status, and the methods that are allowed
+		"HEAD " + toyPage:      "200 ",
+		"HEAD /static/toy.css": "200 ",
+		"PUT " + toyPage:       "405 GET, HEAD, POST",
+		"OPTIONS /nowhere":     "405 GET, HEAD, POST",
+		"BREW " + toyPage:      "405 GET, HEAD, POST",
+		"POST /":               "405 GET, HEAD",
+		"POST /static/toy.css": "405 GET, HEAD",
+		"POST /healthz":        "405 GET, HEAD",
+		"POST /nowhere":        "404 ",
 	} {
-		answer := ask(s, row.method, row.path, nil, "")
-		assert.Equal(t, row.want, answer.Code, "%s %s", row.method, row.path)
-		assert.Equal(t, row.allow, answer.Header().Get("Allow"), "%s %s", row.method, row.path)
+		method, path, _ := strings.Cut(request, " ")
+		answer := ask(s, method, path, nil, "")
+		assert.Equal(t, want, fmt.Sprint(answer.Code, " ", answer.Header().Get("Allow")), request)
 	}
 }
 
@@ -118,20 +118,239 @@ func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 
 func TestStatic_IsCompressedAndTheSocketIsNot(t *testing.T) {
 	s, server := serve(t, site.Options{})
+	browser := session(visitor.MadeUpSession())
 	withoutIDs := func(page string) string { // which the framework gives each live part
 		return regexp.MustCompile(`data-lvt-id="[^"]*"`).ReplaceAllString(page, "")
 	}
 	for _, path := range []string{toyPage, "/static/toy.css", "/static/vendor/pico.min.css"} {
-		answer := ask(s, http.MethodGet, path, http.Header{"Accept-Encoding": {"gzip"}}, "")
+		answer := ask(s, http.MethodGet, path, with(browser, http.Header{"Accept-Encoding": {"gzip"}}), "")
 		require.Equal(t, "gzip", answer.Header().Get("Content-Encoding"), path)
 		assert.Contains(t, answer.Header().Values("Vary"), "Accept-Encoding", path)
 		unzipped, err := gzip.NewReader(answer.Body)
 		require.NoError(t, err)
 		content, err := io.ReadAll(unzipped)
 		require.NoError(t, err)
-		assert.Equal(t, withoutIDs(ask(s, http.MethodGet, path, nil, "").Body.String()), withoutIDs(string(content)), path)
+		assert.Equal(t, withoutIDs(ask(s, http.MethodGet, path, browser, "").Body.String()), withoutIDs(string(content)), path)
 	}
 	ws, resp := visitor.Knock(t, server, toyPage, http.Header{"Accept-Encoding": {"gzip"}, "Sec-WebSocket-Extensions": {"permessage-deflate"}})
 	require.NotNil(t, ws)
 	assert.Empty(t, resp.Header.Get("Content-Encoding")+resp.Header.Get("Sec-WebSocket-Extensions"))
+	assert.Regexp(t, `^[A-Z2-7]{26}$`, resp.Header.Get("X-Request-Id"), "the answer to a handshake has what every answer has")
+}
+
+func TestSession_OnlyOneThatTheServerCouldHaveMadeIsTaken(t *testing.T) {
+	s := newSite(t, site.Options{})
+	made := visitor.MadeUpSession()
+	for name, cookie := range map[string]string{
+		"made here":    made,
+		"none":         "",
+		"too short":    made[1:],
+		"too long":     "A" + made,
+		"wildcard":     "*" + made[1:],
+		"no padding":   made[:43] + "A",
+		"another line": made[:20] + `\n` + made[22:],
+	} {
+		for request, answer := range map[string]http.ResponseWriter{
+			"GET":      ask(s, http.MethodGet, toyPage, session(cookie), ""),
+			"a form":   ask(s, http.MethodPost, toyPage, session(cookie), "light="),
+			"a script": ask(s, http.MethodPost, toyPage, with(session(cookie), asks), `{"action":"light"}`),
+		} {
+			set := answer.Header().Get("Set-Cookie")
+			if cookie == made {
+				assert.Empty(t, set, request)
+			} else {
+				assert.Regexp(t, `^livetemplate-id=[A-Za-z0-9_-]{43}=; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax$`, set, "%s: %s", name, request)
+			}
+		}
+	}
+}
+
+func TestSession_IsSecureWhereTheRequestIs(t *testing.T) {
+	for _, row := range []struct {
+		scheme  string
+		trust   bool
+		proto   string
+		secured bool
+	}{
+		{"http", false, "", false},
+		{"http", false, "https", false},
+		{"http", true, "https", true},
+		{"http", true, "https, http", false}, // the nearest proxy's word
+		{"http", true, "", false},
+		{"https", false, "http", true},
+	} {
+		s := newSite(t, site.Options{TrustProxy: row.trust})
+		header := ask(s, http.MethodGet, row.scheme+"://example.com"+toyPage, http.Header{"X-Forwarded-Proto": {row.proto}}, "").Header()
+		assert.Equal(t, row.secured, strings.Contains(header.Get("Set-Cookie"), "; Secure"), "%+v", row)
+		assert.Equal(t, row.secured, header.Get("Strict-Transport-Security") != "", "%+v", row)
+	}
+}
+
+func TestBrowser_IsTheSameInEveryActionOfABrowserAndInNoOther(t *testing.T) {
+	_, server := serve(t, site.Options{})
+	alice, bob := visitor.New(t, server), visitor.New(t, server)
+	tab, second, other := alice.Open(toyPage), alice.Open(toyPage), bob.Open(toyPage)
+	require.NotEqual(t, alice.Session(), bob.Session())
+	tab.Shows("Browser: " + alice.Session())
+	other.Shows("Browser: " + bob.Session())
+
+	light(tab)
+	tab.Shows("lights: " + alice.Session())
+	second.Shows("hears: " + alice.Session())
+	other.Shows("hears: " + bob.Session())
+
+	withoutSocket := alice.OpenWithoutSocket(toyPage)
+	for action, want := range map[string]string{"light": "lights: ", "unknown": "Browser: "} { // the second shows what Mount has read
+		withoutSocket.Act(action, nil)
+		assert.Contains(t, withoutSocket.Text(), want+alice.Session())
+	}
+
+	// A socket without a cookie that the server could have made is given one.
+	guessed := map[string]bool{}
+	for range 2 {
+		ws, resp := visitor.Knock(t, server, toyPage, session("admin"))
+		require.NotNil(t, ws)
+		require.Len(t, resp.Cookies(), 1)
+		_, page, err := ws.ReadMessage()
+		require.NoError(t, err)
+		assert.Contains(t, string(page), resp.Cookies()[0].Value)
+		guessed[resp.Cookies()[0].Value] = true
+	}
+	assert.Len(t, guessed, 2, "a cookie that anybody can guess is nobody's")
+}
+
+// What never changes is in the page, and costs no refresh and no connection.
+func TestLivePages_SendOnlyWhatLives(t *testing.T) {
+	s, server := serve(t, site.Options{})
+	page := ask(s, http.MethodGet, toyPage, nil, "").Body.String()
+	ws, _ := visitor.Knock(t, server, toyPage, nil)
+	require.NotNil(t, ws)
+	_, frame, err := ws.ReadMessage()
+	require.NoError(t, err)
+	first := strings.NewReplacer(`\u003c`, "<", `\u003e`, ">").Replace(string(frame))
+	for text, lives := range map[string]bool{"<!DOCTYPE html>": false, "<head>": false, "<h1>": false, "</html>": false, "Lamps: ": true} {
+		assert.Equal(t, 1, strings.Count(page, text), "%s in the page", text)
+		assert.Equal(t, lives, strings.Contains(first, text), "%s on the socket", text)
+	}
+	assert.Contains(t, first, "<p>", "what is looked for would be found")
+}
+
+func TestLivePages_TellHTMLFromJSON(t *testing.T) {
+	s := newSite(t, site.Options{})
+	for accept, want := range map[string]string{"text/html": "text/html; charset=utf-8", "application/json": "application/json"} {
+		answer := ask(s, http.MethodGet, toyPage, http.Header{"Accept": {accept}}, "")
+		assert.Equal(t, want, answer.Header().Get("Content-Type"))
+		assert.Contains(t, answer.Header().Values("Vary"), "Accept", "caches keep %s apart", accept)
+		assert.Equal(t, "no-store", answer.Header().Get("Cache-Control"))
+	}
+}
+
+// Requests leave no memory behind, whatever cookie they have.
+func TestLivePages_RequestsLeaveNothingBehind(t *testing.T) {
+	s := newSite(t, site.Options{})
+	requests := func(times int) (inUse int) {
+		for range times {
+			ask(s, http.MethodPost, toyPage, nil, "light=")
+			ask(s, http.MethodPost, toyPage, session(strings.Repeat("x", 10<<10)), "light=")
+			browser := session(visitor.MadeUpSession())
+			ask(s, http.MethodPost, toyPage, browser, "light=")
+			for _, action := range []string{"light", "unknown"} {
+				ask(s, http.MethodPost, toyPage, with(browser, asks), `{"action":"`+action+`"}`)
+			}
+		}
+		return collected()
+	}
+	before := requests(30)
+	assert.Less(t, requests(150), before+150<<10, "bytes in use, 200 a request more than the %d before", before)
+}
+
+// For a visitor whom the authenticator does not identify, the self topic is that of
+// the browser, also where no socket opens.
+func TestPosts_ReachTheOtherTabsOfABrowserWithoutAnIdentity(t *testing.T) {
+	_, server := serve(t, site.Options{Authenticator: &livetemplate.AnonymousAuthenticator{}})
+	v := visitor.New(t, server)
+	one, two, stranger := v.Open(toyPage), v.Open(toyPage), visitor.New(t, server).Open(toyPage)
+	v.Post(toyPage, map[string][]string{"light": {""}})
+	one.Shows("Lamps: 1 ")
+	two.Shows("Lamps: 1 ")
+	v.OpenWithoutSocket(toyPage).Act("light", nil)
+	one.Shows("Lamps: 2 ")
+	light(two)
+	one.Shows("Lamps: 3 ")
+	stranger.Settle()
+	stranger.Never("Lamps: 3 ")
+}
+
+func TestAuthenticator_AsksForAPasswordAsItWould(t *testing.T) {
+	s := newSite(t, site.Options{Authenticator: livetemplate.NewBasicAuthenticator(func(name, password string) (bool, error) {
+		return name == "alice" && password == "secret", nil
+	})})
+	answer := ask(s, http.MethodGet, toyPage, nil, "")
+	assert.Equal(t, http.StatusUnauthorized, answer.Code)
+	assert.Contains(t, answer.Header().Get("WWW-Authenticate"), "Basic realm=")
+	answer = ask(s, http.MethodPost, toyPage, http.Header{"Authorization": {"Basic YWxpY2U6c2VjcmV0"}}, "light=")
+	assert.Equal(t, http.StatusSeeOther, answer.Code)
+}
+
+// By default a browser may post 200 times at once, and 50 times a second.
+func TestPosts_AboveTheRateAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &visitor.Log{}
+		s := newSite(t, site.Options{Log: log.Logger()})
+		mine, others := session(visitor.MadeUpSession()), session(visitor.MadeUpSession())
+		post := func(browser http.Header) int { return ask(s, http.MethodPost, toyPage, browser, "light=").Code }
+		for i := range 200 {
+			assert.Equal(t, http.StatusSeeOther, post(mine), "post %d", i+1)
+		}
+		refused := ask(s, http.MethodPost, toyPage, mine, "light=")
+		assert.Equal(t, http.StatusTooManyRequests, refused.Code)
+		assert.Equal(t, "1", refused.Header().Get("Retry-After"))
+		assert.Equal(t, "Your form was not accepted: it was too fast.\n", refused.Body.String())
+		assert.Equal(t, 1, metric(t, s, `realtime_requests_refused_total{reason="too_fast"}`))
+		assert.Contains(t, log.String(), `msg="form refused" reason=too_fast remote_addr=`)
+		assert.Equal(t, http.StatusSeeOther, post(others), "another browser has a limit of its own")
+		time.Sleep(20 * time.Millisecond)
+		assert.Equal(t, http.StatusSeeOther, post(mine), "it goes on")
+		assert.Equal(t, http.StatusTooManyRequests, post(mine))
+		assert.Equal(t, 202, lamps(s), "what was refused does not count")
+	})
+}
+
+// A form may have 16 kB. The client of a longer one reads nothing before it has sent
+// everything, and gets an answer. One that goes away while it sends is nothing to warn
+// about.
+func TestPosts_ThatAreTooLongOrAbortedAreRefusedAndAnswered(t *testing.T) {
+	const longest, body, button = 16 << 10, 3 << 20, "light=&text="
+	log := &visitor.Log{}
+	s, server := serve(t, site.Options{Log: log.Logger()})
+	assert.Equal(t, http.StatusSeeOther, ask(s, http.MethodPost, toyPage, nil, button+strings.Repeat("x", longest-len(button))).Code)
+	assert.Equal(t, http.StatusRequestEntityTooLarge, ask(s, http.MethodPost, toyPage, nil, button+strings.Repeat("x", longest-len(button)+1)).Code)
+	for name, row := range map[string]struct{ sent, want, why string }{
+		"with a length": {fmt.Sprintf("Content-Length: %d\r\n\r\n", body) + strings.Repeat("x", body), "413 Request Entity Too Large", "too long"},
+		"in chunks": {"Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 3) + "0\r\n\r\n",
+			"413 Request Entity Too Large", "too long"},
+		"aborted": {"Content-Length: 100\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nligh", "400 Bad Request", "incomplete"},
+		"gone":    {"Content-Length: 100\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nligh", "", ""}, // reads no answer
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, "POST "+toyPage+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"+row.sent)
+		require.NoError(t, err)
+		if row.want == "" {
+			conn.Close()
+			continue
+		}
+		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err, name)
+		assert.Contains(t, string(answer), row.want, name)
+		assert.Contains(t, string(answer), "Your form was not accepted: it was "+row.why+".", name)
+	}
+	refused := func() bool { return metric(t, s, `realtime_requests_refused_total{reason="incomplete"}`) == 2 }
+	assert.Eventually(t, refused, visitor.Soon, tick)
+	assert.Zero(t, metric(t, s, `realtime_requests_refused_total{reason="too_slow"}`))
+	assert.Equal(t, 3, strings.Count(log.String(), `msg="form refused" reason=too_long`), log)
+	assert.Equal(t, 3, strings.Count(log.String(), "\n"), "nothing else is logged: %s", log)
+	assert.Equal(t, 1, lamps(s))
 }

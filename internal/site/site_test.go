@@ -39,14 +39,13 @@ func TestMain(m *testing.M) { os.Exit(visitor.Main(m)) }
 const (
 	toyPage     = "/toy"
 	toyTemplate = `{{define "content"}}<h1>Toy</h1>{{template "live" .}}{{end}}
-{{define "live"}}<p>Lamps: {{.Lamps}} Typed: {{.Typed}}</p>
-<form method="POST"><input name="text"><button name="light">Light</button><small>{{.Problem}}</small></form>{{end}}`
+{{define "live"}}<p>Lamps: {{.Lamps}} {{.Browser}} </p>
+<form method="POST"><button name="light">Light</button></form>{{end}}`
 )
 
 type toyState struct {
 	Lamps   int64
-	Typed   string
-	Problem string
+	Browser string // whose the last action was
 }
 
 type toy struct {
@@ -55,21 +54,17 @@ type toy struct {
 }
 
 func (c *toy) Mount(s toyState, ctx *livetemplate.Context) (toyState, error) {
-	s.Lamps = c.lamps.Load()
+	s.Lamps, s.Browser = c.lamps.Load(), "Browser: "+site.Browser(ctx)
 	return s, ctx.Subscribe(ctx.SelfTopic())
 }
 
 func (c *toy) Light(s toyState, ctx *livetemplate.Context) (toyState, error) {
-	if s.Typed = site.Text(ctx, "text"); s.Typed == "dark" {
-		s.Problem = "That is not a light."
-		return s, site.Refuse(ctx, s, s.Problem)
-	}
-	s.Lamps = c.lamps.Add(1)
+	s.Lamps, s.Browser = c.lamps.Add(1), "lights: "+site.Browser(ctx)
 	return s, c.peers.Publish(ctx, ctx.SelfTopic(), "Lit")
 }
 
-func (c *toy) Lit(s toyState, _ *livetemplate.Context) (toyState, error) {
-	s.Lamps = c.lamps.Load()
+func (c *toy) Lit(s toyState, ctx *livetemplate.Context) (toyState, error) {
+	s.Lamps, s.Browser = c.lamps.Load(), "hears: "+site.Browser(ctx)
 	return s, nil
 }
 
@@ -92,7 +87,6 @@ func templates() fs.FS {
 		"index.tmpl":     file(`{{define "content"}}<h1>{{.Title}}</h1>{{end}}`),
 		"not-found.tmpl": file(`{{define "content"}}<h1>{{.Title}}</h1>{{end}}`),
 		"toy.tmpl":       file(toyTemplate),
-		"who.tmpl":       file(`{{define "content"}}{{template "live" .}}{{end}}{{define "live"}}<p>Browser: {{.Browser}} </p>{{end}}`),
 		"plain.tmpl":     file(`{{define "content"}}plain{{end}}`),
 	}
 }
@@ -205,25 +199,7 @@ func with(one, two http.Header) http.Header {
 }
 
 // light presses the button of the toy.
-func light(tb *visitor.Tab) { tb.Do("light", map[string]any{"text": "bright"}) }
-
-// The parts of a site serve any controller.
-func TestSite_LivePageOfItsOwnPartsIsLiveForTwoVisitors(t *testing.T) {
-	_, server := serve(t, site.Options{})
-	alice, bob := visitor.New(t, server), visitor.New(t, server)
-	one, two, other := alice.Open(toyPage), alice.Open(toyPage), bob.Open(toyPage)
-	for i, tb := range []*visitor.Tab{one, other} {
-		light(tb)
-		for _, tb := range []*visitor.Tab{one, two, other} {
-			tb.Shows(fmt.Sprintf("Lamps: %d ", i+1))
-		}
-	}
-	two.Never("Typed: bright")
-	assert.Contains(t, visitor.New(t, server).Get(toyPage), "Lamps: 2 ", "the first HTML of a late visitor")
-	other.Close()
-	light(two)
-	one.Shows("Lamps: 3 ")
-}
+func light(tb *visitor.Tab) { tb.Do("light", nil) }
 
 // pipes listens in memory.
 type pipes chan net.Conn
@@ -275,15 +251,14 @@ func TestStop_LeaksNothing(t *testing.T) {
 	})
 }
 
-// Once balancers have had their time, nobody new is admitted. The tabs that are open
-// work until they are told to go elsewhere.
+// The tabs that are open work until they are told to go elsewhere.
 func TestStop_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
 	s, server := serve(t, site.Options{Drain: 100 * time.Millisecond})
 	v := visitor.New(t, server)
 	tabs := []*visitor.Tab{v.Open(toyPage), visitor.New(t, server).Open(toyPage)}
-	noTime, cancel := context.WithCancel(t.Context())
-	cancel()
-	s.Drain(noTime)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // balancers have had their time
+	s.Drain(ctx)
 	for _, path := range []string{"/readyz", "/healthz"} {
 		answer := ask(s, http.MethodGet, path, nil, "")
 		assert.Equal(t, http.StatusServiceUnavailable, answer.Code, path)

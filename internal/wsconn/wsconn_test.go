@@ -66,17 +66,27 @@ func recorded() (*Upgrader, *bytes.Buffer) {
 	return New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))}), &log
 }
 
-// readAll reads until the connection ends, and returns why.
-func readAll(ws interface {
-	ReadMessage() (int, []byte, error)
-}) (messages []string, end error) {
-	for {
-		_, data, err := ws.ReadMessage()
-		if err != nil {
-			return messages, err
+// heard is what was read from a connection, until when, and why no longer.
+type heard struct {
+	messages []string
+	until    time.Time
+	end      error
+}
+
+// hear reads from either end of a connection until it ends.
+func hear(ws livetemplate.WSConn) <-chan heard {
+	all := make(chan heard, 1)
+	go func() {
+		var h heard
+		for h.end == nil {
+			_, data, err := ws.ReadMessage()
+			if h.end, h.until = err, time.Now(); err == nil {
+				h.messages = append(h.messages, string(data))
+			}
 		}
-		messages = append(messages, string(data))
-	}
+		all <- h
+	}()
+	return all
 }
 
 // assertExpected checks that the framework logs no warning about the end of a connection.
@@ -86,25 +96,23 @@ func assertExpected(t *testing.T, end error) {
 }
 
 func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
+	const text, binary = websocket.TextMessage, websocket.BinaryMessage
 	long := strings.Repeat("x", MaxMessage)
 	longest := `{"action":"x","data":{"a":"` + long[len(`{"action":"x","data":{"a":""}}`):] + `"}}`
 	require.Len(t, longest, MaxMessage)
-	notText := func(s *Stats) *atomic.Int64 { return &s.NotText }
-	tooLong := func(s *Stats) *atomic.Int64 { return &s.TooLong }
-	notAction := func(s *Stats) *atomic.Int64 { return &s.NotAction }
 	for name, row := range map[string]struct {
 		frameType int
 		frame     string
-		wantCode  int // of the close frame; 0: the connection goes on
-		refusals  func(*Stats) *atomic.Int64
+		wantCode  int      // of the close frame; 0: the connection goes on
+		refusals  [3]int64 // not text, too long, no action
 	}{
-		"binary":               {websocket.BinaryMessage, `{"action":"x"}`, 1003, notText},
-		"not UTF-8":            {websocket.TextMessage, "{\"action\":\"\xff\"}", 1007, notText},
-		"too long":             {websocket.TextMessage, long + "x", 1009, tooLong},
-		"far too long":         {websocket.TextMessage, strings.Repeat(long, 8), 1009, tooLong},
-		"no JSON":              {websocket.TextMessage, `{"action":`, 0, notAction},
-		"fields of wrong kind": {websocket.TextMessage, `{"action":7,"data":"x"}`, 0, notAction},
-		"nested too deep":      {websocket.TextMessage, `{"data":{"x":` + strings.Repeat("[", 11000) + strings.Repeat("]", 11000) + `}}`, 0, notAction},
+		"binary":               {binary, `{"action":"x"}`, 1003, [3]int64{1, 0, 0}},
+		"not UTF-8":            {text, "{\"action\":\"\xff\"}", 1007, [3]int64{1, 0, 0}},
+		"too long":             {text, long + "x", 1009, [3]int64{0, 1, 0}},
+		"far too long":         {text, strings.Repeat(long, 8), 1009, [3]int64{0, 1, 0}},
+		"no JSON":              {text, `{"action":`, 0, [3]int64{0, 0, 2}},
+		"fields of wrong kind": {text, `{"action":7,"data":"x"}`, 0, [3]int64{0, 0, 2}},
+		"nested too deep":      {text, `{"data":{"x":` + strings.Repeat("[", 11000) + strings.Repeat("]", 11000) + `}}`, 0, [3]int64{0, 0, 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -112,38 +120,28 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 				upgrader, log := recorded()
 				c, peer := connect(t, upgrader)
 				peer.SetCloseHandler(func(int, string) error { return nil }) // answers a close frame below
-				var got, answers []string
-				ended, peerEnded := make(chan error, 1), make(chan error, 1)
-				go func() {
-					var end error
-					got, end = readAll(c)
-					ended <- end
-				}()
-				go func() {
-					var end error
-					answers, end = readAll(peer)
-					peerEnded <- end
-				}()
+				taken, answers := hear(c), hear(peer)
 				assert.NoError(t, peer.WriteMessage(row.frameType, []byte(row.frame)), "it is read to its end")
 				peer.WriteMessage(row.frameType, []byte(row.frame))
-				peer.WriteMessage(websocket.TextMessage, []byte(longest))
+				peer.WriteMessage(text, []byte(longest))
 				synctest.Wait()
 				peer.WriteMessage(websocket.CloseMessage, nil)
-				assertExpected(t, <-ended)
+				got := <-taken
+				assertExpected(t, got.end)
 				assert.LessOrEqual(t, time.Since(began), closeWait)
 				peer.Close()
-				end := <-peerEnded
+				answer := <-answers
 				if row.wantCode == 0 {
 					const refused = `{"tree":{},"meta":{"success":false,"action":"refused"}}`
-					assert.Equal(t, []string{refused, refused}, answers)
-					require.Len(t, got, 1)
-					assert.True(t, got[0] == longest, "the longest message that is allowed arrives")
-					assert.EqualValues(t, 2, row.refusals(upgrader.Stats).Load())
+					assert.Equal(t, []string{refused, refused}, answer.messages)
+					require.Len(t, got.messages, 1)
+					assert.True(t, got.messages[0] == longest, "the longest message that is allowed arrives")
 				} else {
-					assert.True(t, websocket.IsCloseError(end, row.wantCode), "the peer got: %v", end)
-					assert.Empty(t, got, "what came after it is not read")
-					assert.EqualValues(t, 1, row.refusals(upgrader.Stats).Load())
+					assert.True(t, websocket.IsCloseError(answer.end, row.wantCode), "the peer got: %v", answer.end)
+					assert.Empty(t, got.messages, "what came after it is not read")
 				}
+				s := upgrader.Stats
+				assert.Equal(t, row.refusals, [3]int64{s.NotText.Load(), s.TooLong.Load(), s.NotAction.Load()})
 				assert.Equal(t, 1, strings.Count(log.String(), "refused"), "the log:\n%s", log)
 				assert.NotContains(t, log.String(), "action=", "what a peer sends is not for the log")
 			})
@@ -154,27 +152,29 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 // The connection of a peer that has gone is counted no more, and what is still on its way
 // to it is no error.
 func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
-	closing := func(frame []byte) func(*websocket.Conn) {
-		return func(ws *websocket.Conn) { ws.WriteMessage(websocket.CloseMessage, frame) }
-	}
 	for name, row := range map[string]struct {
-		leave      func(*websocket.Conn)
+		frame      []byte // with which the peer closes; nil: without one
 		unexpected bool
 	}{
-		"normal closure": {closing(websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")), false},
-		"without a code": {closing(nil), false},
-		"going away":     {closing(websocket.FormatCloseMessage(websocket.CloseGoingAway, "")), false},
-		"protocol error": {closing(websocket.FormatCloseMessage(websocket.CloseProtocolError, "")), true},
-		"without a word": {func(ws *websocket.Conn) { ws.Close() }, false},
+		"normal closure": {websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), false},
+		"without a code": {[]byte{}, false},
+		"going away":     {websocket.FormatCloseMessage(websocket.CloseGoingAway, ""), false},
+		"protocol error": {websocket.FormatCloseMessage(websocket.CloseProtocolError, ""), true},
+		"without a word": {nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				upgrader := quiet()
 				c, peer := connect(t, upgrader)
 				connect(t, upgrader)
-				go readAll(peer)
-				go row.leave(peer)
-				_, end := readAll(c)
+				ended := hear(c)
+				if row.frame == nil {
+					peer.Close()
+				} else {
+					hear(peer)
+					peer.WriteMessage(websocket.CloseMessage, row.frame)
+				}
+				end := (<-ended).end
 				unexpected := livetemplate.WSIsUnexpectedCloseError(end, livetemplate.WSCloseGoingAway, livetemplate.WSCloseAbnormalClosure)
 				assert.Equal(t, row.unexpected, unexpected, "whether the framework warns about %v", end)
 				assert.Equal(t, 1, upgrader.Open(), "the other one")
@@ -190,16 +190,16 @@ func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 // With the defaults: a peer has vanished if nothing arrives from it for 7 seconds. Every
 // other ping may get lost.
 func TestHeartbeat_FindsPeersThatHaveVanishedAndKeepsAllOthers(t *testing.T) {
-	const stays = 5 * time.Minute
+	const stays, vanished = 5 * time.Minute, 7 * time.Second
 	for name, row := range map[string]struct {
 		answers int           // of so many pings the peer answers the last; 0: none
 		sends   time.Duration // how often it sends a message; 0: never
-		stays   bool
+		want    time.Duration // how long it is connected
 	}{
-		"an idle peer":                          {answers: 1, stays: true},
-		"every other ping gets lost":            {answers: 2, stays: true},
-		"a peer that sends but answers no ping": {sends: 6 * time.Second, stays: true},
-		"a peer that has vanished":              {},
+		"an idle peer":                          {answers: 1, want: stays},
+		"every other ping gets lost":            {answers: 2, want: stays},
+		"a peer that sends but answers no ping": {sends: 6 * time.Second, want: stays},
+		"a peer that has vanished":              {want: vanished},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -212,7 +212,7 @@ func TestHeartbeat_FindsPeersThatHaveVanishedAndKeepsAllOthers(t *testing.T) {
 					}
 					return answer(data)
 				})
-				go readAll(peer)
+				hear(peer)
 				go func() {
 					for row.sends > 0 && upgrader.Open() > 0 {
 						time.Sleep(row.sends)
@@ -220,13 +220,9 @@ func TestHeartbeat_FindsPeersThatHaveVanishedAndKeepsAllOthers(t *testing.T) {
 					}
 				}()
 				time.AfterFunc(stays, func() { peer.Close() })
-				_, end := readAll(c)
-				if row.stays {
-					assert.Equal(t, stays, time.Since(began))
-				} else {
-					assert.Equal(t, 7*time.Second, time.Since(began))
-					assert.True(t, isTimeout(end), "%v", end)
-				}
+				end := (<-hear(c)).end
+				assert.Equal(t, row.want, time.Since(began))
+				assert.Equal(t, row.want == vanished, isTimeout(end), "%v", end)
 				assert.Zero(t, upgrader.Open())
 				time.Sleep(row.sends) // the peer notices
 			})
@@ -282,10 +278,8 @@ func TestReadMessage_WaitsForAPeerThatReadsLate(t *testing.T) {
 		const answer = MaxQueued / 8
 		c, peer := connect(t, quiet())
 		go func() {
-			for {
-				if _, _, err := c.ReadMessage(); err != nil {
-					return
-				}
+			for range MaxUnanswered {
+				c.ReadMessage()
 				c.WriteMessage(websocket.TextMessage, make([]byte, answer))
 			}
 		}()
@@ -309,13 +303,13 @@ func TestReadMessage_WaitsForAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const messages = 2 * MaxUnanswered
 		c, peer := connect(t, quiet())
-		go readAll(peer)
+		hear(peer)
+		var read atomic.Int64
 		go func() {
 			for range messages {
 				peer.WriteMessage(websocket.TextMessage, []byte(`{"action":"message"}`))
 			}
 		}()
-		var read atomic.Int64
 		go func() {
 			for range messages {
 				c.ReadMessage()
@@ -341,9 +335,9 @@ func TestClose_WritesWhatIsQueuedAndIsNeverAnError(t *testing.T) {
 		}
 		assert.NoError(t, c.Close())
 		assert.NoError(t, c.Close(), "the framework closes twice")
-		got, end := readAll(peer)
-		assert.Equal(t, strings.Repeat("queued", 100), strings.Join(got, ""))
-		assert.True(t, websocket.IsUnexpectedCloseError(end), "then the end: %v", end)
+		got := <-hear(peer)
+		assert.Equal(t, strings.Repeat("queued", 100), strings.Join(got.messages, ""))
+		assert.True(t, websocket.IsUnexpectedCloseError(got.end), "then the end: %v", got.end)
 	})
 }
 
@@ -352,33 +346,27 @@ func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
 	for _, allowed := range []time.Duration{time.Hour, over / 2} {
 		synctest.Test(t, func(t *testing.T) {
 			upgrader, began := quiet(), time.Now()
-			closed, ended := make(chan time.Duration, peers), make(chan error, peers)
+			closed, ended := make(chan heard), make(chan heard)
 			for range peers {
 				c, peer := connect(t, upgrader)
-				go func() {
-					_, end := readAll(c)
-					ended <- end
-				}()
-				go func() {
-					_, end := readAll(peer)
-					assert.True(t, websocket.IsCloseError(end, websocket.CloseGoingAway), "closed with: %v", end)
-					closed <- time.Since(began)
-				}()
+				go func() { ended <- <-hear(c) }()
+				go func() { closed <- <-hear(peer) }()
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), allowed)
 			defer cancel()
-			upgrader.CloseAll(ctx, over)
+			go upgrader.CloseAll(ctx, over)
 			for i := range peers {
-				assert.Equal(t, min(over/peers*time.Duration(i+1), allowed), <-closed, "one after the other, or at once")
-				assertExpected(t, <-ended)
+				got := <-closed
+				assert.True(t, websocket.IsCloseError(got.end, websocket.CloseGoingAway), "closed with: %v", got.end)
+				assert.Equal(t, min(over/peers*time.Duration(i+1), allowed), got.until.Sub(began), "one after the other, or at once")
+				assertExpected(t, (<-ended).end)
 			}
 
 			c, peer := connect(t, upgrader)
 			go io.Copy(io.Discard, peer.NetConn()) // answers nothing
 			began = time.Now()
 			upgrader.CloseAll(ctx, 0)
-			_, end := readAll(c)
-			assertExpected(t, end)
+			assertExpected(t, (<-hear(c)).end)
 			assert.Equal(t, closeWait, time.Since(began))
 			assert.Zero(t, upgrader.Open())
 		})
@@ -397,11 +385,7 @@ func TestWriteMessage_ImprovesOnTheFrameworkAndTellsOfRefreshes(t *testing.T) {
 		refreshes := 0
 		upgrader.OnRefresh(func() { refreshes++ })
 		c, peer := connect(t, upgrader)
-		read := make(chan []string)
-		go func() {
-			got, _ := readAll(peer)
-			read <- got
-		}()
+		read := hear(peer)
 		for _, frame := range []string{nothing, tooMany, tooMany, `{"pong":true}`, refresh, answer} {
 			before := refreshes
 			assert.NoError(t, c.WriteMessage(websocket.TextMessage, []byte(frame)))
@@ -410,7 +394,7 @@ func TestWriteMessage_ImprovesOnTheFrameworkAndTellsOfRefreshes(t *testing.T) {
 		}
 		c.Close()
 		slowDown := `{"tree":{},"meta":{"success":false,"action":"slow-down"}}`
-		assert.Equal(t, []string{slowDown, slowDown, `{"type":"error","code":"pong"}`, refresh, answer}, <-read)
+		assert.Equal(t, []string{slowDown, slowDown, `{"type":"error","code":"pong"}`, refresh, answer}, (<-read).messages)
 		assert.Equal(t, 1, strings.Count(log.String(), "rate limit"), "the log:\n%s", log)
 	})
 }
