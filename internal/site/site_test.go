@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"regexp"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -183,8 +182,6 @@ func lamps(s http.Handler) (n int) {
 // tick is how often a condition is looked at that is waited for.
 const tick = 10 * time.Millisecond
 
-// cookieValue matches the session cookies that a site makes.
-var cookieValue = regexp.MustCompile(`^[A-Za-z0-9_-]{43}=$`)
 
 // session returns the header of a request with a session cookie.
 func session(value string) http.Header {
