@@ -24,23 +24,23 @@ import (
 	"realtime/internal/visitor"
 )
 
-// Engine is a kind of browser.
+// Engine is a kind of browser. A test that needs one which is missing is skipped, and fails
+// in CI.
 type Engine struct {
 	Name string
-	New  func(t testing.TB) *Browser // returns a browser as the function NewWindowed does
+	New  func(t testing.TB) *Browser
 }
 
-// Firefox is one of the Engines.
-var Firefox = Engine{"Firefox", func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) }}
+// Chromium is the engine of most tests.
+var Chromium = Engine{"Chromium", New}
 
-// Engines lists every engine. A test that needs one which is missing is skipped, and fails
-// in CI.
-func Engines() []Engine { return []Engine{{"Chromium", NewWindowed}, Firefox, {"WebKit", newWebKit}} }
+// Others lists the other engines.
+func Others() []Engine {
+	return []Engine{{"Firefox", func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) }}, {"WebKit", newWebKit}}
+}
 
 // Browser is what one person has: windows, and cookies and storage of their own.
 type Browser struct {
-	Ctx context.Context // of chromedp, in Chromium alone
-
 	t         testing.TB
 	open      func(tb *Tab, inNewWindow bool) (driver, error) // opens an empty tab
 	hasWindow bool                                            // where the next tab opens
@@ -266,13 +266,7 @@ func (tb *Tab) Number(script string) float64 {
 // navigation in between ends every promise that the page could have given.
 func (tb *Tab) WaitUntil(script, name string) {
 	tb.t.Helper()
-	tb.WaitUntilWithin(visitor.Soon, script, name)
-}
-
-// WaitUntilWithin is WaitUntil with another limit.
-func (tb *Tab) WaitUntilWithin(timeout time.Duration, script, name string) {
-	tb.t.Helper()
-	if !tb.Becomes(timeout, script) {
+	if !tb.Becomes(visitor.Soon, script) {
 		require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.Text())
 	}
 }
@@ -407,20 +401,6 @@ func (tb *Tab) WatchForm() {
 
 // SawForm reports whether WatchForm has found the form in the page shown now.
 func (tb *Tab) SawForm() bool { tb.t.Helper(); return tb.is(`window.sawForm`) }
-
-// ReloadUnnoticed reloads Alice's tab, where Bob is online as well. It joins again
-// without showing the form, and a peer notices nothing.
-func ReloadUnnoticed(t *testing.T, alice *Tab, peer *visitor.Tab, times int) {
-	t.Helper()
-	peer.Settle()
-	peer.StartHistory()
-	for range times {
-		alice.Reload()
-		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
-		assert.False(t, alice.SawForm(), "while it joins again")
-	}
-	peer.NoChange(visitor.Grace)
-}
 
 // ToggleWire opens or closes the panel, and waits until that is done.
 func (tb *Tab) ToggleWire(open bool) {
