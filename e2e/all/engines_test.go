@@ -16,7 +16,7 @@ func TestEngines_EachTakesEveryStep(t *testing.T) {
 			t.Parallel()
 			w := walk.Start(t, e)
 			w.TakeEveryStep()
-			w.HintBringsALivePage()
+			w.HiddenTabIsLiveWhenShown()
 			if e.Name == "Firefox" { // which has a setting for it
 				w.WithoutSiteDataNothingIsLost(browser.NewFirefox(t, browser.Preferences{"network.cookie.cookieBehavior": 2}))
 			}

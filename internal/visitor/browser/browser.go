@@ -111,7 +111,9 @@ func (b *Browser) Load(url string) *Tab {
 		tb.Close()
 		tb.mu.Lock()
 		defer tb.mu.Unlock()
-		assert.Empty(tb.t, tb.errors, "the console shows errors")
+		assert.Empty(tb.t, slices.DeleteFunc(tb.errors, func(text string) bool {
+			return slices.ContainsFunc(tb.expected, func(part string) bool { return strings.Contains(text, part) })
+		}), "the console shows errors")
 	})
 	tb.Navigate(url)
 	return tb
@@ -136,9 +138,7 @@ type Tab struct {
 func (tb *Tab) failed(text string) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	if !slices.ContainsFunc(tb.expected, func(part string) bool { return strings.Contains(text, part) }) {
-		tb.errors = append(tb.errors, text)
-	}
+	tb.errors = append(tb.errors, text)
 }
 
 // ExpectErrors allows console errors that contain part.
@@ -146,7 +146,6 @@ func (tb *Tab) ExpectErrors(part string) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	tb.expected = append(tb.expected, part)
-	tb.errors = slices.DeleteFunc(tb.errors, func(text string) bool { return strings.Contains(text, part) })
 }
 
 // ExpectServerAway lets the console tell of a server that is away, or stopping, in the
@@ -254,12 +253,11 @@ func (tb *Tab) Eval(script string) string {
 }
 
 // Number returns the value of a script that is a number.
-func (tb *Tab) Number(script string) float64 {
+func (tb *Tab) Number(script string) (n float64) {
 	tb.t.Helper()
-	value, err := tb.driver.evaluate(script)
-	require.NoError(tb.t, err)
-	require.IsType(tb.t, 0.0, value, script)
-	return value.(float64)
+	_, err := fmt.Sscan(tb.Eval(script), &n)
+	require.NoError(tb.t, err, script)
+	return n
 }
 
 // WaitUntil waits until a script is true. It asks again and again, because a
@@ -382,25 +380,11 @@ func (tb *Tab) CountConnects() {
 	tb.Eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
 }
 
-const formIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
+// FormIsShown is a script that is true while the form to join is on the screen.
+const FormIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
 
 // ShowsForm reports whether the form to join is on the screen.
-func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(formIsShown) }
-
-// WatchForm looks for the form to join at every frame the browser draws, in
-// this page and in those that the tab loads later.
-func (tb *Tab) WatchForm() {
-	tb.t.Helper()
-	tb.InEveryPage(`
-		const look = () => {
-			if (` + formIsShown + `) window.sawForm = true;
-			requestAnimationFrame(look);
-		};
-		look();`)
-}
-
-// SawForm reports whether WatchForm has found the form in the page shown now.
-func (tb *Tab) SawForm() bool { tb.t.Helper(); return tb.is(`window.sawForm`) }
+func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(FormIsShown) }
 
 // ToggleWire opens or closes the panel, and waits until that is done.
 func (tb *Tab) ToggleWire(open bool) {

@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/log"
-	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/target"
@@ -170,36 +168,3 @@ func (d chromiumTab) hide(b *Browser) error {
 func (d chromiumTab) show() error { return d.run(page.BringToFront()) }
 
 func (d chromiumTab) close() { d.cancel() }
-
-// LoadedFiles adds up what a tab loads over the network.
-type LoadedFiles struct {
-	mu     sync.Mutex
-	urls   map[network.RequestID]string
-	loaded map[string]int
-}
-
-// Listen notes an event of chromedp.
-func (l *LoadedFiles) Listen(event any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch e := event.(type) {
-	case *network.EventRequestWillBeSent:
-		if l.urls == nil {
-			l.urls, l.loaded = map[network.RequestID]string{}, map[string]int{}
-		}
-		l.urls[e.RequestID] = e.Request.URL
-	case *network.EventLoadingFinished:
-		if e.EncodedDataLength > 0 { // otherwise it comes from a cache
-			l.loaded[l.urls[e.RequestID]] += int(e.EncodedDataLength)
-		}
-	}
-}
-
-// Take returns the bytes of each address that was loaded since the last Take.
-func (l *LoadedFiles) Take() map[string]int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	loaded := l.loaded
-	l.loaded = map[string]int{}
-	return loaded
-}
