@@ -239,8 +239,12 @@ func sawForm(tb *browser.Tab) bool { return tb.Eval(`Boolean(window.sawForm)`) =
 // follow puts a link on a page, outside its live part, and follows it, after it has done
 // something else.
 func follow(tb *browser.Tab, first, to string) {
-	tb.Eval(`void document.querySelector("footer").append(Object.assign(document.createElement("a"), {href: ` + browser.Quote(to) + `, textContent: "a link"}))`)
-	tb.Eval(`void setTimeout(() => { ` + first + `; document.querySelector("footer a:last-child").click(); })`)
+	tb.Eval(`void setTimeout(() => {
+		` + first + `;
+		const link = Object.assign(document.createElement("a"), {href: ` + browser.Quote(to) + `, textContent: "a link"});
+		document.querySelector("footer").append(link);
+		link.click();
+	})`)
 }
 
 // goBack is the Back button.
