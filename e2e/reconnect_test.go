@@ -50,7 +50,7 @@ func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
 
 	network.ComeBack()
 	tb.Shows("Counter: 1")
-	tb.WaitUntil(`document.documentElement.dataset.connection === "up" && document.getElementById("connection").textContent === ""`, "silence again")
+	tb.WaitUntil(isLive+` && document.getElementById("connection").textContent === ""`, "silence again")
 	require.Len(t, tb.Heard(), 3)
 	assert.Equal(t, "Back online", tb.Heard()[1].Text)
 	assert.Equal(t, asUsual, looks())

@@ -300,23 +300,21 @@ func (w *Walk) ReloadIsNoticedByNobody() {
 // whichever way a person comes to it.
 func (w *Walk) LinksLeaveOneLiveSocket() {
 	tb, peer := w.open(w.alice, w.network.URL+"/"), w.visitor().Open(visitor.PresencePage)
-	const toCounter, toPresence = "Multi-User Refresh", "Presence Tracking"
-	for i, step := range []struct{ do, wantHeading, wantSocket string }{
-		{`document.querySelector("main a[href='/realtime/multi-user-sync']").click()`, toCounter, visitor.CounterPage},
-		{`document.querySelector("nav a[href='/realtime/presence']").click()`, toPresence, visitor.PresencePage},
-		{`history.back()`, toCounter, visitor.CounterPage},
-		{`history.forward()`, toPresence, visitor.PresencePage},
-		{`document.querySelector("nav a[href='/']").click()`, "Live pages that move together", ""}, // for longer than the grace period
-		{`history.back()`, toPresence, visitor.PresencePage},
-		{`history.back()`, toCounter, visitor.CounterPage},
+	for i, step := range []struct{ do, wantPage string }{
+		{`document.querySelector("main a[href='/realtime/multi-user-sync']").click()`, visitor.CounterPage},
+		{`document.querySelector("nav a[href='/realtime/presence']").click()`, visitor.PresencePage},
+		{`history.back()`, visitor.CounterPage},
+		{`history.forward()`, visitor.PresencePage},
+		{`document.querySelector("nav a[href='/']").click()`, "/"}, // for longer than the grace period
+		{`history.back()`, visitor.PresencePage},
+		{`history.back()`, visitor.CounterPage},
 	} {
-		if step.wantSocket == visitor.CounterPage {
+		if step.wantPage == visitor.CounterPage {
 			w.clickElsewhere()
 		}
 		tb.Eval(`void setTimeout(() => {` + step.do + `})`)
-		tb.WaitUntil(`document.querySelector("h1")?.innerText === `+browser.Quote(step.wantHeading), step.wantHeading)
-		tb.WaitUntil(isLive, "a live page")
-		switch step.wantSocket {
+		tb.WaitUntil(`location.pathname === `+browser.Quote(step.wantPage)+` && `+isLive, "a live page")
+		switch step.wantPage {
 		case visitor.CounterPage:
 			w.countIn(tb)
 			w.click(tb)
@@ -335,7 +333,7 @@ func (w *Walk) LinksLeaveOneLiveSocket() {
 			peer.Shows("0 user(s) online")
 			continue // its frames are live
 		}
-		w.proxy.sockets.WaitFor(w.t, map[string]int{step.wantSocket: 1})
+		w.proxy.sockets.WaitFor(w.t, map[string]int{step.wantPage: 1})
 	}
 	peer.Shows("0 user(s) online")
 	w.closeReloaded(tb)
