@@ -33,8 +33,8 @@ func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
 	tb.Shows("Counter: 1")
 }
 
-// A page that was left, hidden or offline closes its socket. On return no attempt would
-// come by itself, for hours.
+// A page that was left closes its socket. On return no attempt would come by itself, for
+// hours.
 func TestBrowser_PageIsCurrentOnReturnWithoutWaiting(t *testing.T) {
 	t.Parallel()
 	type person struct {
@@ -51,18 +51,20 @@ func TestBrowser_PageIsCurrentOnReturnWithoutWaiting(t *testing.T) {
 		p.WaitUntil(`!liveTemplateClient.isReady()`, "a lost socket")
 	}
 	for _, row := range []struct {
-		name            string
+		name, meanwhile string
 		leave, comeBack func(person)
 	}{
-		{"offline", func(p person) { offline(p, true) }, func(p person) { offline(p, false) }},
-		{"frozen",
+		{"offline", "1 user(s) online", // no end of a socket reaches the server
+			func(p person) { offline(p, true); p.Shows("Reconnecting…") },
+			func(p person) { offline(p, false) }},
+		{"frozen", "0 user(s) online",
 			func(p person) { p.Run(page.SetWebLifecycleState(page.SetWebLifecycleStateStateFrozen)) },
 			func(p person) { p.Run(page.SetWebLifecycleState(page.SetWebLifecycleStateStateActive)) }},
-		{"kept whole for the Back button",
+		{"kept whole for the Back button", "0 user(s) online",
 			func(p person) { p.Navigate("about:blank") }, // by its address: no script of the page sees it coming
 			func(p person) { p.Eval(`void setTimeout(() => history.back())`) }},
-		{"hidden and shown", hide, func(p person) { p.Show() }},
-		{"hidden, and hears of another tab", hide, func(p person) {
+		{"hidden and shown", "0 user(s) online", hide, func(p person) { p.Show() }},
+		{"hidden, and hears of another tab", "0 user(s) online", hide, func(p person) {
 			p.Browser.Open(p.network.URL + visitor.CounterPage)
 			p.WaitUntil(`document.hidden && liveTemplateClient.isReady()`, "a live page that is hidden")
 		}},
@@ -76,7 +78,7 @@ func TestBrowser_PageIsCurrentOnReturnWithoutWaiting(t *testing.T) {
 			p.Eval(`void (window.kept = true, Math.random = () => 1e5)`)
 			row.leave(p)
 			peer := visitor.New(t, server).Open(visitor.PresencePage)
-			peer.Shows("0 user(s) online")
+			peer.Shows(row.meanwhile)
 			peer.Join("Bob")
 			row.comeBack(p)
 			p.Shows("2 user(s) online Logged in as Alice ")
