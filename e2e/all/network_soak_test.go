@@ -32,7 +32,7 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			network.Delay(row.delay)
 			network.Throttle(row.bytesPerSecond)
 			network.Stall(row.stall, 10*time.Second)
-			person := browser.New(t)
+			person := browser.NewWindowed(t)
 			tb := person.Load("about:blank")
 			tb.ExpectErrors("")
 			tb.WatchNotices()

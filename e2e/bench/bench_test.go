@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -35,12 +34,12 @@ type sizes struct {
 	IdleTabs int
 	IdleFor  time.Duration
 
-	TabsPerCore       int // for each core that the program may use
-	ChangeRate        int // a second, so that a refresh always waits
-	LearnFor, LoadFor time.Duration
+	CounterTabs, PresenceTabs int // for each core that the program may use
+	ChangeRate                int // a second, so that a refresh always waits
+	LearnFor, LoadFor         time.Duration
 
-	SharedPeople int
-	Clusters     []int // servers
+	SharedClicks, SharedPeople int
+	Clusters                   []int // servers
 }
 
 var (
@@ -48,15 +47,15 @@ var (
 		Crowds: []int{10, 100, 1000, 5000}, TwoServers: 1000, Patience: 20 * time.Second,
 		Bursts: 3, BurstClicks: 1000, StreamRate: 500, StreamFor: 10 * time.Second,
 		IdleTabs: 10_000, IdleFor: 30 * time.Second,
-		TabsPerCore: 4000, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
-		SharedPeople: 5000, Clusters: []int{2, 10, 100},
+		CounterTabs: 4000, PresenceTabs: 600, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
+		SharedClicks: 2000, SharedPeople: 5000, Clusters: []int{2, 10, 100},
 	}
 	small = sizes{ // to see that everything is measured
 		Crowds: []int{10, 50}, TwoServers: 50, Patience: 5 * time.Second,
 		Bursts: 1, BurstClicks: 1000, StreamRate: 100, StreamFor: time.Second,
 		IdleTabs: 100, IdleFor: time.Second,
-		TabsPerCore: 200, ChangeRate: 10, LearnFor: time.Second, LoadFor: time.Second,
-		SharedPeople: 100, Clusters: []int{2, 3},
+		CounterTabs: 200, PresenceTabs: 160, ChangeRate: 10, LearnFor: time.Second, LoadFor: time.Second,
+		SharedClicks: 100, SharedPeople: 100, Clusters: []int{2, 3},
 	}
 	size = full
 )
@@ -91,8 +90,13 @@ func BenchmarkFanout(b *testing.B) {
 		}
 	}
 	part("idle", func(b *testing.B) { r.Idle = measureIdle(b) })
-	for _, cores := range []int{runtime.NumCPU(), 1} {
-		part(fmt.Sprintf("budget/cores=%d", cores), func(b *testing.B) { r.Shares = append(r.Shares, measureShare(b, cores)) })
+	for _, m := range machines {
+		part("budget/counter/"+m.name, func(b *testing.B) {
+			r.Shares = append(r.Shares, measureShare(b, m, visitor.CounterPage, size.CounterTabs))
+		})
+		part("budget/presence/"+m.name, func(b *testing.B) {
+			r.Shares = append(r.Shares, measureShare(b, m, visitor.PresencePage, size.PresenceTabs))
+		})
 	}
 	part("sharing", func(b *testing.B) { r.Sharing = measureSharing(b) })
 	for _, servers := range size.Clusters {
@@ -108,6 +112,7 @@ func BenchmarkFanout(b *testing.B) {
 const (
 	hub        = "hub"
 	documented = "documented"
+	wholePage  = "whole page live"
 	app        = "this app"
 	twoServers = "this app, 2 servers"
 )
@@ -120,14 +125,10 @@ type system struct {
 
 // systems returns what a crowd of so many tabs is put in front of.
 func systems(tabs int) []system {
-	one := func(start func(b *testing.B) *visitor.Program) func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
-		return func(b *testing.B) ([]*visitor.Program, *visitor.Redis) { return []*visitor.Program{start(b)}, nil }
-	}
-	all := []system{
-		{hub, one(func(b *testing.B) *visitor.Program { return startReference(b) })},
-		{documented, one(func(b *testing.B) *visitor.Program { return startReference(b, "-page", writePage(b)) })},
-		{app, one(func(b *testing.B) *visitor.Program { return visitor.Start(b) })},
-	}
+	all := []system{{hub, reference("hub")}, {documented, reference("documented")}, {wholePage, reference("whole-page")},
+		{app, func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
+			return []*visitor.Program{visitor.Start(b)}, nil
+		}}}
 	if tabs == size.TwoServers {
 		all = append(all, system{twoServers, func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
 			redis, servers := visitor.StartServers(b, 2)
@@ -138,33 +139,47 @@ func systems(tabs int) []system {
 	return all
 }
 
-// startReference starts a server of e2e/bench/reference.
-func startReference(b *testing.B, args ...string) *visitor.Program {
-	exe := filepath.Join(b.TempDir(), "reference")
-	out, err := exec.Command("go", "build", "-o", exe, "./reference").CombinedOutput()
-	require.NoError(b, err, string(out))
-	return visitor.StartExe(b, exe, args...)
+// reference starts a server of e2e/bench/reference.
+func reference(kind string) func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
+	return func(b *testing.B) ([]*visitor.Program, *visitor.Redis) {
+		pages, exe := b.TempDir(), filepath.Join(b.TempDir(), "reference")
+		out, err := exec.Command("go", "build", "-o", exe, "./reference").CombinedOutput()
+		require.NoError(b, err, string(out))
+		writePages(b, pages)
+		return []*visitor.Program{visitor.StartExe(b, exe, "-kind", kind, "-pages", pages)}, nil
+	}
 }
 
-// writePage writes a template that holds all of the counter page: its fixed text as the
-// program serves it, without listings, around the template of its live part.
-func writePage(b *testing.B) (name string) {
+// writePages writes the counter page as templates that hold all of it: its fixed
+// text as the program serves it, without listings, around the template of its live part.
+func writePages(b *testing.B, dir string) {
 	_, html := visitor.New(b, visitor.Start(b).URL).Send("GET", visitor.CounterPage, "", "")
 	before, after := visitor.Around(b, html)
 	file, err := os.ReadFile("../../templates/realtime/multi-user-sync.tmpl")
 	require.NoError(b, err)
 	_, live, found := strings.Cut(string(file), `{{define "live"}}`)
 	require.True(b, found)
-	name = filepath.Join(b.TempDir(), "page.tmpl")
-	require.NoError(b, os.WriteFile(name, []byte(before+live[:strings.LastIndex(live, "{{end}}")]+after), 0o644))
-	return name
+	page := before + live[:strings.LastIndex(live, "{{end}}")] + after
+	for name, content := range map[string]string{
+		"page.tmpl":      page,
+		"whole.tmpl":     `{{define "content"}}{{template "live" .}}{{end}}{{define "live"}}` + page + `{{end}}`,
+		"layout.tmpl":    `{{template "content" .}}`,
+		"parts.tmpl":     "",
+		"live.tmpl":      `{{template "live" .}}`,
+		"index.tmpl":     `{{define "content"}}{{end}}`,
+		"not-found.tmpl": `{{define "content"}}{{end}}`,
+		"package.json":   `{}`,
+	} {
+		require.NoError(b, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
+	}
 }
 
 // result is what was measured of a system with so many tabs. Memory and CPU time
 // are the servers'.
 type result struct {
-	Server string
-	Tabs   int
+	Server   string
+	Tabs     int
+	PageOnly bool // only what depends on the page: neither bursts nor the stream
 
 	Idle               float64 // bytes per tab
 	ClickP50, ClickP99 time.Duration
@@ -221,12 +236,15 @@ func held(programs ...*visitor.Program) (bytes float64) {
 }
 
 func measure(b *testing.B, s system, tabs int) result {
-	r := result{Server: s.name, Tabs: tabs}
+	r := result{Server: s.name, Tabs: tabs, PageOnly: s.name == wholePage}
 	servers, redis := s.start(b)
 	empty := held(servers...)
 	c := openCrowd(b, servers, tabs)
 	r.Idle = (held(servers...) - empty) / float64(tabs)
 	r.measureClicks(c)
+	if r.PageOnly {
+		return r
+	}
 	r.BurstPerCommand = framesPerCommand(c, redis, func() { r.measureBursts(c) })
 	if r.CutOff+r.Wrong > 0 { // the stream is for a whole crowd
 		c.Close()

@@ -267,11 +267,11 @@ func TestOptions_DefaultsAskTheMachine(t *testing.T) {
 
 func TestStop_SendsWhatWaitsAndHoldsNothingBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, f, peers := newPage(Options{}, 0)
+		p, f, _ := newPage(Options{}, 0)
 		f.Stop(t.Context())
 		assert.Zero(t, time.Since(p.began), "there was nothing to wait for")
 
-		p, f, peers = newPage(Options{}, 0)
+		p, f, peers := newPage(Options{}, 0)
 		peers.PublishTo("all", "Changed")
 		peers.PublishTo("all", "Changed")
 		pass(interval / 4)

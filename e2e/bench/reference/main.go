@@ -1,5 +1,6 @@
 // Command reference serves the counter page in ways that the benchmarks compare
-// with the program: by a plain hub, and by the pattern as it is documented.
+// with the program: by a plain hub, by the pattern as it is documented, and by the
+// parts of the program with the whole page in its live part.
 package main
 
 import (
@@ -15,27 +16,29 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"realtime/internal/assets"
+	"realtime/internal/fanout"
+	"realtime/internal/site"
 )
 
 func main() {
 	addr := flag.String("addr", "", "")
 	admin := flag.String("admin-addr", "", "")
-	page := flag.String("page", "", "the template of the documented pattern; without it, the hub is served")
+	kind := flag.String("kind", "", "hub, documented or whole-page")
+	pages := flag.String("pages", "", "the directory of the templates")
 	flag.Parse()
-	if err := run(*addr, *admin, *page); err != nil {
+	if err := run(*addr, *admin, *kind, *pages); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
 // run serves until it is killed. It prints and logs its addresses as the program does.
-func run(addr, adminAddr, page string) error {
-	var handler http.Handler = &hub{sockets: map[chan []byte]bool{}}
-	if page != "" {
-		var err error
-		if handler, err = documented(page); err != nil {
-			return err
-		}
+func run(addr, adminAddr, kind, pages string) error {
+	handler, err := handlerOf(kind, pages)
+	if err != nil {
+		return err
 	}
 	admin, err := net.Listen("tcp", adminAddr)
 	if err != nil {
@@ -52,6 +55,18 @@ func run(addr, adminAddr, page string) error {
 	fmt.Println("Open http://" + listener.Addr().String())
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the framework logs every connection, and every refresh it drops
 	return http.Serve(listener, handler)
+}
+
+func handlerOf(kind, pages string) (http.Handler, error) {
+	switch kind {
+	case "hub":
+		return &hub{sockets: map[chan []byte]bool{}}, nil
+	case "documented":
+		return documented(pages)
+	case "whole-page":
+		return wholePage(pages)
+	}
+	return nil, fmt.Errorf("unknown kind %q", kind)
 }
 
 // hub writes every click to every socket. It renders nothing.
@@ -108,17 +123,6 @@ func (h *hub) frame(action string) []byte {
 	return fmt.Appendf(nil, `{"tree":{"0":"%d"},"meta":{"success":true,"errors":null%s}}`, h.number, action)
 }
 
-// documented serves a page as the pattern is documented, with every option of the
-// framework left alone.
-func documented(page string) (http.Handler, error) {
-	t, err := livetemplate.New("documented", livetemplate.WithAuthenticator(everyone{&livetemplate.AnonymousAuthenticator{}}),
-		livetemplate.WithParseFiles(page))
-	if err != nil {
-		return nil, err
-	}
-	return t.Handle(&counter{}, livetemplate.AsState(&state{Title: "Multi-User Refresh", Category: "Real-Time & Multi-User"})), nil
-}
-
 // everyone gives all visitors one identity, as the program does.
 type everyone struct {
 	*livetemplate.AnonymousAuthenticator
@@ -133,10 +137,15 @@ type state struct {
 	Away                     bool
 }
 
-// counter publishes once for each click.
+var first = &state{Title: "Multi-User Refresh", Category: "Real-Time & Multi-User"}
+
+// counter is the controller as it is documented.
 type counter struct {
 	mu      sync.RWMutex
 	counter int
+
+	// publish tells the peers.
+	publish func(ctx *livetemplate.Context) error
 }
 
 func (c *counter) Mount(s state, ctx *livetemplate.Context) (state, error) {
@@ -151,12 +160,49 @@ func (c *counter) Increment(s state, ctx *livetemplate.Context) (state, error) {
 	c.counter++
 	s.Counter = c.counter
 	c.mu.Unlock()
-	return s, ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
+	return s, c.publish(ctx)
 }
 
 func (c *counter) RefreshCounter(s state, _ *livetemplate.Context) (state, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	s.Counter = c.counter
+	return s, nil
+}
+
+// documented serves page.tmpl with every option of the framework left alone, and
+// publishes once for each click.
+func documented(pages string) (http.Handler, error) {
+	t, err := livetemplate.New("documented", livetemplate.WithAuthenticator(everyone{&livetemplate.AnonymousAuthenticator{}}),
+		livetemplate.WithParseFS(os.DirFS(pages), "page.tmpl"))
+	if err != nil {
+		return nil, err
+	}
+	c := &counter{publish: func(ctx *livetemplate.Context) error {
+		return ctx.Publish(ctx.SelfTopic(), "RefreshCounter", nil)
+	}}
+	return t.Handle(c, livetemplate.AsState(first)), nil
+}
+
+// wholePage serves whole.tmpl as the program serves its pages.
+func wholePage(pages string) (http.Handler, error) {
+	files, err := assets.New(os.DirFS(pages))
+	if err != nil {
+		return nil, err
+	}
+	s, err := site.New(site.Options{Templates: os.DirFS(pages), Files: files,
+		Authenticator: everyone{&livetemplate.AnonymousAuthenticator{}}})
+	if err != nil {
+		return nil, err
+	}
+	c := &counter{}
+	page, err := site.Live(s, "/realtime/multi-user-sync", "whole.tmpl", c, first)
+	if err != nil {
+		return nil, err
+	}
+	peers := fanout.New(fanout.Options{}).Peers(page)
+	c.publish = func(ctx *livetemplate.Context) error {
+		return peers.Publish(ctx, ctx.SelfTopic(), "RefreshCounter")
+	}
 	return s, nil
 }
