@@ -16,9 +16,6 @@ import (
 // isLive is a script that is true on a page that is live and says nothing else.
 const isLive = browser.Live + ` && document.documentElement.dataset.connection === "up"`
 
-// attemptsComeOften is for InEveryPage.
-const attemptsComeOften = `Math.random = () => 0.1`
-
 // toldNote waits until a page, of which WatchNotices knows, has told a person something.
 // It shows that for four seconds only.
 func toldNote(tb *browser.Tab, note string) {
@@ -106,7 +103,7 @@ func TestBrowser_PageForWhichThereIsNoRoomSaysSoAndIsLiveWhenThereIs(t *testing.
 			person := browser.New(t)
 			first, second := person.OpenWindow(server+visitor.CounterPage), person.OpenWindow("about:blank")
 			second.ExpectErrors("WebSocket")
-			second.InEveryPage(attemptsComeOften)
+			second.InEveryPage(`Math.random = () => 0.1`) // attempts come often
 			second.Navigate(server + visitor.CounterPage)
 			second.Shows(row.says)
 			second.Click("increment")

@@ -111,6 +111,9 @@ func (w *Walk) open(b *browser.Browser, url string) *browser.Tab {
 // isLive is true on a page that has loaded, and has its socket if it needs one.
 const isLive = `document.readyState === "complete" && (` + browser.Live + `) && document.documentElement.dataset.connection !== "down"`
 
+// isUp is true on a page that has its socket, and knows it.
+const isUp = isLive + ` && document.documentElement.dataset.connection === "up"`
+
 // visitor returns somebody who has no browser.
 func (w *Walk) visitor() *visitor.Visitor { return visitor.New(w.t, w.program.URL) }
 
@@ -380,10 +383,8 @@ func (w *Walk) WithoutSocketsPagesWork() {
 	presence.Shows(visitor.NotLive)
 
 	w.proxy.noSockets.Store(false)
-	for _, tb := range []*browser.Tab{counter, presence} {
-		// Firefox itself delays attempts after some have failed.
-		require.True(w.t, tb.Becomes(3*time.Minute, isLive+` && document.documentElement.dataset.connection === "up"`), "a live page")
-	}
+	counter.WaitUntil(isUp, "a live page")
+	presence.WaitUntil(isUp, "a live page") // in Firefox later, which itself delays attempts after some have failed
 	presence.Join("Alice")
 	w.visitor().Open(visitor.PresencePage).Shows("1 user(s) online")
 	w.clickElsewhere()
