@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"html"
 	"maps"
@@ -13,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
-	cdpnetwork "github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -161,6 +161,11 @@ func TestBrowser_PagesAreAsTheFrameworkDocumentsThem(t *testing.T) {
 	assert.True(t, tb.Has(`article form button[name=leave]`))
 }
 
+// transferred are the bytes that crossed the network for a page and its frames, by address.
+const transferred = `JSON.stringify(Object.fromEntries([window, ...Array.from(frames)].
+	flatMap((page) => page.performance.getEntries()).filter((entry) => entry.transferSize > 0).
+	map((entry) => [entry.name, entry.transferSize])))`
+
 // What crosses the network when a page is opened, as Chromium counts it.
 func TestBrowser_FirstVisitIsSmallAndTheSecondOnlyHTML(t *testing.T) {
 	t.Parallel()
@@ -171,13 +176,10 @@ func TestBrowser_FirstVisitIsSmallAndTheSecondOnlyHTML(t *testing.T) {
 		visitor.PresencePage: 80_000,
 	} {
 		tb := browser.New(t).Load("about:blank")
-		tb.Run(cdpnetwork.Enable())
-		var wire browser.LoadedFiles
-		chromedp.ListenTarget(tb.Ctx, wire.Listen)
 		load := func() (files map[string]int, all int) {
 			tb.Navigate(server + path)
 			tb.WaitUntil(`(frames["counter-left"] ?? window).liveTemplateClient?.isReady()`, "a live page, or frame")
-			files = wire.Take()
+			require.NoError(t, json.Unmarshal([]byte(tb.Eval(transferred)), &files))
 			for _, bytes := range files {
 				all += bytes
 			}

@@ -24,23 +24,23 @@ import (
 	"realtime/internal/visitor"
 )
 
-// Engine is a kind of browser.
+// Engine is a kind of browser. A test that needs one which is missing is skipped, and fails
+// in CI.
 type Engine struct {
 	Name string
-	New  func(t testing.TB) *Browser // returns a browser as the function NewWindowed does
+	New  func(t testing.TB) *Browser
 }
 
-// Firefox is one of the Engines.
-var Firefox = Engine{"Firefox", func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) }}
+// Chromium is the engine of most tests.
+var Chromium = Engine{"Chromium", New}
 
-// Engines lists every engine. A test that needs one which is missing is skipped, and fails
-// in CI.
-func Engines() []Engine { return []Engine{{"Chromium", NewWindowed}, Firefox, {"WebKit", newWebKit}} }
+// Others lists the other engines.
+func Others() []Engine {
+	return []Engine{{"Firefox", func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) }}, {"WebKit", newWebKit}}
+}
 
 // Browser is what one person has: windows, and cookies and storage of their own.
 type Browser struct {
-	Ctx context.Context // of chromedp, in Chromium alone
-
 	t         testing.TB
 	open      func(tb *Tab, inNewWindow bool) (driver, error) // opens an empty tab
 	hasWindow bool                                            // where the next tab opens
@@ -111,7 +111,9 @@ func (b *Browser) Load(url string) *Tab {
 		tb.Close()
 		tb.mu.Lock()
 		defer tb.mu.Unlock()
-		assert.Empty(tb.t, tb.errors, "the console shows errors")
+		assert.Empty(tb.t, slices.DeleteFunc(tb.errors, func(text string) bool {
+			return slices.ContainsFunc(tb.expected, func(part string) bool { return strings.Contains(text, part) })
+		}), "the console shows errors")
 	})
 	tb.Navigate(url)
 	return tb
@@ -136,9 +138,7 @@ type Tab struct {
 func (tb *Tab) failed(text string) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	if !slices.ContainsFunc(tb.expected, func(part string) bool { return strings.Contains(text, part) }) {
-		tb.errors = append(tb.errors, text)
-	}
+	tb.errors = append(tb.errors, text)
 }
 
 // ExpectErrors allows console errors that contain part.
@@ -146,7 +146,6 @@ func (tb *Tab) ExpectErrors(part string) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	tb.expected = append(tb.expected, part)
-	tb.errors = slices.DeleteFunc(tb.errors, func(text string) bool { return strings.Contains(text, part) })
 }
 
 // ExpectServerAway lets the console tell of a server that is away, or stopping, in the
@@ -254,25 +253,18 @@ func (tb *Tab) Eval(script string) string {
 }
 
 // Number returns the value of a script that is a number.
-func (tb *Tab) Number(script string) float64 {
+func (tb *Tab) Number(script string) (n float64) {
 	tb.t.Helper()
-	value, err := tb.driver.evaluate(script)
-	require.NoError(tb.t, err)
-	require.IsType(tb.t, 0.0, value, script)
-	return value.(float64)
+	_, err := fmt.Sscan(tb.Eval(script), &n)
+	require.NoError(tb.t, err, script)
+	return n
 }
 
 // WaitUntil waits until a script is true. It asks again and again, because a
 // navigation in between ends every promise that the page could have given.
 func (tb *Tab) WaitUntil(script, name string) {
 	tb.t.Helper()
-	tb.WaitUntilWithin(visitor.Soon, script, name)
-}
-
-// WaitUntilWithin is WaitUntil with another limit.
-func (tb *Tab) WaitUntilWithin(timeout time.Duration, script, name string) {
-	tb.t.Helper()
-	if !tb.Becomes(timeout, script) {
+	if !tb.Becomes(visitor.Soon, script) {
 		require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.Text())
 	}
 }
@@ -388,39 +380,11 @@ func (tb *Tab) CountConnects() {
 	tb.Eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
 }
 
-const formIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
+// FormIsShown is a script that is true while the form to join is on the screen.
+const FormIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
 
 // ShowsForm reports whether the form to join is on the screen.
-func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(formIsShown) }
-
-// WatchForm looks for the form to join at every frame the browser draws, in
-// this page and in those that the tab loads later.
-func (tb *Tab) WatchForm() {
-	tb.t.Helper()
-	tb.InEveryPage(`
-		const look = () => {
-			if (` + formIsShown + `) window.sawForm = true;
-			requestAnimationFrame(look);
-		};
-		look();`)
-}
-
-// SawForm reports whether WatchForm has found the form in the page shown now.
-func (tb *Tab) SawForm() bool { tb.t.Helper(); return tb.is(`window.sawForm`) }
-
-// ReloadUnnoticed reloads Alice's tab, where Bob is online as well. It joins again
-// without showing the form, and a peer notices nothing.
-func ReloadUnnoticed(t *testing.T, alice *Tab, peer *visitor.Tab, times int) {
-	t.Helper()
-	peer.Settle()
-	peer.StartHistory()
-	for range times {
-		alice.Reload()
-		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
-		assert.False(t, alice.SawForm(), "while it joins again")
-	}
-	peer.NoChange(visitor.Grace)
-}
+func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(FormIsShown) }
 
 // ToggleWire opens or closes the panel, and waits until that is done.
 func (tb *Tab) ToggleWire(open bool) {
