@@ -26,30 +26,16 @@ func takes(t *testing.T, step func(*walk.Walk)) {
 	step(walk.Start(t, browser.Chromium))
 }
 
-func TestBrowser_CounterTicksInEveryTab(t *testing.T) { takes(t, (*walk.Walk).CounterTicksInEveryTab) }
-
-func TestBrowser_PresenceCountsEverybody(t *testing.T) {
-	takes(t, (*walk.Walk).PresenceCountsEverybody)
-}
-
-func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
-	takes(t, (*walk.Walk).ReloadIsNoticedByNobody)
-}
-
+func TestBrowser_CounterTicksInEveryTab(t *testing.T)  { takes(t, walk.CounterTicksInEveryTab) }
+func TestBrowser_PresenceCountsEverybody(t *testing.T) { takes(t, walk.PresenceCountsEverybody) }
+func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) { takes(t, walk.ReloadIsNoticedByNobody) }
 func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
-	takes(t, (*walk.Walk).RestartedServerGetsEverybodyBack)
+	takes(t, walk.RestartedServerGetsEverybodyBack)
 }
-
-func TestBrowser_LinksLeaveOneLiveSocket(t *testing.T) {
-	takes(t, (*walk.Walk).LinksLeaveOneLiveSocket)
-}
-
-func TestBrowser_PressAndLinkAtOnceCounts(t *testing.T) {
-	takes(t, (*walk.Walk).PressAndLinkAtOnceCounts)
-}
-
+func TestBrowser_LinksLeaveOneLiveSocket(t *testing.T)  { takes(t, walk.LinksLeaveOneLiveSocket) }
+func TestBrowser_PressAndLinkAtOnceCounts(t *testing.T) { takes(t, walk.PressAndLinkAtOnceCounts) }
 func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
-	takes(t, (*walk.Walk).WithoutSocketsPagesWork)
+	takes(t, walk.WithoutSocketsPagesWork)
 }
 
 const typedName = `document.querySelector("[name=username]").value`

@@ -76,6 +76,7 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	toldNote(leaves, "What you did last was not sent, because the page has changed meanwhile.")
 	leaves.Shows("1 user(s) online Username")
 	assert.Empty(t, joins.Notices())
+	assert.Equal(t, 1, joins.Loads(), "without reload")
 
 	// A click that was sent, and got no answer.
 	counter := person.OpenWindow(network.URL + visitor.CounterPage)

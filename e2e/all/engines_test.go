@@ -15,11 +15,14 @@ func TestEngines_EachTakesEveryStep(t *testing.T) {
 		t.Run(e.Name, func(t *testing.T) {
 			t.Parallel()
 			w := walk.Start(t, e)
-			w.TakeEveryStep()
-			w.HiddenTabIsLiveWhenShown()
-			if e.Name == "Firefox" { // which has a setting for it
-				w.WithoutSiteDataNothingIsLost(browser.NewFirefox(t, browser.Preferences{"network.cookie.cookieBehavior": 2}))
+			for _, step := range walk.Steps {
+				step(w)
 			}
+			walk.HiddenTabIsLiveWhenShown(w)
+			if e.Name == "Firefox" { // which has a setting for it
+				walk.WithoutSiteDataNothingIsLost(w, browser.NewFirefox(t, browser.Preferences{"network.cookie.cookieBehavior": 2}))
+			}
+			walk.KilledBrowserLeaves(w)
 		})
 	}
 }

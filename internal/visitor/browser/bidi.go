@@ -3,7 +3,6 @@ package browser
 import (
 	"encoding/json"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -14,7 +13,6 @@ import (
 // bidi is a connection that speaks WebDriver BiDi: commands with answers, and events. The
 // events that have come are handled during the next command.
 type bidi struct {
-	mu   sync.Mutex // held during a command
 	ws   *websocket.Conn
 	last int                            // id of a command
 	tabs map[string]func(event message) // what handles the events of each tab
@@ -51,8 +49,6 @@ func dialBidi(url string) (*bidi, error) {
 
 // do sends a command, waits for its answer, and reads it into result unless that is nil.
 func (c *bidi) do(result any, method string, params parameters) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.last++
 	if err := c.ws.WriteJSON(parameters{"id": c.last, "method": method, "params": params}); err != nil {
 		return err
@@ -75,11 +71,4 @@ func (c *bidi) do(result any, method string, params parameters) error {
 			return nil
 		}
 	}
-}
-
-// listen has the events of a tab handled, one after the other.
-func (c *bidi) listen(tab string, handle func(event message)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tabs[tab] = handle
 }

@@ -41,6 +41,8 @@ func Others() []Engine {
 
 // Browser is what one person has: windows, and cookies and storage of their own.
 type Browser struct {
+	Kill func() // ends its processes, in Firefox and WebKit
+
 	t         testing.TB
 	open      func(tb *Tab, inNewWindow bool) (driver, error) // opens an empty tab
 	hasWindow bool                                            // where the next tab opens
@@ -92,13 +94,6 @@ func (b *Browser) OpenWindow(url string) *Tab {
 	return b.Open(url)
 }
 
-// LoadWindow is OpenWindow without waiting until the page is live.
-func (b *Browser) LoadWindow(url string) *Tab {
-	b.t.Helper()
-	b.hasWindow = false
-	return b.Load(url)
-}
-
 // Load opens a page in a new tab.
 func (b *Browser) Load(url string) *Tab {
 	b.t.Helper()
@@ -127,7 +122,6 @@ type Tab struct {
 
 	t      testing.TB
 	driver driver
-	noted  []Said
 
 	mu       sync.Mutex
 	errors   []string
@@ -328,14 +322,11 @@ const say = `window.say ??= (text, of) => {
 };
 `
 
-// notes returns what was noted until now, or until the tab was last asked before it was
-// closed.
-func (tb *Tab) notes() []Said {
-	var noted []Said
-	if text, _ := tb.driver.evaluate(`top.name`); json.Unmarshal([]byte(fmt.Sprint(text)), &noted) == nil {
-		tb.noted = noted
-	}
-	return slices.Clone(tb.noted)
+// notes returns what was noted until now.
+func (tb *Tab) notes() (noted []Said) {
+	text, _ := tb.driver.evaluate(`top.name`)
+	json.Unmarshal([]byte(fmt.Sprint(text)), &noted) // before the first note it is empty
+	return noted
 }
 
 // WatchStatus records what the foot of the page says about its connection, in this page

@@ -57,7 +57,7 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 	c, err := dialBidi(address)
 	require.NoError(t, err, "start Firefox")
 	var last struct{ Context string } // the tab that was opened last
-	return &Browser{t: t, open: func(tb *Tab, inNewWindow bool) (driver, error) {
+	return &Browser{t: t, Kill: stop, open: func(tb *Tab, inNewWindow bool) (driver, error) {
 		params := parameters{"type": "window"}
 		if !inNewWindow {
 			params = parameters{"type": "tab", "referenceContext": last.Context}
@@ -67,7 +67,7 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 		d.perform = func(actions parameters) error {
 			return d.do("input.performActions", parameters{"actions": []parameters{actions}})
 		}
-		c.listen(d.id, tb.listenToFirefox)
+		c.tabs[d.id] = tb.listenToFirefox
 		return d, err
 	}}
 }

@@ -1,9 +1,12 @@
 package browser
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -12,15 +15,30 @@ import (
 	"realtime/internal/visitor"
 )
 
-// It ends when its input does, which the system sees to if the test is killed.
-func TestProcess_EndsWithAllItHasStartedAndLeavesNoFiles(t *testing.T) {
+// So does what it has started, and its files go.
+func TestProcess_EndsThoughItsTestIsKilled(t *testing.T) {
+	if home := os.Getenv("HOME_OF_PROCESS"); home != "" { // this is the test that is killed
+		child, _, err := startProcess(home, nil, regexp.MustCompile(`has started (\d+)`), "sh", "-c", "sleep 1000 & echo has started $!; wait")
+		require.NoError(t, err)
+		fmt.Println("child", child)
+		select {}
+	}
 	home := t.TempDir()
-	child, stop, err := startProcess(home, nil, regexp.MustCompile(`has started (\d+)`), "sh", "-c", "sleep 1000 & echo has started $!; wait")
+	test := exec.Command(os.Args[0], "-test.run="+t.Name())
+	test.Env = append(os.Environ(), "HOME_OF_PROCESS="+home)
+	test.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	output, err := test.StdoutPipe()
 	require.NoError(t, err)
-	stop()
-	assert.NoDirExists(t, home)
+	require.NoError(t, test.Start())
+	var child string
+	_, err = fmt.Fscanf(output, "child %s\n", &child)
+	require.NoError(t, err)
+
+	require.NoError(t, syscall.Kill(-test.Process.Pid, syscall.SIGKILL))
+	test.Wait()
 	assert.Eventually(t, func() bool {
+		_, err := os.Stat(home)
 		state, _ := os.ReadFile("/proc/" + child + "/stat")
-		return len(state) == 0 || strings.Contains(string(state), ") Z ")
-	}, visitor.Soon, visitor.Interval, "the process to end")
+		return os.IsNotExist(err) && (len(state) == 0 || strings.Contains(string(state), ") Z "))
+	}, visitor.Soon, visitor.Interval, "the process to end and its files to go")
 }

@@ -21,8 +21,8 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// Walk is one program and two people. Its methods are steps that can be taken in any
-// order: each opens tabs of its own.
+// Walk is one program and two people. They take steps, in any order: each opens tabs of
+// its own.
 type Walk struct {
 	t       *testing.T
 	program *visitor.Program
@@ -45,15 +45,10 @@ func Start(t *testing.T, e browser.Engine) *Walk {
 	return w
 }
 
-// TakeEveryStep takes all steps that every engine can take.
-func (w *Walk) TakeEveryStep() {
-	w.CounterTicksInEveryTab()
-	w.PresenceCountsEverybody()
-	w.RestartedServerGetsEverybodyBack()
-	w.ReloadIsNoticedByNobody()
-	w.LinksLeaveOneLiveSocket()
-	w.PressAndLinkAtOnceCounts()
-	w.WithoutSocketsPagesWork()
+// Steps are those that every engine can take.
+var Steps = []func(*Walk){
+	CounterTicksInEveryTab, PresenceCountsEverybody, RestartedServerGetsEverybodyBack, ReloadIsNoticedByNobody,
+	LinksLeaveOneLiveSocket, PressAndLinkAtOnceCounts, WithoutSocketsPagesWork,
 }
 
 // proxy has links of every kind, counts sockets, and can refuse them.
@@ -72,6 +67,9 @@ func (p *proxy) inFrontOf(app http.Handler) http.Handler {
 			p.asked.Add(1)
 			w.Header().Set("Content-Disposition", `attachment; filename="numbers.txt"`)
 			fmt.Fprintln(w, "1 2 3")
+		case r.URL.Path == "/nothing":
+			p.asked.Add(1)
+			w.WriteHeader(http.StatusNoContent)
 		case r.URL.Path == "/slow":
 			p.asked.Add(1)
 			select {
@@ -92,7 +90,7 @@ func (p *proxy) inFrontOf(app http.Handler) http.Handler {
 // tell of servers that are away.
 func (w *Walk) load(b *browser.Browser, url string) *browser.Tab {
 	w.t.Helper()
-	tb := b.LoadWindow("about:blank")
+	tb := b.OpenWindow("about:blank")
 	tb.ExpectServerAway()
 	tb.WatchNotices()
 	tb.Navigate(url)
@@ -155,7 +153,7 @@ func (w *Walk) closeReloaded(tb *browser.Tab) {
 }
 
 // CounterTicksInEveryTab shows that a click reaches each tab of each browser.
-func (w *Walk) CounterTicksInEveryTab() {
+func CounterTicksInEveryTab(w *Walk) {
 	page := w.program.URL + visitor.CounterPage
 	first, second, bobs := w.open(w.alice, page), w.open(w.alice, page), w.open(w.bob, page)
 	for _, tb := range []*browser.Tab{first, second, bobs} {
@@ -167,7 +165,7 @@ func (w *Walk) CounterTicksInEveryTab() {
 
 // PresenceCountsEverybody shows that who is online is the same for all, and who a person
 // is their own.
-func (w *Walk) PresenceCountsEverybody() {
+func PresenceCountsEverybody(w *Walk) {
 	page := w.program.URL + visitor.PresencePage
 	alice, bob := w.open(w.alice, page), w.open(w.bob, page)
 	alice.Join("Alice")
@@ -191,7 +189,7 @@ func (w *Walk) PresenceCountsEverybody() {
 
 // RestartedServerGetsEverybodyBack shows that a restart, or a crash, costs nobody anything
 // but the break.
-func (w *Walk) RestartedServerGetsEverybodyBack() {
+func RestartedServerGetsEverybodyBack(w *Walk) {
 	counter := w.open(w.alice, w.program.URL+visitor.CounterPage)
 	alice, bob := w.open(w.alice, w.program.URL+visitor.PresencePage), w.open(w.bob, w.program.URL+visitor.PresencePage)
 	tabs := []*browser.Tab{counter, alice, bob}
@@ -255,7 +253,7 @@ const goBack = `void setTimeout(() => history.back())`
 
 // ReloadIsNoticedByNobody shows that a person stays online during a reload, a break, and a
 // link that brings no other page or brings it late.
-func (w *Walk) ReloadIsNoticedByNobody() {
+func ReloadIsNoticedByNobody(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+visitor.PresencePage), w.visitor().Open(visitor.PresencePage)
 	watchForm(tb)
 	tb.WaitUntil(`window.sawForm`, "the form, before the tab joins")
@@ -280,7 +278,7 @@ func (w *Walk) ReloadIsNoticedByNobody() {
 		tb.WaitUntil(fmt.Sprintf(`connects > %d`, cut), "a new socket")
 		joinsAgain()
 	}
-	for _, to := range []string{"/download", "/download", "/slow"} {
+	for _, to := range []string{"/download", "/nothing", "/slow"} {
 		joinsAgain()
 		asked := w.proxy.asked.Load()
 		follow(tb, "", to)
@@ -301,7 +299,7 @@ func (w *Walk) ReloadIsNoticedByNobody() {
 
 // LinksLeaveOneLiveSocket shows that the page shown is live and current, and none other,
 // whichever way a person comes to it.
-func (w *Walk) LinksLeaveOneLiveSocket() {
+func LinksLeaveOneLiveSocket(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+"/"), w.visitor().Open(visitor.PresencePage)
 	for i, step := range []struct{ do, wantPage string }{
 		{`document.querySelector("main a[href='/realtime/multi-user-sync']").click()`, visitor.CounterPage},
@@ -344,13 +342,13 @@ func (w *Walk) LinksLeaveOneLiveSocket() {
 
 // PressAndLinkAtOnceCounts shows that a press which has been sent when the page is left
 // counts, once, and that the person is told nothing else.
-func (w *Walk) PressAndLinkAtOnceCounts() {
+func PressAndLinkAtOnceCounts(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+visitor.CounterPage), w.visitor().Open(visitor.CounterPage)
-	for _, to := range slices.Repeat([]string{"/", visitor.PresencePage, "/download"}, 3) {
+	for _, to := range slices.Repeat([]string{"/", visitor.PresencePage, "/download", "/nothing"}, 3) {
 		follow(tb, `document.querySelector("[name=increment]").click()`, to)
 		w.count++
 		w.countIn(peer)
-		if to != "/download" {
+		if to == "/" || to == visitor.PresencePage {
 			tb.WaitUntil(`location.pathname === `+browser.Quote(to)+` && document.readyState === "complete"`, "the page behind the link")
 			tb.Eval(goBack)
 			tb.WaitUntil(`location.pathname === `+browser.Quote(visitor.CounterPage), "the page again")
@@ -366,7 +364,7 @@ func (w *Walk) PressAndLinkAtOnceCounts() {
 
 // WithoutSocketsPagesWork shows that pages work by requests where no socket opens, say so,
 // and go live when they can.
-func (w *Walk) WithoutSocketsPagesWork() {
+func WithoutSocketsPagesWork(w *Walk) {
 	w.proxy.noSockets.Store(true)
 	counter, presence := w.load(w.alice, w.network.URL+visitor.CounterPage), w.load(w.alice, w.network.URL+visitor.PresencePage)
 	counter.Shows("Live updates are off")
@@ -397,7 +395,7 @@ func (w *Walk) WithoutSocketsPagesWork() {
 
 // HiddenTabIsLiveWhenShown shows that a tab does not wait then. An engine needs windows to
 // hide one.
-func (w *Walk) HiddenTabIsLiveWhenShown() {
+func HiddenTabIsLiveWhenShown(w *Walk) {
 	tb := w.open(w.alice, w.network.URL+visitor.CounterPage)
 	tb.Eval(`void (Math.random = () => 1e5)`) // no attempt comes by itself, for hours
 	tb.Hide(w.alice)
@@ -409,9 +407,20 @@ func (w *Walk) HiddenTabIsLiveWhenShown() {
 	w.close(tb)
 }
 
+// KilledBrowserLeaves shows that a person whose browser dies has left in every tab.
+func KilledBrowserLeaves(w *Walk) {
+	peer := w.visitor().Open(visitor.PresencePage)
+	for i := range 3 {
+		w.open(w.bob, w.program.URL+visitor.PresencePage).Join(fmt.Sprint("tab ", i))
+	}
+	peer.Shows("3 user(s) online")
+	w.bob.Kill()
+	peer.Shows("0 user(s) online")
+}
+
 // WithoutSiteDataNothingIsLost takes a person whose browser keeps nothing through both
 // pages and a break.
-func (w *Walk) WithoutSiteDataNothingIsLost(person *browser.Browser) {
+func WithoutSiteDataNothingIsLost(w *Walk, person *browser.Browser) {
 	counter, presence := w.open(person, w.network.URL+visitor.CounterPage), w.open(person, w.network.URL+visitor.PresencePage)
 	assert.Equal(w.t, "SecurityError", presence.Eval(`(() => { try { return typeof sessionStorage } catch (error) { return error.name } })()`))
 	w.click(counter)
