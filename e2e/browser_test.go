@@ -23,7 +23,7 @@ import (
 func takes(t *testing.T, step func(*walk.Walk)) {
 	t.Helper()
 	t.Parallel()
-	step(walk.Start(t, browser.Chromium))
+	step(walk.Start(t, browser.New))
 }
 
 func TestBrowser_CounterTicksInEveryTab(t *testing.T)  { takes(t, walk.CounterTicksInEveryTab) }

@@ -13,9 +13,6 @@ import (
 // What a page does in each state, and how long it waits, is shown in e2e/scripts, on a
 // clock that jumps. Here each kind of break happens once in a browser.
 
-// isLive is a script that is true on a page that is live and says nothing else.
-const isLive = browser.Live + ` && document.documentElement.dataset.connection === "up"`
-
 // toldNote waits until a page, of which WatchNotices knows, has told a person something.
 // It shows that for four seconds only.
 func toldNote(tb *browser.Tab, note string) {
@@ -47,7 +44,7 @@ func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
 
 	network.ComeBack()
 	tb.Shows("Counter: 1")
-	tb.WaitUntil(isLive+` && document.getElementById("connection").textContent === ""`, "silence again")
+	tb.WaitUntil(browser.Up+` && document.getElementById("connection").textContent === ""`, "silence again")
 	require.Len(t, tb.Heard(), 3)
 	assert.Equal(t, "Back online", tb.Heard()[1].Text)
 	assert.Equal(t, asUsual, looks())
@@ -112,7 +109,7 @@ func TestBrowser_PageForWhichThereIsNoRoomSaysSoAndIsLiveWhenThereIs(t *testing.
 			first.Shows("Counter: 1")
 
 			first.Close()
-			second.WaitUntil(isLive, "a live page")
+			second.WaitUntil(browser.Up, "a live page")
 			visitor.New(t, server).Click()
 			second.Shows("Counter: 2")
 			assert.Equal(t, 2, second.Loads(), "about:blank and the page")

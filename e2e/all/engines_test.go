@@ -11,15 +11,15 @@ import (
 
 func TestEngines_EachTakesEveryStep(t *testing.T) {
 	t.Parallel()
-	for _, e := range browser.Others() {
-		t.Run(e.Name, func(t *testing.T) {
+	for name, open := range browser.Others {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := walk.Start(t, e)
+			w := walk.Start(t, open)
 			for _, step := range walk.Steps {
 				step(w)
 			}
 			walk.HiddenTabIsLiveWhenShown(w)
-			if e.Name == "Firefox" { // which has a setting for it
+			if name == "Firefox" { // which has a setting for it
 				walk.WithoutSiteDataNothingIsLost(w, browser.NewFirefox(t, browser.Preferences{"network.cookie.cookieBehavior": 2}))
 			}
 			walk.KilledBrowserLeaves(w)

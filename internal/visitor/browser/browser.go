@@ -24,19 +24,11 @@ import (
 	"realtime/internal/visitor"
 )
 
-// Engine is a kind of browser. A test that needs one which is missing is skipped, and fails
-// in CI.
-type Engine struct {
-	Name string
-	New  func(t testing.TB) *Browser
-}
-
-// Chromium is the engine of most tests.
-var Chromium = Engine{"Chromium", New}
-
-// Others lists the other engines.
-func Others() []Engine {
-	return []Engine{{"Firefox", func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) }}, {"WebKit", newWebKit}}
+// Others are what New is for Chromium. A test that needs one which is missing is skipped,
+// and fails in CI.
+var Others = map[string]func(t testing.TB) *Browser{
+	"Firefox": func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) },
+	"WebKit":  newWebKit,
 }
 
 // Browser is what one person has: windows, and cookies and storage of their own.
@@ -56,7 +48,7 @@ type driver interface {
 	evaluate(script string) (any, error)
 	inEveryPage(script string) error // runs a script at the start of the pages that come
 	click(x, y float64) error
-	press(keys string) error // keys as chromedp/kb names them
+	press(keys string) error // \r is Enter
 	hide(b *Browser) error
 	show() error
 	close()
@@ -387,6 +379,9 @@ func (tb *Tab) ToggleWire(open bool) {
 
 // Live is a script that is true on a page that has its socket, or needs none.
 const Live = `!document.querySelector("[data-lvt-id]") || window.liveTemplateClient?.isReady() && !liveTemplateClient.useHTTP`
+
+// Up is a script that is true on a page that has its socket, and knows it.
+const Up = Live + ` && document.documentElement.dataset.connection === "up"`
 
 // ComesOnline tells the page that the network is back, as the browser does.
 const ComesOnline = `void dispatchEvent(new Event("online"))`

@@ -37,9 +37,9 @@ type Walk struct {
 const grace = 10 * time.Second
 
 // Start starts a program, and two browsers.
-func Start(t *testing.T, e browser.Engine) *Walk {
+func Start(t *testing.T, open func(testing.TB) *browser.Browser) *Walk {
 	t.Helper()
-	w := &Walk{t: t, proxy: proxy{answerSlow: make(chan struct{})}, alice: e.New(t), bob: e.New(t)}
+	w := &Walk{t: t, proxy: proxy{answerSlow: make(chan struct{})}, alice: open(t), bob: open(t)}
 	w.program = visitor.Start(t, "-grace", grace.String())
 	w.network = visitor.NewNetwork(t, visitor.NewProxy(t, w.program.URL, w.proxy.inFrontOf))
 	return w
@@ -108,9 +108,6 @@ func (w *Walk) open(b *browser.Browser, url string) *browser.Tab {
 
 // isLive is true on a page that has loaded, and has its socket if it needs one.
 const isLive = `document.readyState === "complete" && (` + browser.Live + `) && document.documentElement.dataset.connection !== "down"`
-
-// isUp is true on a page that has its socket, and knows it.
-const isUp = isLive + ` && document.documentElement.dataset.connection === "up"`
 
 // visitor returns somebody who has no browser.
 func (w *Walk) visitor() *visitor.Visitor { return visitor.New(w.t, w.program.URL) }
@@ -381,8 +378,8 @@ func WithoutSocketsPagesWork(w *Walk) {
 	presence.Shows(visitor.NotLive)
 
 	w.proxy.noSockets.Store(false)
-	counter.WaitUntil(isUp, "a live page")
-	presence.WaitUntil(isUp, "a live page") // in Firefox later, which itself delays attempts after some have failed
+	counter.WaitUntil(browser.Up, "a live page")
+	presence.WaitUntil(browser.Up, "a live page") // in Firefox later, which itself delays attempts after some have failed
 	presence.Join("Alice")
 	w.visitor().Open(visitor.PresencePage).Shows("1 user(s) online")
 	w.clickElsewhere()
