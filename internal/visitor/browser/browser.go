@@ -49,7 +49,6 @@ type driver interface {
 	inEveryPage(script string) error // runs a script at the start of the pages that come
 	click(x, y float64) error
 	press(keys string) error // \r is Enter
-	hide(b *Browser) error
 	show() error
 	close()
 }
@@ -152,7 +151,7 @@ func (tb *Tab) Loads() int {
 // Run runs actions of chromedp, in Chromium alone.
 func (tb *Tab) Run(actions ...chromedp.Action) {
 	tb.t.Helper()
-	require.NoError(tb.t, chromiumTab{ctx: tb.Ctx}.run(actions...))
+	require.NoError(tb.t, tb.driver.(chromiumTab).run(actions...))
 }
 
 // Navigate loads another page, and waits until it is loaded.
@@ -167,10 +166,15 @@ func (tb *Tab) Reload() {
 	require.NoError(tb.t, tb.driver.reload())
 }
 
-// Hide puts another tab of b in front of this one, or minimizes the window, until Show.
+// Hide puts another tab of b in front of this one until Show. In WebKit, where a window has
+// one tab, it minimizes that.
 func (tb *Tab) Hide(b *Browser) {
 	tb.t.Helper()
-	require.NoError(tb.t, tb.driver.hide(b))
+	if window, ok := tb.driver.(*webKitTab); ok {
+		require.NoError(tb.t, window.minimize())
+	} else {
+		b.Load("about:blank").Show()
+	}
 	tb.WaitUntil(`document.hidden`, "a hidden tab")
 }
 

@@ -160,11 +160,6 @@ func (d chromiumTab) inEveryPage(script string) error {
 	}))
 }
 
-func (d chromiumTab) hide(b *Browser) error {
-	b.Load("about:blank").Show()
-	return nil
-}
-
 func (d chromiumTab) show() error { return d.run(page.BringToFront()) }
 
 func (d chromiumTab) close() { d.cancel() }

@@ -27,10 +27,6 @@ var defaults = Preferences{
 	"network.proxy.ssl_port":                     9,
 	"network.captive-portal-service.enabled":     false,
 	"network.connectivity-service.enabled":       false,
-	"app.normandy.enabled":                       false,
-	"nimbus.rollouts.enabled":                    false,
-	"browser.newtabpage.enabled":                 false,
-	"browser.startup.page":                       0,
 	"datareporting.policy.dataSubmissionEnabled": false,
 	"dom.ipc.processPrelaunch.enabled":           false, // starting a process costs more than most tests
 	"fission.autostart":                          false, // the same
@@ -123,11 +119,6 @@ func (d firefoxTab) evaluate(script string) (value any, err error) {
 
 func (d firefoxTab) inEveryPage(script string) error {
 	return d.c.do(nil, "script.addPreloadScript", parameters{"functionDeclaration": "() => " + script, "contexts": []string{d.id}})
-}
-
-func (d firefoxTab) hide(b *Browser) error {
-	b.Load("about:blank").Show()
-	return nil
 }
 
 func (d firefoxTab) show() error { return d.do("browsingContext.activate", parameters{}) }

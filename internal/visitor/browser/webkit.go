@@ -159,7 +159,7 @@ func (d *webKitTab) inEveryPage(script string) error {
 	return nil
 }
 
-func (d *webKitTab) hide(*Browser) error { return d.do("POST /window/minimize", parameters{}, nil) }
+func (d *webKitTab) minimize() error { return d.do("POST /window/minimize", parameters{}, nil) }
 
 // A window is in front when it is not minimized, and setting its size ends that.
 func (d *webKitTab) show() error {

@@ -1,7 +1,6 @@
-// Package walk takes two people through the pages of a program, in one engine. It shows
-// that the pages, their scripts and the browser client are joined to the rules behind
-// them: who is online, what counts, what a page does after a break. Those are tested
-// where they are.
+// Package walk takes two people through the pages of a program, in browsers of one engine.
+// It shows that the pages, their scripts and the browser client work together; the rules
+// behind them are tested where they are.
 package walk
 
 import (
@@ -86,8 +85,8 @@ func (p *proxy) inFrontOf(app http.Handler) http.Handler {
 	})
 }
 
-// load opens a page in a window. What it says of presses is recorded, and its console may
-// tell of servers that are away.
+// load opens a page in a window. What it says about presses is recorded, and its console
+// may report that the server is away.
 func (w *Walk) load(b *browser.Browser, url string) *browser.Tab {
 	w.t.Helper()
 	tb := b.OpenWindow("about:blank")
@@ -112,7 +111,7 @@ const isLive = `document.readyState === "complete" && (` + browser.Live + `) && 
 // visitor returns somebody who has no browser.
 func (w *Walk) visitor() *visitor.Visitor { return visitor.New(w.t, w.program.URL) }
 
-// clickElsewhere is a click in no tab of the walk, and click one in a tab.
+// clickElsewhere clicks without a browser, and click clicks in a tab.
 func (w *Walk) clickElsewhere() {
 	w.t.Helper()
 	w.visitor().Click()
@@ -142,7 +141,8 @@ func (w *Walk) close(tabs ...*browser.Tab) {
 	}
 }
 
-// closeReloaded closes a tab in which the person was told of no press.
+// closeReloaded closes a tab that may have been reloaded. It has not told the person of
+// any press that was lost.
 func (w *Walk) closeReloaded(tb *browser.Tab) {
 	w.t.Helper()
 	assert.Empty(w.t, tb.Notices())
@@ -184,8 +184,8 @@ func PresenceCountsEverybody(w *Walk) {
 	w.close(alice, bob, second)
 }
 
-// RestartedServerGetsEverybodyBack shows that a restart, or a crash, costs nobody anything
-// but the break.
+// RestartedServerGetsEverybodyBack shows that after a restart or a crash every tab is live
+// again, and everybody who had joined is online.
 func RestartedServerGetsEverybodyBack(w *Walk) {
 	counter := w.open(w.alice, w.program.URL+visitor.CounterPage)
 	alice, bob := w.open(w.alice, w.program.URL+visitor.PresencePage), w.open(w.bob, w.program.URL+visitor.PresencePage)
@@ -221,8 +221,8 @@ func RestartedServerGetsEverybodyBack(w *Walk) {
 	w.close(tabs...)
 }
 
-// watchForm looks for the form to join at every frame that the browser draws, in this page
-// and in those that the tab loads later.
+// watchForm notes whether the form to join is shown in any frame that the browser draws,
+// in this page and in those that the tab loads later.
 func watchForm(tb *browser.Tab) {
 	tb.InEveryPage(`
 		const look = () => {
@@ -234,8 +234,7 @@ func watchForm(tb *browser.Tab) {
 
 func sawForm(tb *browser.Tab) bool { return tb.Eval(`Boolean(window.sawForm)`) == "true" }
 
-// follow puts a link on a page, outside its live part, and follows it, after it has done
-// something else.
+// follow runs a script, and at once follows a link that it puts outside the live part.
 func follow(tb *browser.Tab, first, to string) {
 	tb.Eval(`void setTimeout(() => {
 		` + first + `;
@@ -248,8 +247,8 @@ func follow(tb *browser.Tab, first, to string) {
 // goBack is the Back button.
 const goBack = `void setTimeout(() => history.back())`
 
-// ReloadIsNoticedByNobody shows that a person stays online during a reload, a break, and a
-// link that brings no other page or brings it late.
+// ReloadIsNoticedByNobody shows that a person stays online during a reload, a break, and
+// after a link that brings no other page or brings it late.
 func ReloadIsNoticedByNobody(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+visitor.PresencePage), w.visitor().Open(visitor.PresencePage)
 	watchForm(tb)
@@ -294,8 +293,8 @@ func ReloadIsNoticedByNobody(w *Walk) {
 	w.closeReloaded(tb)
 }
 
-// LinksLeaveOneLiveSocket shows that the page shown is live and current, and none other,
-// whichever way a person comes to it.
+// LinksLeaveOneLiveSocket shows that the page on the screen is live and current however a
+// person came to it, and that no other page keeps a socket.
 func LinksLeaveOneLiveSocket(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+"/"), w.visitor().Open(visitor.PresencePage)
 	for i, step := range []struct{ do, wantPage string }{
@@ -337,8 +336,8 @@ func LinksLeaveOneLiveSocket(w *Walk) {
 	w.closeReloaded(tb)
 }
 
-// PressAndLinkAtOnceCounts shows that a press which has been sent when the page is left
-// counts, once, and that the person is told nothing else.
+// PressAndLinkAtOnceCounts shows that a press counts once when the page is left at once,
+// and that the person is told nothing else.
 func PressAndLinkAtOnceCounts(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+visitor.CounterPage), w.visitor().Open(visitor.CounterPage)
 	for _, to := range slices.Repeat([]string{"/", visitor.PresencePage, "/download", "/nothing"}, 3) {
@@ -359,8 +358,8 @@ func PressAndLinkAtOnceCounts(w *Walk) {
 	w.closeReloaded(tb)
 }
 
-// WithoutSocketsPagesWork shows that pages work by requests where no socket opens, say so,
-// and go live when they can.
+// WithoutSocketsPagesWork shows that pages fall back to plain requests where no socket
+// opens, say so, and go live when one does.
 func WithoutSocketsPagesWork(w *Walk) {
 	w.proxy.noSockets.Store(true)
 	counter, presence := w.load(w.alice, w.network.URL+visitor.CounterPage), w.load(w.alice, w.network.URL+visitor.PresencePage)
@@ -390,8 +389,8 @@ func WithoutSocketsPagesWork(w *Walk) {
 	w.close(presence)
 }
 
-// HiddenTabIsLiveWhenShown shows that a tab does not wait then. An engine needs windows to
-// hide one.
+// HiddenTabIsLiveWhenShown shows that a tab which lost its socket while it was hidden does
+// not wait for its next attempt. To hide tabs, an engine needs windows.
 func HiddenTabIsLiveWhenShown(w *Walk) {
 	tb := w.open(w.alice, w.network.URL+visitor.CounterPage)
 	tb.Eval(`void (Math.random = () => 1e5)`) // no attempt comes by itself, for hours
@@ -415,8 +414,8 @@ func KilledBrowserLeaves(w *Walk) {
 	peer.Shows("0 user(s) online")
 }
 
-// WithoutSiteDataNothingIsLost takes a person whose browser keeps nothing through both
-// pages and a break.
+// WithoutSiteDataNothingIsLost shows that both pages work, and survive a break, in a browser
+// that blocks site data.
 func WithoutSiteDataNothingIsLost(w *Walk, person *browser.Browser) {
 	counter, presence := w.open(person, w.network.URL+visitor.CounterPage), w.open(person, w.network.URL+visitor.PresencePage)
 	assert.Equal(w.t, "SecurityError", presence.Eval(`(() => { try { return typeof sessionStorage } catch (error) { return error.name } })()`))
