@@ -27,14 +27,16 @@ func takes(t *testing.T, step func(*walk.Walk)) {
 	step(walk.Start(t, browser.New))
 }
 
-func TestBrowser_CounterTicksInEveryTab(t *testing.T)  { takes(t, walk.CounterTicksInEveryTab) }
-func TestBrowser_PresenceCountsEverybody(t *testing.T) { takes(t, walk.PresenceCountsEverybody) }
-func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) { takes(t, walk.ReloadIsNoticedByNobody) }
+func TestBrowser_CounterTicksInEveryTab(t *testing.T)   { takes(t, walk.CounterTicksInEveryTab) }
+func TestBrowser_PresenceCountsEverybody(t *testing.T)  { takes(t, walk.PresenceCountsEverybody) }
+func TestBrowser_ReloadIsNoticedByNobody(t *testing.T)  { takes(t, walk.ReloadIsNoticedByNobody) }
+func TestBrowser_LinksLeaveOneLiveSocket(t *testing.T)  { takes(t, walk.LinksLeaveOneLiveSocket) }
+func TestBrowser_PressAndLinkAtOnceCounts(t *testing.T) { takes(t, walk.PressAndLinkAtOnceCounts) }
+
 func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
 	takes(t, walk.RestartedServerGetsEverybodyBack)
 }
-func TestBrowser_LinksLeaveOneLiveSocket(t *testing.T)  { takes(t, walk.LinksLeaveOneLiveSocket) }
-func TestBrowser_PressAndLinkAtOnceCounts(t *testing.T) { takes(t, walk.PressAndLinkAtOnceCounts) }
+
 func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 	takes(t, walk.WithoutSocketsPagesWork)
 }
