@@ -3,11 +3,8 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"regexp"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/assert"
@@ -15,61 +12,36 @@ import (
 
 	"realtime/internal/visitor"
 	"realtime/internal/visitor/browser"
+	"realtime/internal/visitor/walk"
 )
 
 // What people see in a real browser. The rules behind it (who is online, which names are
-// valid, what counts) are tested where they are: these tests show that the pages, their
-// scripts and the browser client are joined to them.
+// valid, what counts) are tested where they are, and what a page does after each kind of
+// break in e2e/scripts, on a clock that jumps. These tests show that the pages, their
+// scripts and the browser client work together.
+
+// takes takes a step in Chromium. The other engines take it in e2e/all.
+func takes(t *testing.T, step func(*walk.Walk)) {
+	t.Helper()
+	t.Parallel()
+	step(walk.Start(t, browser.New))
+}
+
+func TestBrowser_CounterTicksInEveryTab(t *testing.T)   { takes(t, walk.CounterTicksInEveryTab) }
+func TestBrowser_PresenceCountsEverybody(t *testing.T)  { takes(t, walk.PresenceCountsEverybody) }
+func TestBrowser_ReloadIsNoticedByNobody(t *testing.T)  { takes(t, walk.ReloadIsNoticedByNobody) }
+func TestBrowser_LinksLeaveOneLiveSocket(t *testing.T)  { takes(t, walk.LinksLeaveOneLiveSocket) }
+func TestBrowser_PressAndLinkAtOnceCounts(t *testing.T) { takes(t, walk.PressAndLinkAtOnceCounts) }
+
+func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
+	takes(t, walk.RestartedServerGetsEverybodyBack)
+}
+
+func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
+	takes(t, walk.WithoutSocketsPagesWork)
+}
 
 const typedName = `document.querySelector("[name=username]").value`
-
-func TestBrowser_CounterTicksInEveryTabOfEveryBrowser(t *testing.T) {
-	t.Parallel()
-	page := visitor.Serve(t) + visitor.CounterPage
-	alice, bob := browser.New(t), browser.New(t)
-	first, second, other := alice.Open(page), alice.Open(page), bob.Open(page)
-	plain := bob.OpenWithoutScripts(page)
-	for i, clicked := range []*browser.Tab{first, other, plain, second} {
-		clicked.Click("increment")
-		for _, tb := range []*browser.Tab{clicked, first, second, other} {
-			tb.Shows(fmt.Sprintf("Counter: %d ", i+1))
-		}
-	}
-	for _, tb := range []*browser.Tab{first, second, other} {
-		assert.Equal(t, 1, tb.Loads(), "pages loaded: all of this came without reload")
-	}
-}
-
-func TestBrowser_PresenceCountsEverywhereAndNamesStayApart(t *testing.T) {
-	t.Parallel()
-	page := visitor.Serve(t) + visitor.PresencePage
-	person := browser.New(t)
-	alice, bob := person.Open(page), browser.New(t).Open(page)
-	alice.Join("Alice")
-	bob.Shows("1 user(s) online Username Join Alice Try:")
-	bob.TypeInto("username", "Bob")
-	bob.Press(kb.Enter)
-	bob.Shows("2 user(s) online Logged in as Bob Leave Bob (you) Alice Try:")
-	alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
-	assert.False(t, alice.Has(`[value="Bob"]`) || bob.Has(`[value="Alice"]`), "the name of somebody else in a field")
-
-	second := person.Open(page)
-	second.Shows("2 user(s) online Username")
-	assert.True(t, second.ShowsForm(), "a new tab has not joined")
-	second.Join("Alice")
-	second.Shows("2 user(s) online Logged in as Alice Leave Alice (you) in 2 tabs Bob Try:")
-	bob.Shows("Alice in 2 tabs")
-	bob.Click("leave")
-	bob.Shows("1 user(s) online Username")
-	alice.Shows("1 user(s) online")
-	alice.WaitUntil(`document.title.startsWith("(1) Presence Tracking")`, "the count in the title")
-	bob.Join("Bob")
-	alice.Shows("2 user(s) online")
-	bob.Close()
-	alice.Shows("1 user(s) online")
-	second.Close()
-	alice.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Try:")
-}
 
 // A tab that has left, or whose name is no longer valid, does not join again.
 func TestBrowser_NameIsRememberedUntilLeave(t *testing.T) {
@@ -94,62 +66,6 @@ func TestBrowser_NameIsRememberedUntilLeave(t *testing.T) {
 	alice.Reload()
 	alice.Shows(visitor.LongName)
 	assert.True(t, alice.ShowsForm(), "a name that is refused is forgotten")
-	alice.Join("Alicia")
-	alice.Reload()
-	alice.Shows("2 user(s) online Logged in as Alicia")
-}
-
-// Nor is a break in the network.
-func TestBrowser_ReloadIsNoticedByNobody(t *testing.T) {
-	t.Parallel()
-	const grace = 10 * time.Second // a slow machine takes its time to reload
-	server := visitor.Serve(t, "-grace", grace.String())
-	network := visitor.NewNetwork(t, server)
-	alice, peer := browser.New(t).Open(network.URL+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
-	alice.WatchForm()
-	alice.Reload()
-	alice.WaitUntil(browser.Live, "a live page")
-	assert.True(t, alice.SawForm(), "before the tab joins")
-	alice.Join("Alice")
-	peer.Join("Bob")
-	alice.Shows("2 user(s) online")
-	browser.ReloadUnnoticed(t, alice, peer, 10)
-
-	loads := alice.Loads()
-	alice.CountConnects()
-	for cut := range 3 {
-		network.Cut()
-		alice.WaitUntil(fmt.Sprintf(`connects > %d`, cut), "a new socket")
-		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
-	}
-	peer.NoChange(grace)
-	assert.False(t, alice.SawForm(), "while it joined again")
-	assert.Equal(t, loads, alice.Loads(), "without reload")
-}
-
-func TestBrowser_RestartedServerGetsEverybodyBack(t *testing.T) {
-	t.Parallel()
-	server := visitor.Start(t)
-	names := []string{"Alice", "Alice too", "Bob"}
-	first, second := browser.New(t), browser.New(t)
-	page := server.URL + visitor.PresencePage
-	tabs := []*browser.Tab{first.Open(page), first.Open(page), second.Open(page)}
-	for i, tb := range tabs {
-		tb.Join(names[i])
-		tb.ExpectServerAway()
-		tb.WatchForm()
-	}
-	for range 2 {
-		assert.Equal(t, 0, server.Stop(syscall.SIGTERM))
-		tabs[0].WaitUntil(`!window.liveTemplateClient.isReady()`, "the tab to lose its socket")
-		server = visitor.Start(t, "-addr", server.Addr())
-		visitor.New(t, server.URL).Open(visitor.PresencePage).Shows("3 user(s) online")
-		for i, tb := range tabs {
-			tb.Shows("3 user(s) online Logged in as " + names[i] + " Leave " + names[i] + " (you) ")
-			assert.False(t, tb.SawForm(), "while it joins again")
-			assert.Equal(t, 1, tb.Loads(), "without reload")
-		}
-	}
 }
 
 // Many changes to the list, of every kind, and breaks leave the browser with what a new
@@ -215,12 +131,13 @@ func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 	}
 }
 
-// What is said about a name, the text in its field and the focus outlive updates.
+// What is said about a name, the text in its field and the focus outlive updates and breaks.
 func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
-	tb, peer := browser.New(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
-	tb.Eval(`void (window.focused = [], document.addEventListener("focusin", e => focused.push(e.target.name || e.target.tagName)))`)
+	network := visitor.NewNetwork(t, server)
+	tb, peer := browser.New(t).Open(network.URL+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	tb.ExpectErrors("net::ERR_")
 	update := func() {
 		t.Helper()
 		peer.Join("Bob")
@@ -228,101 +145,64 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 		peer.Leave()
 		tb.Shows("0 user(s) online")
 	}
-	for _, submit := range []func(){func() { tb.Click("join") }, func() { tb.Press(kb.Enter) }} {
-		tb.TypeInto("username", "   ")
-		submit()
-		tb.Shows(visitor.NoName)
-		update()
-		update()
-		tb.Shows(visitor.NoName)
-		assert.Equal(t, "   ", tb.Eval(typedName))
-		tb.TypeInto("username", "Al")
-		submit()
-		tb.Shows("Logged in as Al")
-		tb.Click("leave")
-		tb.Shows("0 user(s) online")
-	}
-
-	tb.Eval(`void (focused = [])`)
-	tb.TypeInto("username", "Al")
-	tb.Press(kb.Tab)
-	update()
-	assert.Equal(t, "username,join", tb.Eval(`focused.join()`), "Tab went on to the button")
-	assert.Equal(t, "join", tb.Eval(`document.activeElement.name`), "and the focus stays there")
-	tb.Press(kb.Enter)
-	tb.Shows("Logged in as Al")
-	tb.Click("leave")
-	tb.Shows("0 user(s) online")
-
-	tb.TypeInto("username", "Bo")
-	tb.Eval(`document.querySelector("nav a").focus()`)
-	update()
-	assert.Equal(t, "A", tb.Eval(`document.activeElement.tagName`), "a link keeps the focus")
-	tb.Eval(`document.querySelector("[name=username]").focus()`)
-	tb.Eval(`document.activeElement.blur()`)
-	update()
-	assert.Equal(t, "BODY", tb.Eval(`document.activeElement.tagName`), "nothing has the focus after a click beside everything")
-}
-
-// Without scripts, and before the socket is open, the counter counts by requests, and
-// presence says why nobody can join.
-func TestBrowser_FormsWorkWithoutASocket(t *testing.T) {
-	t.Parallel()
-	ended := make(chan struct{})
-	server := visitor.ServeBehind(t, visitor.AnswerUpgrades(func(http.ResponseWriter, *http.Request) {
-		<-ended // no answer as long as the test runs
-	}))
-	t.Cleanup(func() { close(ended) }) // before the server is closed
-	person := browser.New(t)
-	opening := person.Load(server + visitor.CounterPage)
-	opening.Shows("Connecting… Buttons work.")
-	plain := person.OpenWithoutScripts(server + visitor.CounterPage)
-	for i, tb := range []*browser.Tab{opening, plain} {
-		assert.False(t, tb.Has("button:disabled, fieldset:disabled"))
-		for n := range 2 {
-			tb.Click("increment")
-			tb.Shows(fmt.Sprintf("Counter: %d ", 2*i+n+1))
-		}
-	}
-
-	plain.Navigate(server + visitor.PresencePage)
-	plain.Shows(visitor.NotLive) // in the page for browsers without scripts
-	opening.Navigate(server + visitor.PresencePage)
-	for _, tb := range []*browser.Tab{opening, plain} {
-		assert.False(t, tb.Has("button:disabled, input:disabled, fieldset:disabled"))
-		tb.TypeInto("username", "Alice")
-		tb.Click("join")
-		tb.WaitUntil(`document.querySelector("article [role=alert]").innerText === `+browser.Quote(visitor.NotLive), "the reason beside the field")
-		assert.Equal(t, "Alice", tb.Eval(typedName))
-		tb.Shows("0 user(s) online")
-	}
-}
-
-func TestBrowser_LinksLeaveOneLiveSocketToThePageShown(t *testing.T) {
-	t.Parallel()
-	sockets := &visitor.SocketCount{}
-	server := visitor.ServeBehind(t, sockets.Count)
-	tb := browser.New(t).Open(server + "/")
-	const toCounter, toPresence = "Multi-User Refresh", "Presence Tracking"
-	for _, step := range []struct{ do, wantHeading, wantSocket string }{
-		{`document.querySelector("main a[href='/realtime/multi-user-sync']").click()`, toCounter, visitor.CounterPage},
-		{`document.querySelector("nav a[href='/realtime/presence']").click()`, toPresence, visitor.PresencePage},
-		{`history.back()`, toCounter, visitor.CounterPage},
-		{`history.forward()`, toPresence, visitor.PresencePage},
-		{`document.querySelector("nav a[href='/realtime/multi-user-sync']").click()`, toCounter, visitor.CounterPage},
+	for _, row := range []struct {
+		goTo       func()
+		wantActive string
+	}{
+		{func() {}, "username"},
+		{func() { tb.Press(kb.Tab) }, "join"},
+		{func() { tb.Eval(`document.querySelector("nav a").focus()`) }, "A"},
+		{func() { tb.Eval(`document.activeElement.blur()`) }, "BODY"}, // as after a click beside everything
 	} {
-		tb.Eval(`void setTimeout(() => {` + step.do + `})`)
-		tb.WaitUntil(`document.querySelector("h1").innerText === `+browser.Quote(step.wantHeading), step.wantHeading)
-		sockets.WaitFor(t, map[string]int{step.wantSocket: 1})
+		tb.TypeInto("username", "half a na")
+		tb.Eval(`document.querySelector("[name=username]").setSelectionRange(2, 5)`)
+		row.goTo()
+		tb.Eval(`void (window.focused = [], document.addEventListener("focusin", (e) => focused.push(e.target.name || e.target.tagName)))`)
+		keeps := func() {
+			t.Helper()
+			assert.Equal(t, "half a na,2,5,"+row.wantActive, tb.Eval(`(({value, selectionStart, selectionEnd}, active) =>
+				[value, selectionStart, selectionEnd, active.name || active.tagName].join()
+			)(document.querySelector("[name=username]"), document.activeElement)`))
+		}
+		update()
+		keeps()
+		assert.Empty(t, tb.Eval(`focused.join()`), "not for a moment")
+		network.Leave()
+		tb.Shows("Reconnecting…")
+		peer.Join("Bob")
+		network.ComeBack()
+		tb.Shows("1 user(s) online")
+		keeps()
+		peer.Leave()
+		tb.Shows("0 user(s) online")
+		keeps()
 	}
-	tb.WaitUntil(browser.Live, "a live page")
-	tb.WaitUntil(`document.title.startsWith("Multi-User Refresh")`, "no count of another page in the title")
-	tb.Click("increment")
-	tb.Shows("Counter: 1")
 
-	tb.Eval(`void setTimeout(() => document.querySelector("nav a[href='/']").click())`)
-	tb.Shows("Live pages")
-	sockets.WaitFor(t, map[string]int{})
+	tb.TypeInto("username", "   ")
+	tb.Press(kb.Enter)
+	tb.Shows(visitor.NoName)
+	update()
+	update()
+	tb.Shows(visitor.NoName)
+	assert.Equal(t, "   ", tb.Eval(typedName))
+}
+
+// The counter counts, and presence says why nobody can join.
+func TestBrowser_FormsWorkWithoutScripts(t *testing.T) {
+	t.Parallel()
+	server := visitor.Serve(t)
+	tb := browser.New(t).OpenWithoutScripts(server + visitor.CounterPage)
+	tb.Click("increment")
+	tb.Shows("Counter: 1 ")
+
+	tb.Navigate(server + visitor.PresencePage)
+	tb.Shows(visitor.NotLive)
+	assert.False(t, tb.Has("button:disabled, input:disabled, fieldset:disabled"))
+	tb.TypeInto("username", "Alice")
+	tb.Click("join")
+	tb.WaitUntil(`document.querySelector("article [role=alert]").innerText === `+browser.Quote(visitor.NotLive), "the reason beside the field")
+	assert.Equal(t, "Alice", tb.Eval(typedName))
+	tb.Shows("0 user(s) online")
 }
 
 func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
@@ -354,4 +234,108 @@ func TestBrowser_PolicyStopsScriptsAndFramesThatAreNotOurs(t *testing.T) {
 	})()`)
 	tb.WaitUntil(`violations.includes("form-action")`, "the form to be refused")
 	assert.Equal(t, "", tb.Eval(`window.injected`))
+}
+
+// toldNote waits until a page, of which WatchNotices knows, has told a person something.
+// It shows that for four seconds only.
+func toldNote(tb *browser.Tab, note string) {
+	tb.WaitUntil(`top.name.includes(`+browser.Quote(note)+`)`, note)
+}
+
+func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
+	t.Parallel()
+	server := visitor.Serve(t)
+	network := visitor.NewNetwork(t, server)
+	tb := browser.New(t).Open(network.URL + visitor.CounterPage)
+	tb.ExpectErrors("net::ERR_")
+	tb.WatchStatus()
+	looks := func() string {
+		const figure = `document.querySelector(".figure")`
+		return tb.Eval(`getComputedStyle(` + figure + `, "::after").content + getComputedStyle(` + figure + `).color`)
+	}
+	const button = `document.querySelector("[name=increment]")`
+	asUsual := looks()
+
+	network.Leave()
+	tb.Shows("Reconnecting…")
+	visitor.New(t, server).Click()
+	assert.Contains(t, looks(), "not current")
+	assert.NotEqual(t, asUsual, looks())
+	assert.Equal(t, "true", tb.Eval(button+`.disabled`))
+	assert.Equal(t, "Reconnecting…", tb.Eval(button+`.title`))
+	assert.Equal(t, "status", tb.Eval(`document.getElementById(`+button+`.getAttribute("aria-describedby")).role`))
+
+	network.ComeBack()
+	tb.Shows("Counter: 1")
+	tb.WaitUntil(browser.Up+` && document.getElementById("connection").textContent === ""`, "silence again")
+	require.Len(t, tb.Heard(), 3)
+	assert.Equal(t, "Back online", tb.Heard()[1].Text)
+	assert.Equal(t, asUsual, looks())
+	assert.Equal(t, "false,,", tb.Eval(`[`+button+`.disabled, `+button+`.title, `+button+`.getAttribute("aria-describedby")].join()`))
+}
+
+func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
+	t.Parallel()
+	server := visitor.Serve(t)
+	network := visitor.NewNetwork(t, server)
+	person := browser.New(t)
+	joins, leaves := person.OpenWindow(network.URL+visitor.PresencePage), person.OpenWindow(network.URL+visitor.PresencePage)
+	leaves.Join("Bob")
+	joins.TypeInto("username", "Alice")
+	for tb, button := range map[*browser.Tab]string{joins: "join", leaves: "leave"} {
+		tb.ExpectErrors("net::ERR_")
+		tb.WatchNotices()
+		// Before a second is over, which is when the button is disabled.
+		tb.Eval(`void document.addEventListener("live", () => document.querySelector("[name=` + button + `]").click(), {once: true})`)
+	}
+	network.Leave()
+	joins.Shows("Reconnecting…")
+	leaves.Shows("Reconnecting…")
+	network.ComeBack()
+	joins.Shows("Logged in as Alice")
+	toldNote(leaves, "What you did last was not sent, because the page has changed meanwhile.")
+	leaves.Shows("1 user(s) online Username")
+	assert.Empty(t, joins.Notices())
+	assert.Equal(t, 1, joins.Loads(), "without reload")
+
+	// A click that was sent, and got no answer.
+	counter := person.OpenWindow(network.URL + visitor.CounterPage)
+	counter.ExpectErrors("net::ERR_")
+	counter.WatchNotices()
+	counter.Eval(`void document.addEventListener("lvt:done", () => { window.answered = true; }, true)`)
+	release := network.Swallow()
+	counter.Click("increment")
+	network.Cut()
+	release()
+	toldNote(counter, "What you did last may not have counted.")
+	counter.WaitUntil(browser.Live, "a live page")
+	counter.Shows("Counter: 0")
+	assert.Equal(t, "", counter.Eval(`window.answered`), "the page is no answer to the click")
+}
+
+func TestBrowser_PageForWhichThereIsNoRoomSaysSoAndIsLiveWhenThereIs(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct{ flag, says string }{
+		{"-max-connections", "The server is full: no live updates for now. Buttons work. This page goes on trying."},
+		{"-max-per-session", "Too many tabs of this browser are live: this one is not. Buttons work. Close another."},
+	} {
+		t.Run(row.flag, func(t *testing.T) {
+			server := visitor.Serve(t, row.flag, "1")
+			person := browser.New(t)
+			first, second := person.OpenWindow(server+visitor.CounterPage), person.OpenWindow("about:blank")
+			second.ExpectErrors("WebSocket")
+			second.InEveryPage(`Math.random = () => 0.1`) // attempts come often
+			second.Navigate(server + visitor.CounterPage)
+			second.Shows(row.says)
+			second.Click("increment")
+			second.Shows("Counter: 1")
+			first.Shows("Counter: 1")
+
+			first.Close()
+			second.WaitUntil(browser.Up, "a live page")
+			visitor.New(t, server).Click()
+			second.Shows("Counter: 2")
+			assert.Equal(t, 2, second.Loads(), "about:blank and the page")
+		})
+	}
 }

@@ -56,7 +56,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		tb.Shows(want)
 	}
 
-	check(person.LoadWindow(server+"/"), "home")
+	check(person.OpenWindow(server+"/"), "home")
 	counter := person.OpenWindow(server + visitor.CounterPage)
 	check(counter, "counter with its code")
 	presence := browser.New(t).OpenWindow(server + visitor.PresencePage)

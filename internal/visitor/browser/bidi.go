@@ -2,9 +2,7 @@ package browser
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -12,15 +10,12 @@ import (
 	"realtime/internal/visitor"
 )
 
-// bidi is a connection that speaks WebDriver BiDi: commands with answers, and events.
+// bidi is a connection that speaks WebDriver BiDi: commands with answers, and events. The
+// events that have come are handled during the next command.
 type bidi struct {
-	ws    *websocket.Conn
-	ended chan struct{} // closed when the connection has ended
-
-	mu      sync.Mutex // also held while a command is written
-	last    int        // id of a command
-	waiting map[int]chan message
-	tabs    map[string]func(event message) // what handles the events of each tab
+	ws   *websocket.Conn
+	last int                            // id of a command
+	tabs map[string]func(event message) // what handles the events of each tab
 }
 
 // message is the answer to a command, or an event, with what this package reads of it.
@@ -45,8 +40,7 @@ func dialBidi(url string) (*bidi, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &bidi{ws: ws, ended: make(chan struct{}), waiting: map[int]chan message{}, tabs: map[string]func(message){}}
-	go c.read()
+	c := &bidi{ws: ws, tabs: map[string]func(message){}}
 	if err := c.do(nil, "session.new", parameters{"capabilities": parameters{}}); err != nil {
 		return nil, err
 	}
@@ -55,53 +49,26 @@ func dialBidi(url string) (*bidi, error) {
 
 // do sends a command, waits for its answer, and reads it into result unless that is nil.
 func (c *bidi) do(result any, method string, params parameters) error {
-	answered := make(chan message, 1)
-	c.mu.Lock()
 	c.last++
-	c.waiting[c.last] = answered
-	err := c.ws.WriteJSON(parameters{"id": c.last, "method": method, "params": params})
-	c.mu.Unlock()
-	if err != nil {
+	if err := c.ws.WriteJSON(parameters{"id": c.last, "method": method, "params": params}); err != nil {
 		return err
 	}
-	select {
-	case answer := <-answered:
-		if answer.Error != "" {
-			return fmt.Errorf("%s: %s: %s", method, answer.Error, answer.Message)
-		}
-		if result == nil {
-			return nil
-		}
-		return json.Unmarshal(answer.Result, result)
-	case <-c.ended:
-		return errors.New(method + ": the browser has ended")
-	case <-time.After(visitor.Soon):
-		return errors.New(method + ": no answer")
-	}
-}
-
-// listen has the events of a tab handled, one after the other.
-func (c *bidi) listen(tab string, handle func(event message)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tabs[tab] = handle
-}
-
-func (c *bidi) read() {
-	defer close(c.ended)
+	c.ws.SetReadDeadline(time.Now().Add(visitor.Soon))
 	for {
 		var m message
-		if c.ws.ReadJSON(&m) != nil {
-			return
+		if err := c.ws.ReadJSON(&m); err != nil {
+			return fmt.Errorf("%s: %w", method, err)
 		}
-		c.mu.Lock()
-		answered, handle := c.waiting[m.ID], c.tabs[m.Params.Context+m.Params.Source.Context]
-		delete(c.waiting, m.ID)
-		c.mu.Unlock()
-		if answered != nil {
-			answered <- m
-		} else if handle != nil {
+		handle := c.tabs[m.Params.Context+m.Params.Source.Context]
+		switch {
+		case m.ID == 0 && handle != nil:
 			handle(m)
+		case m.ID == c.last && m.Error != "":
+			return fmt.Errorf("%s: %s: %s", method, m.Error, m.Message)
+		case m.ID == c.last && result != nil:
+			return json.Unmarshal(m.Result, result)
+		case m.ID == c.last:
+			return nil
 		}
 	}
 }

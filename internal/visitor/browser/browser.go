@@ -24,22 +24,16 @@ import (
 	"realtime/internal/visitor"
 )
 
-// Engine is a kind of browser.
-type Engine struct {
-	Name string
-	New  func(t testing.TB) *Browser // returns a browser as the function NewWindowed does
+// Others are what New is for Chromium. A test that needs one which is missing is skipped,
+// and fails in CI.
+var Others = map[string]func(t testing.TB) *Browser{
+	"Firefox": func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) },
+	"WebKit":  newWebKit,
 }
-
-// Firefox is one of the Engines.
-var Firefox = Engine{"Firefox", func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) }}
-
-// Engines lists every engine. A test that needs one which is missing is skipped, and fails
-// in CI.
-func Engines() []Engine { return []Engine{{"Chromium", NewWindowed}, Firefox, {"WebKit", newWebKit}} }
 
 // Browser is what one person has: windows, and cookies and storage of their own.
 type Browser struct {
-	Ctx context.Context // of chromedp, in Chromium alone
+	Kill func() // ends its processes, in Firefox and WebKit
 
 	t         testing.TB
 	open      func(tb *Tab, inNewWindow bool) (driver, error) // opens an empty tab
@@ -54,8 +48,7 @@ type driver interface {
 	evaluate(script string) (any, error)
 	inEveryPage(script string) error // runs a script at the start of the pages that come
 	click(x, y float64) error
-	press(keys string) error // keys as chromedp/kb names them
-	hide(b *Browser) error
+	press(keys string) error // \r is Enter
 	show() error
 	close()
 }
@@ -92,13 +85,6 @@ func (b *Browser) OpenWindow(url string) *Tab {
 	return b.Open(url)
 }
 
-// LoadWindow is OpenWindow without waiting until the page is live.
-func (b *Browser) LoadWindow(url string) *Tab {
-	b.t.Helper()
-	b.hasWindow = false
-	return b.Load(url)
-}
-
 // Load opens a page in a new tab.
 func (b *Browser) Load(url string) *Tab {
 	b.t.Helper()
@@ -111,7 +97,9 @@ func (b *Browser) Load(url string) *Tab {
 		tb.Close()
 		tb.mu.Lock()
 		defer tb.mu.Unlock()
-		assert.Empty(tb.t, tb.errors, "the console shows errors")
+		assert.Empty(tb.t, slices.DeleteFunc(tb.errors, func(text string) bool {
+			return slices.ContainsFunc(tb.expected, func(part string) bool { return strings.Contains(text, part) })
+		}), "the console shows errors")
 	})
 	tb.Navigate(url)
 	return tb
@@ -125,7 +113,6 @@ type Tab struct {
 
 	t      testing.TB
 	driver driver
-	noted  []Said
 
 	mu       sync.Mutex
 	errors   []string
@@ -136,9 +123,7 @@ type Tab struct {
 func (tb *Tab) failed(text string) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
-	if !slices.ContainsFunc(tb.expected, func(part string) bool { return strings.Contains(text, part) }) {
-		tb.errors = append(tb.errors, text)
-	}
+	tb.errors = append(tb.errors, text)
 }
 
 // ExpectErrors allows console errors that contain part.
@@ -146,7 +131,6 @@ func (tb *Tab) ExpectErrors(part string) {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	tb.expected = append(tb.expected, part)
-	tb.errors = slices.DeleteFunc(tb.errors, func(text string) bool { return strings.Contains(text, part) })
 }
 
 // ExpectServerAway lets the console tell of a server that is away, or stopping, in the
@@ -167,7 +151,7 @@ func (tb *Tab) Loads() int {
 // Run runs actions of chromedp, in Chromium alone.
 func (tb *Tab) Run(actions ...chromedp.Action) {
 	tb.t.Helper()
-	require.NoError(tb.t, chromiumTab{ctx: tb.Ctx}.run(actions...))
+	require.NoError(tb.t, tb.driver.(chromiumTab).run(actions...))
 }
 
 // Navigate loads another page, and waits until it is loaded.
@@ -182,10 +166,15 @@ func (tb *Tab) Reload() {
 	require.NoError(tb.t, tb.driver.reload())
 }
 
-// Hide puts another tab of b in front of this one, or minimizes the window, until Show.
+// Hide puts another tab of b in front of this one until Show. In WebKit, where a window has
+// one tab, it minimizes that.
 func (tb *Tab) Hide(b *Browser) {
 	tb.t.Helper()
-	require.NoError(tb.t, tb.driver.hide(b))
+	if window, ok := tb.driver.(*webKitTab); ok {
+		require.NoError(tb.t, window.minimize())
+	} else {
+		b.Load("about:blank").Show()
+	}
 	tb.WaitUntil(`document.hidden`, "a hidden tab")
 }
 
@@ -254,25 +243,18 @@ func (tb *Tab) Eval(script string) string {
 }
 
 // Number returns the value of a script that is a number.
-func (tb *Tab) Number(script string) float64 {
+func (tb *Tab) Number(script string) (n float64) {
 	tb.t.Helper()
-	value, err := tb.driver.evaluate(script)
-	require.NoError(tb.t, err)
-	require.IsType(tb.t, 0.0, value, script)
-	return value.(float64)
+	_, err := fmt.Sscan(tb.Eval(script), &n)
+	require.NoError(tb.t, err, script)
+	return n
 }
 
 // WaitUntil waits until a script is true. It asks again and again, because a
 // navigation in between ends every promise that the page could have given.
 func (tb *Tab) WaitUntil(script, name string) {
 	tb.t.Helper()
-	tb.WaitUntilWithin(visitor.Soon, script, name)
-}
-
-// WaitUntilWithin is WaitUntil with another limit.
-func (tb *Tab) WaitUntilWithin(timeout time.Duration, script, name string) {
-	tb.t.Helper()
-	if !tb.Becomes(timeout, script) {
+	if !tb.Becomes(visitor.Soon, script) {
 		require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.Text())
 	}
 }
@@ -336,14 +318,11 @@ const say = `window.say ??= (text, of) => {
 };
 `
 
-// notes returns what was noted until now, or until the tab was last asked before it was
-// closed.
-func (tb *Tab) notes() []Said {
-	var noted []Said
-	if text, _ := tb.driver.evaluate(`top.name`); json.Unmarshal([]byte(fmt.Sprint(text)), &noted) == nil {
-		tb.noted = noted
-	}
-	return slices.Clone(tb.noted)
+// notes returns what was noted until now.
+func (tb *Tab) notes() (noted []Said) {
+	text, _ := tb.driver.evaluate(`top.name`)
+	json.Unmarshal([]byte(fmt.Sprint(text)), &noted) // before the first note it is empty
+	return noted
 }
 
 // WatchStatus records what the foot of the page says about its connection, in this page
@@ -388,39 +367,11 @@ func (tb *Tab) CountConnects() {
 	tb.Eval(`void (window.connects = 0, document.addEventListener("lvt:connected", () => connects++, true))`)
 }
 
-const formIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
+// FormIsShown is a script that is true while the form to join is on the screen.
+const FormIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
 
 // ShowsForm reports whether the form to join is on the screen.
-func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(formIsShown) }
-
-// WatchForm looks for the form to join at every frame the browser draws, in
-// this page and in those that the tab loads later.
-func (tb *Tab) WatchForm() {
-	tb.t.Helper()
-	tb.InEveryPage(`
-		const look = () => {
-			if (` + formIsShown + `) window.sawForm = true;
-			requestAnimationFrame(look);
-		};
-		look();`)
-}
-
-// SawForm reports whether WatchForm has found the form in the page shown now.
-func (tb *Tab) SawForm() bool { tb.t.Helper(); return tb.is(`window.sawForm`) }
-
-// ReloadUnnoticed reloads Alice's tab, where Bob is online as well. It joins again
-// without showing the form, and a peer notices nothing.
-func ReloadUnnoticed(t *testing.T, alice *Tab, peer *visitor.Tab, times int) {
-	t.Helper()
-	peer.Settle()
-	peer.StartHistory()
-	for range times {
-		alice.Reload()
-		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
-		assert.False(t, alice.SawForm(), "while it joins again")
-	}
-	peer.NoChange(visitor.Grace)
-}
+func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(FormIsShown) }
 
 // ToggleWire opens or closes the panel, and waits until that is done.
 func (tb *Tab) ToggleWire(open bool) {
@@ -432,6 +383,9 @@ func (tb *Tab) ToggleWire(open bool) {
 
 // Live is a script that is true on a page that has its socket, or needs none.
 const Live = `!document.querySelector("[data-lvt-id]") || window.liveTemplateClient?.isReady() && !liveTemplateClient.useHTTP`
+
+// Up is a script that is true on a page that has its socket, and knows it.
+const Up = Live + ` && document.documentElement.dataset.connection === "up"`
 
 // ComesOnline tells the page that the network is back, as the browser does.
 const ComesOnline = `void dispatchEvent(new Event("online"))`

@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/log"
-	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/target"
@@ -33,30 +31,20 @@ var chromium = []string{"chromium", "chromium-browser", "google-chrome"}
 // or the files that pages load, the test is skipped, and fails in CI.
 func New(t testing.TB) *Browser {
 	t.Helper()
-	path := find(t, "make test", append([]string{"chromium-headless-shell", "chrome-headless-shell"}, chromium...)...)
-	return withProfile(t, windowless.get(t, func() (context.Context, func(), error) { return startChromium(path) }))
+	return withProfile(t, &windowless, "make test", append([]string{"chromium-headless-shell", "chrome-headless-shell"}, chromium...)...)
 }
 
 // NewWindowed is New with windows: a tab hides the others of its window, and a page may
 // be kept whole for the Back button.
 func NewWindowed(t testing.TB) *Browser {
 	t.Helper()
-	path := find(t, "make test-all", chromium...)
-	return withProfile(t, windowed.get(t, func() (context.Context, func(), error) { return startChromium(path) }))
+	return withProfile(t, &windowed, "make test-all", chromium...)
 }
 
-// NewProcess returns a browser in a Chromium process of its own, for a test that
-// kills it or needs other flags.
-func NewProcess(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
+func withProfile(t testing.TB, kind *shared[context.Context], makeTarget string, commands ...string) *Browser {
 	t.Helper()
-	ctx, stop, err := startChromium(find(t, "make test-all", chromium...), flags...)
-	require.NoError(t, err, "start Chromium")
-	t.Cleanup(stop)
-	return onChromium(t, ctx)
-}
-
-func withProfile(t testing.TB, process context.Context) *Browser {
-	t.Helper()
+	path := find(t, makeTarget, commands...)
+	process := kind.get(t, func() (context.Context, func(), error) { return startChromium(path) })
 	onProcess := cdp.WithExecutor(process, chromedp.FromContext(process).Browser)
 	profile, err := target.CreateBrowserContext().Do(onProcess)
 	require.NoError(t, err, "a profile")
@@ -67,13 +55,8 @@ func withProfile(t testing.TB, process context.Context) *Browser {
 	})
 	ctx, cancel := chromedp.NewContext(process, chromedp.WithExistingBrowserContext(profile))
 	t.Cleanup(cancel)
-	return onChromium(t, ctx)
-}
-
-func onChromium(t testing.TB, ctx context.Context) *Browser {
-	return &Browser{t: t, Ctx: ctx, open: func(tb *Tab, inNewWindow bool) (driver, error) {
-		c := chromedp.FromContext(ctx)
-		id, err := target.CreateTarget("about:blank").WithBrowserContextID(c.BrowserContextID).WithNewWindow(inNewWindow).Do(cdp.WithExecutor(ctx, c.Browser))
+	return &Browser{t: t, open: func(tb *Tab, inNewWindow bool) (driver, error) {
+		id, err := target.CreateTarget("about:blank").WithBrowserContextID(profile).WithNewWindow(inNewWindow).Do(onProcess)
 		if err != nil {
 			return nil, err
 		}
@@ -89,7 +72,7 @@ func onChromium(t testing.TB, ctx context.Context) *Browser {
 // uses it here, and it costs more than the page.
 const windowFurniture = "PreloadTopChromeWebUI,WebUIOmniboxPopup,SidePanelPreload"
 
-func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx context.Context, stop func(), err error) {
+func startChromium(path string) (ctx context.Context, stop func(), err error) {
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path),
 		chromedp.WSURLReadTimeout(atStart),
@@ -105,17 +88,13 @@ func startChromium(path string, flags ...chromedp.ExecAllocatorOption) (ctx cont
 	for name, value := range visitor.ChromiumFlags() {
 		opts = append(opts, chromedp.Flag(name, value))
 	}
-	alloc, kill := chromedp.NewExecAllocator(context.Background(), append(opts, flags...)...)
+	alloc, kill := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, _ = chromedp.NewContext(alloc)
 	stop = func() {
 		defer kill()
 		ending, cancel := context.WithTimeout(ctx, visitor.Soon)
 		defer cancel()
-		select {
-		case <-chromedp.FromContext(ctx).Browser.LostConnection: // the test has killed it
-		default:
-			chromedp.Cancel(ending) // it ends by itself: a killed one still writes, and may leave its files behind
-		}
+		chromedp.Cancel(ending) // it ends by itself: a killed one still writes, and may leave its files behind
 	}
 	if err = chromedp.Run(ctx); err != nil {
 		kill()
@@ -181,44 +160,6 @@ func (d chromiumTab) inEveryPage(script string) error {
 	}))
 }
 
-func (d chromiumTab) hide(b *Browser) error {
-	b.Load("about:blank").Show()
-	return nil
-}
-
 func (d chromiumTab) show() error { return d.run(page.BringToFront()) }
 
 func (d chromiumTab) close() { d.cancel() }
-
-// LoadedFiles adds up what a tab loads over the network.
-type LoadedFiles struct {
-	mu     sync.Mutex
-	urls   map[network.RequestID]string
-	loaded map[string]int
-}
-
-// Listen notes an event of chromedp.
-func (l *LoadedFiles) Listen(event any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch e := event.(type) {
-	case *network.EventRequestWillBeSent:
-		if l.urls == nil {
-			l.urls, l.loaded = map[network.RequestID]string{}, map[string]int{}
-		}
-		l.urls[e.RequestID] = e.Request.URL
-	case *network.EventLoadingFinished:
-		if e.EncodedDataLength > 0 { // otherwise it comes from a cache
-			l.loaded[l.urls[e.RequestID]] += int(e.EncodedDataLength)
-		}
-	}
-}
-
-// Take returns the bytes of each address that was loaded since the last Take.
-func (l *LoadedFiles) Take() map[string]int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	loaded := l.loaded
-	l.loaded = map[string]int{}
-	return loaded
-}

@@ -27,10 +27,6 @@ var defaults = Preferences{
 	"network.proxy.ssl_port":                     9,
 	"network.captive-portal-service.enabled":     false,
 	"network.connectivity-service.enabled":       false,
-	"app.normandy.enabled":                       false,
-	"nimbus.rollouts.enabled":                    false,
-	"browser.newtabpage.enabled":                 false,
-	"browser.startup.page":                       0,
 	"datareporting.policy.dataSubmissionEnabled": false,
 	"dom.ipc.processPrelaunch.enabled":           false, // starting a process costs more than most tests
 	"fission.autostart":                          false, // the same
@@ -57,7 +53,7 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 	c, err := dialBidi(address)
 	require.NoError(t, err, "start Firefox")
 	var last struct{ Context string } // the tab that was opened last
-	return &Browser{t: t, open: func(tb *Tab, inNewWindow bool) (driver, error) {
+	return &Browser{t: t, Kill: stop, open: func(tb *Tab, inNewWindow bool) (driver, error) {
 		params := parameters{"type": "window"}
 		if !inNewWindow {
 			params = parameters{"type": "tab", "referenceContext": last.Context}
@@ -67,7 +63,7 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 		d.perform = func(actions parameters) error {
 			return d.do("input.performActions", parameters{"actions": []parameters{actions}})
 		}
-		c.listen(d.id, tb.listenToFirefox)
+		c.tabs[d.id] = tb.listenToFirefox
 		return d, err
 	}}
 }
@@ -123,11 +119,6 @@ func (d firefoxTab) evaluate(script string) (value any, err error) {
 
 func (d firefoxTab) inEveryPage(script string) error {
 	return d.c.do(nil, "script.addPreloadScript", parameters{"functionDeclaration": "() => " + script, "contexts": []string{d.id}})
-}
-
-func (d firefoxTab) hide(b *Browser) error {
-	b.Load("about:blank").Show()
-	return nil
 }
 
 func (d firefoxTab) show() error { return d.do("browsingContext.activate", parameters{}) }

@@ -2,6 +2,7 @@ package browser
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -48,16 +49,10 @@ func startProcess(home string, env []string, ready *regexp.Regexp, command ...st
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_RUNTIME_DIR="+home, "TMPDIR="+home, "DBUS_SESSION_BUS_ADDRESS=disabled:")
 	cmd.Env = append(cmd.Env, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	output, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", nil, err
-	}
+	stdin, noInput := cmd.StdinPipe()
+	output, noOutput := cmd.StdoutPipe()
 	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
+	if err := errors.Join(noInput, noOutput, cmd.Start()); err != nil {
 		return "", nil, err
 	}
 	stop = func() {

@@ -1,6 +1,6 @@
 package browser
 
-import "github.com/chromedp/chromedp/kb"
+import "strings"
 
 // parameters are those of a command of WebDriver, or of WebDriver BiDi.
 type parameters map[string]any
@@ -20,14 +20,9 @@ func (do perform) click(x, y float64) error {
 
 // press presses one key after the other.
 func (do perform) press(keys string) error {
-	named := map[string]string{kb.Enter: "\uE006", kb.Tab: "\uE004"}
 	var actions []parameters
-	for _, key := range keys {
-		value, isNamed := named[string(key)]
-		if !isNamed {
-			value = string(key)
-		}
-		actions = append(actions, parameters{"type": "keyDown", "value": value}, parameters{"type": "keyUp", "value": value})
+	for _, key := range strings.ReplaceAll(keys, "\r", "\uE006") { // Enter
+		actions = append(actions, parameters{"type": "keyDown", "value": string(key)}, parameters{"type": "keyUp", "value": string(key)})
 	}
 	return do(parameters{"type": "key", "id": "keyboard", "actions": actions})
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -55,16 +54,14 @@ func newWebKit(t testing.TB) *Browser {
 	require.Eventually(t, func() bool { return s.do("GET /status", nil, nil) == nil }, atStart, 20*time.Millisecond, "an answer of WebKit")
 	s.url += "/session"
 	require.NoError(t, s.begin(miniBrowser[0]), "start WebKit")
-	return &Browser{t: t, open: s.open}
+	return &Browser{t: t, Kill: stop, open: s.open}
 }
 
 // webKitSession is a browser that speaks WebDriver.
 type webKitSession struct {
-	url   string
-	first string // the window that the browser has opened by itself, which stays
-
-	mu      sync.Mutex // held during a command
-	current string     // the window that commands go to
+	url     string
+	first   string // the window that the browser has opened by itself, which stays
+	current string // the window that commands go to
 }
 
 func (s *webKitSession) begin(miniBrowser string) error {
@@ -84,10 +81,7 @@ func (s *webKitSession) begin(miniBrowser string) error {
 // is nil.
 func (s *webKitSession) do(command string, params parameters, result any) error {
 	method, path, _ := strings.Cut(command, " ")
-	body, err := json.Marshal(params)
-	if err != nil {
-		return err
-	}
+	body, _ := json.Marshal(params)
 	req, err := http.NewRequest(method, s.url+path, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -97,14 +91,11 @@ func (s *webKitSession) do(command string, params parameters, result any) error 
 		return err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
 	if resp.StatusCode != http.StatusOK {
+		answer, _ := io.ReadAll(resp.Body)
 		return fmt.Errorf("%s: %s", command, answer)
 	}
-	return json.Unmarshal(answer, &struct{ Value any }{result})
+	return json.NewDecoder(resp.Body).Decode(&struct{ Value any }{result})
 }
 
 // open opens a window: a tab that is not alone in its window would stay hidden, because
@@ -132,8 +123,6 @@ type webKitTab struct {
 
 // do sends a command to the window.
 func (d *webKitTab) do(command string, params parameters, result any) error {
-	d.s.mu.Lock()
-	defer d.s.mu.Unlock()
 	if d.s.current != d.window {
 		if err := d.s.do("POST /window", parameters{"handle": d.window}, nil); err != nil {
 			return err
@@ -170,7 +159,7 @@ func (d *webKitTab) inEveryPage(script string) error {
 	return nil
 }
 
-func (d *webKitTab) hide(*Browser) error { return d.do("POST /window/minimize", parameters{}, nil) }
+func (d *webKitTab) minimize() error { return d.do("POST /window/minimize", parameters{}, nil) }
 
 // A window is in front when it is not minimized, and setting its size ends that.
 func (d *webKitTab) show() error {
