@@ -13,6 +13,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -113,7 +115,10 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	snake := regexp.MustCompile(`^[a-z0-9_]+$`)
-	for name, family := range visitor.ParseMetrics(t, text) {
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	require.NoError(t, err)
+	for name, family := range families {
 		for _, label := range family.Metric[0].Label {
 			assert.Regexp(t, snake, label.GetName(), name)
 			if label.GetName() == "reason" {

@@ -42,11 +42,7 @@ func TestProgram(t *testing.T) {
 	watching.Shows("0 user(s) online")
 
 	// Crowds come and go. Nothing is left of them.
-	visitor.ComeAndGo(t, p.URL, 100)
-	watching.Shows(" 0 user(s) online")
-	goroutines, heap := p.AtRest()
-	visitor.ComeAndGo(t, p.URL, 400)
-	p.IsAtRestAgain(goroutines, heap+1<<20) // 2.5 kB a visit
+	p.ForgetsVisits(100, 400)
 	watching.Shows(" 0 user(s) online")
 	assert.Empty(t, p.Said(), "the log says nothing of visits")
 
@@ -95,7 +91,10 @@ func TestStop_GivesABalancerTimeUntilASecondSignal(t *testing.T) {
 			v := visitor.New(t, p.URL)
 			before := v.Open(visitor.CounterPage)
 			p.Signal(first)
-			p.IsStopping("/readyz")
+			require.Eventually(t, func() bool {
+				resp, body := v.Send(http.MethodGet, "/readyz", "", "")
+				return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
+			}, visitor.Soon, time.Millisecond)
 
 			assert.Equal(t, "ok ", v.Get("/healthz"))
 			late := visitor.New(t, p.URL).Open(visitor.CounterPage)
@@ -140,7 +139,7 @@ func TestProgram_FlagsReachTheApp(t *testing.T) {
 	require.NoError(t, err)
 	resp.Body.Close()
 	assert.NotEmpty(t, resp.Header.Get("Strict-Transport-Security"))
-	assert.EqualValues(t, 3, p.Metrics()["realtime_connections"])
+	assert.Equal(t, 3, p.Connections(visitor.CounterPage))
 	assert.Contains(t, p.Admin("/debug/pprof/goroutine?debug=1"), "goroutine profile")
 }
 

@@ -31,7 +31,14 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			network := visitor.NewNetwork(t, server)
 			network.Delay(row.delay)
 			network.Throttle(row.bytesPerSecond)
-			network.Stall(row.stall, 10*time.Second)
+			go func() {
+				for t.Context().Err() == nil {
+					release := network.Swallow()
+					<-time.After(row.stall)
+					release()
+					<-time.After(7 * time.Second)
+				}
+			}()
 			person := browser.NewWindowed(t)
 			tb := person.Load("about:blank")
 			tb.ExpectErrors("")

@@ -14,13 +14,9 @@ import (
 	"realtime/internal/visitor"
 )
 
-// Visitors who have gone leave nothing behind: no goroutine, no memory.
 func TestSoak_VisitsLeaveNothingBehind(t *testing.T) {
 	p := visitor.StartExe(t, visitor.BuildPlain(t), "-grace", "50ms")
-	visitor.ComeAndGo(t, p.URL, 1000)
-	goroutines, heap := p.AtRest()
-	visitor.ComeAndGo(t, p.URL, 10_000)
-	p.IsAtRestAgain(goroutines, heap+1<<20) // 100 bytes a visit
+	p.ForgetsVisits(1000, 10_000)
 }
 
 // With the defaults, somebody whose network fails without a word stays online for up to

@@ -59,34 +59,29 @@ func Percentile(values []time.Duration, percent int) time.Duration {
 // StartServers runs so many copies of the program on a Redis server of their own.
 func StartServers(t testing.TB, n int, args ...string) (*Redis, []*Program) {
 	t.Helper()
-	redis, exe := NewRedis(t), Build(t)
-	servers := make([]*Program, n)
-	servers[0] = StartExe(t, exe, append(args, "-redis", redis.URL)...)
-	for i := range servers[1:] {
-		servers[1+i] = start(t, redis.URL, exe, args...) // the other way to say it
+	redis, servers := NewRedis(t), make([]*Program, n)
+	for i := range servers {
+		servers[i] = Start(t, append(args, "-redis", redis.URL)...)
 	}
 	return redis, servers
 }
 
-// AtRest waits until the program has nothing left to collect, and returns what it uses.
-func (p *Program) AtRest() (goroutines, heap int) {
+// ForgetsVisits checks that many visits leave nothing behind: no goroutine, and at most a
+// megabyte in all. The first are for what the program keeps for good.
+func (p *Program) ForgetsVisits(first, visits int) {
 	p.t.Helper()
+	var goroutines, heap int
+	ComeAndGo(p.t, p.URL, first)
 	require.Eventually(p.t, func() bool {
 		http.DefaultClient.CloseIdleConnections()
 		before := heap
 		goroutines, heap = p.Goroutines(), p.Heap()
 		return before > 0 && before <= heap
 	}, Soon, 200*time.Millisecond, "a heap that shrinks no more")
-	return goroutines, heap
-}
-
-// IsAtRestAgain waits until the program uses no more than so many goroutines, and bytes
-// on its heap.
-func (p *Program) IsAtRestAgain(goroutines, heap int) {
-	p.t.Helper()
+	ComeAndGo(p.t, p.URL, visits)
 	assert.EventuallyWithT(p.t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()
 		assert.LessOrEqual(check, p.Goroutines(), goroutines, "goroutines")
-		assert.LessOrEqual(check, p.Heap(), heap, "bytes on the heap")
+		assert.LessOrEqual(check, p.Heap(), heap+1<<20, "bytes on the heap")
 	}, Soon, 100*time.Millisecond)
 }

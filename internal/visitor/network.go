@@ -2,7 +2,6 @@ package visitor
 
 import (
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,19 +15,16 @@ import (
 type Network struct {
 	URL string // of the server, through the network
 
-	t      testing.TB
-	server string
+	t        testing.TB
+	server   string
+	listener net.Listener
 
-	listener     net.Listener
-	mu           sync.Mutex
-	away         bool
-	conns        []net.Conn
-	clear        chan struct{} // closed while bytes get through
-	delay        time.Duration
-	perSecond    int       // bytes that each way takes; 0 means no limit
-	there, back  time.Time // when each way has taken all that it was given
-	stallsSince  time.Time
-	stall, every time.Duration
+	mu        sync.Mutex
+	away      bool
+	conns     []net.Conn
+	clear     chan struct{} // closed while bytes get through
+	delay     time.Duration
+	perSecond int // bytes that a connection carries each way; 0 means no limit
 }
 
 // NewNetwork returns a network to a server, which is a URL or a host and port.
@@ -39,7 +35,11 @@ func NewNetwork(t testing.TB, server string) *Network {
 	n := &Network{t: t, server: strings.TrimPrefix(server, "http://"), listener: listener, clear: make(chan struct{})}
 	close(n.clear)
 	n.URL = "http://" + n.Addr()
-	go n.serve()
+	go func() {
+		for near, err := listener.Accept(); err == nil; near, err = listener.Accept() {
+			go n.open(near)
+		}
+	}()
 	t.Cleanup(func() {
 		listener.Close()
 		n.Leave()
@@ -58,91 +58,65 @@ func (n *Network) Delay(d time.Duration) {
 	n.delay = d
 }
 
-// Throttle makes each way carry at most so many bytes a second, for all connections
-// together; 0 lifts the limit.
+// Throttle makes each connection carry at most so many bytes a second, each way; 0 lifts
+// the limit.
 func (n *Network) Throttle(bytesPerSecond int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.perSecond = bytesPerSecond
 }
 
-// Stall lets nothing through for a time, once in every period, and breaks nothing.
-// The first stall begins at once; a stall of 0 ends them.
-func (n *Network) Stall(stall, every time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.stallsSince, n.stall, n.every = time.Now(), stall, every
-}
-
-func (n *Network) serve() {
-	for near, err := n.listener.Accept(); err == nil; near, err = n.listener.Accept() {
-		n.open(near)
-	}
-}
-
 // open connects near to the server.
 func (n *Network) open(near net.Conn) {
 	far, err := net.Dial("tcp", n.server)
+	if err != nil {
+		near.Close()
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	switch {
-	case err != nil:
-		near.Close()
-	case n.away:
-		far.Close()
-		near.Close()
-	default:
-		n.conns = append(n.conns, near, far)
-		opened := time.Now().Add(2 * n.delay)
-		go n.relay(&n.there, far, near, opened)
-		go n.relay(&n.back, near, far, opened)
+	n.conns = append(n.conns, near, far)
+	if n.away {
+		n.cut()
+		return
 	}
+	opened := time.Now().Add(2 * n.delay)
+	go n.relay(far, near, opened)
+	go n.relay(near, far, opened)
 }
 
-// chunk is what was read at once. It arrives at a time. The end of a connection is a
-// chunk, too.
+// chunk is what was read at once. It arrives at a time.
 type chunk struct {
 	bytes   []byte
 	arrives time.Time
-	end     bool
 }
 
-// relay carries what it reads to the other side, where it arrives in order. Any number
-// of chunks are on their way at the same time.
-func (n *Network) relay(free *time.Time, to, from net.Conn, opened time.Time) {
+// relay carries what it reads to the other side, where it arrives in order, and the end
+// last. Any number of chunks are on their way at the same time.
+func (n *Network) relay(to, from net.Conn, sent time.Time) {
 	onTheWay := make(chan chunk, 1024)
 	go n.deliver(to, onTheWay)
 	defer close(onTheWay)
 	for {
 		buf := make([]byte, 4096)
 		size, err := from.Read(buf)
-		sent, arrives := n.send(free, size, opened)
-		onTheWay <- chunk{buf[:size], arrives, err != nil}
+		n.mu.Lock()
+		if now := time.Now(); now.After(sent) {
+			sent = now
+		}
+		if n.perSecond > 0 {
+			sent = sent.Add(time.Duration(size) * time.Second / time.Duration(n.perSecond))
+		}
+		arrives := sent.Add(n.delay)
+		n.mu.Unlock()
+		onTheWay <- chunk{buf[:size], arrives}
 		if err != nil {
 			return
 		}
-		time.Sleep(time.Until(sent)) // meanwhile other connections have their turn
 	}
 }
 
-// send returns when so many bytes have left, and when they arrive.
-func (n *Network) send(free *time.Time, size int, opened time.Time) (sent, arrives time.Time) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	sent = slices.MaxFunc([]time.Time{time.Now(), opened, *free}, time.Time.Compare)
-	if n.stall > 0 {
-		into := sent.Sub(n.stallsSince) % n.every
-		sent = sent.Add(max(0, n.stall-into))
-	}
-	if n.perSecond > 0 {
-		sent = sent.Add(time.Duration(size) * time.Second / time.Duration(n.perSecond))
-		*free = sent
-	}
-	return sent, sent.Add(n.delay)
-}
-
-// deliver writes what arrives. It goes on taking chunks when nobody reads any more, so
-// that relay sees the end.
+// deliver writes what arrives, and goes on taking chunks when nobody reads any more.
 func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
 	defer to.Close()
 	for c := range onTheWay {
@@ -151,9 +125,7 @@ func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
 		clear := n.clear
 		n.mu.Unlock()
 		<-clear
-		if _, err := to.Write(c.bytes); err != nil || c.end {
-			to.Close()
-		}
+		to.Write(c.bytes)
 	}
 }
 

@@ -2,6 +2,7 @@ package visitor
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,9 +22,6 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -48,32 +46,21 @@ func Root() string {
 	return filepath.Join(filepath.Dir(thisFile), "../..")
 }
 
-// readSources opens every file that the program is built from. go test notes what a
-// test opens, but nothing before the first test, and compares it before it uses a
-// result from its cache.
+// readSources opens every file that the program is built from, and every folder. go test
+// notes what a test opens, but nothing before the first test, and compares it before it
+// uses a result from its cache.
 func readSources() error {
 	return filepath.WalkDir(Root(), func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
 		switch {
+		case err != nil:
+			return err
 		case entry.IsDir() && slices.Contains([]string{".git", "node_modules", "bin", "docs", "testdata"}, entry.Name()):
 			return fs.SkipDir
-		case entry.IsDir():
-			_, err = os.ReadDir(name) // notices new files
-		case !strings.HasSuffix(name, "_test.go"):
+		case !entry.IsDir() && !strings.HasSuffix(name, "_test.go"):
 			_, err = os.ReadFile(name)
 		}
 		return err
 	})
-}
-
-// raceFlag is the flag that builds as this test was built.
-func raceFlag() []string {
-	if builtWith("-race") == "true" {
-		return []string{"-race"}
-	}
-	return nil
 }
 
 // builtWith returns the value of a build flag of this test.
@@ -87,42 +74,44 @@ func builtWith(flag string) string {
 	return ""
 }
 
+// raceFlag is the flag that builds as this test was built.
+func raceFlag() string { return "-race=" + cmp.Or(builtWith("-race"), "false") }
+
 // Build builds the program, with the race detector if the test has it, and returns
 // the path of the executable. The first test that needs it builds it.
 func Build(t testing.TB) (exe string) { t.Helper(); return built(t, raceFlag()) }
 
 // BuildPlain builds the program without the race detector, for tests that measure
 // time.
-func BuildPlain(t testing.TB) (exe string) { t.Helper(); return built(t, nil) }
+func BuildPlain(t testing.TB) (exe string) { t.Helper(); return built(t, "-race=false") }
 
-// buildDirs are where the program was built, by how it was.
+// buildDirs are where the program was built, by the flag of the race detector.
 var (
 	buildDirs = map[string]string{}
 	building  sync.Mutex
 )
 
-func built(t testing.TB, flags []string) (exe string) {
+func built(t testing.TB, race string) (exe string) {
 	t.Helper()
 	building.Lock()
 	defer building.Unlock()
-	how := fmt.Sprint(flags)
-	if buildDirs[how] == "" {
+	if buildDirs[race] == "" {
 		require.NoError(t, readSources())
 		dir, err := os.MkdirTemp("", "realtime")
 		require.NoError(t, err)
-		goTool(t, Root(), slices.Concat([]string{"build"}, flags, []string{"-o", dir, "."})...)
-		buildDirs[how] = dir
+		goTool(t, Root(), "build", race, "-o", dir, ".")
+		buildDirs[race] = dir
 	}
-	return filepath.Join(buildDirs[how], "realtime")
+	return filepath.Join(buildDirs[race], "realtime")
 }
 
-// BuildCopy vets and builds a changed copy of the module, with the race detector if the
-// test has it, and returns the path of the executable.
+// BuildCopy vets and builds a changed copy of the module, as Build does, and returns the
+// path of the executable.
 func BuildCopy(t testing.TB, copied string) (exe string) {
 	t.Helper()
 	exe = filepath.Join(t.TempDir(), "realtime")
 	goTool(t, copied, "vet", ".")
-	goTool(t, copied, slices.Concat([]string{"build"}, raceFlag(), []string{"-o", exe, "."})...)
+	goTool(t, copied, "build", raceFlag(), "-o", exe, ".")
 	return exe
 }
 
@@ -158,17 +147,11 @@ func Start(t testing.TB, args ...string) *Program {
 // StartExe is Start with an executable.
 func StartExe(t testing.TB, exe string, args ...string) *Program {
 	t.Helper()
-	return start(t, "", exe, args...)
-}
-
-// start is StartExe with REDIS_URL in the environment.
-func start(t testing.TB, redisURL, exe string, args ...string) *Program {
-	t.Helper()
 	dir := t.TempDir()
 	p := &Program{t: t, logFile: filepath.Join(dir, "log"), Exited: make(chan struct{})}
 	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0", "-admin-addr", "127.0.0.1:0"}, args...)...)
 	p.cmd.Dir = dir
-	p.cmd.Env = append(os.Environ(), "REDIS_URL="+redisURL, "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=50")
+	p.cmd.Env = append(os.Environ(), "REDIS_URL=", "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=50")
 	log, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer log.Close()
@@ -256,19 +239,6 @@ func (p *Program) Admin(path string) string {
 	return string(body)
 }
 
-// Metrics returns the metrics of the program by name. A metric with labels is the
-// sum of all.
-func (p *Program) Metrics() map[string]float64 {
-	p.t.Helper()
-	sums := map[string]float64{}
-	for name, family := range ParseMetrics(p.t, p.Admin("/metrics")) {
-		for _, m := range family.Metric {
-			sums[name] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
-	}
-	return sums
-}
-
 // Metric returns the value of one metric, written as name{label="value"}.
 func (p *Program) Metric(name string) (value float64) {
 	p.t.Helper()
@@ -314,15 +284,6 @@ func (p *Program) CPUTime() (used time.Duration) {
 	return used
 }
 
-// ParseMetrics reads metrics as Prometheus does.
-func ParseMetrics(t testing.TB, text string) map[string]*dto.MetricFamily {
-	t.Helper()
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
-	require.NoError(t, err)
-	return families
-}
-
 // Signal sends the program a signal.
 func (p *Program) Signal(signal os.Signal) {
 	p.t.Helper()
@@ -359,13 +320,3 @@ func (p *Program) Stop(signal os.Signal) int {
 // ExitCode returns the exit status of a program that has ended. It is 66 after a
 // data race.
 func (p *Program) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
-
-// IsStopping waits until a path of a program that is stopping says so.
-func (p *Program) IsStopping(path string) {
-	p.t.Helper()
-	v := New(p.t, p.URL)
-	require.Eventually(p.t, func() bool {
-		resp, body := v.Send(http.MethodGet, path, "", "")
-		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
-	}, Soon, time.Millisecond, "503 and stopping at %s", path)
-}

@@ -1,9 +1,9 @@
 package visitor
 
 import (
-	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -17,35 +17,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// serve serves a handler until the test ends.
-func serve(t testing.TB, h http.Handler) (address string) {
-	server := httptest.NewServer(h)
-	t.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
-	return server.URL
-}
-
-// reverseProxy passes on requests with their Host. toward says where to.
-func reverseProxy(toward func(*httputil.ProxyRequest)) *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		FlushInterval: -1,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			toward(r)
-			r.Out.Host = r.In.Host
-		},
-		ErrorLog: log.New(io.Discard, "", 0),
-	}
-}
-
 // NewProxy serves a reverse proxy in front of a server, until the test ends. wrap
 // may answer requests in the place of the server.
 func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Handler) (address string) {
 	t.Helper()
 	target, err := url.Parse(server)
 	require.NoError(t, err)
-	return serve(t, wrap(reverseProxy(func(r *httputil.ProxyRequest) { r.SetURL(target) })))
+	proxy := httptest.NewServer(wrap(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host
+		},
+		ErrorLog: log.New(io.Discard, "", 0),
+	}))
+	t.Cleanup(func() {
+		proxy.CloseClientConnections()
+		proxy.Close()
+	})
+	return proxy.URL
 }
 
 // RefuseUpgrade answers as a proxy that knows no WebSockets.
@@ -94,24 +83,17 @@ func (c *SocketCount) add(path string, n int) {
 	}
 }
 
-// Open returns the number of open sockets.
-func (c *SocketCount) Open() (n int) {
+// Open returns the number of open sockets, by the path of their page.
+func (c *SocketCount) Open() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, open := range c.open {
-		n += open
-	}
-	return n
+	return maps.Clone(c.open)
 }
 
-// WaitFor waits until exactly these sockets are open, by the path of their page.
+// WaitFor waits until exactly these sockets are open.
 func (c *SocketCount) WaitFor(t testing.TB, want map[string]int) {
 	t.Helper()
-	assert.EventuallyWithT(t, func(check *assert.CollectT) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		assert.Equal(check, fmt.Sprint(want), fmt.Sprint(c.open), "open sockets") // one that is nil counts as empty
-	}, Soon, 10*time.Millisecond)
+	assert.EventuallyWithT(t, func(check *assert.CollectT) { assert.Equal(check, want, c.Open(), "open sockets") }, Soon, 10*time.Millisecond)
 }
 
 // KeptWhole is a proxy behind which Chromium keeps a page whole that was left, as
@@ -130,9 +112,4 @@ type storable struct{ http.ResponseWriter }
 func (w storable) WriteHeader(status int) {
 	w.Header().Del("Cache-Control")
 	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w storable) Write(b []byte) (int, error) {
-	w.Header().Del("Cache-Control")
-	return w.ResponseWriter.Write(b)
 }

@@ -2,8 +2,6 @@ package visitor
 
 import (
 	"context"
-	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -78,26 +76,7 @@ func (s *Redis) OnlyInMemory() {
 // Erase removes the data of a server that is stopped.
 func (s *Redis) Erase() {
 	s.t.Helper()
-	entries, err := os.ReadDir(s.dir)
-	require.NoError(s.t, err)
-	for _, e := range entries {
-		require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, e.Name())))
-	}
-}
-
-// Backup returns a copy of the data that the server has on disk.
-func (s *Redis) Backup() fs.FS {
-	s.t.Helper()
-	backup := s.t.TempDir()
-	require.NoError(s.t, os.CopyFS(backup, os.DirFS(s.dir)))
-	return os.DirFS(backup)
-}
-
-// Restore replaces the data of a server that is stopped by a backup.
-func (s *Redis) Restore(backup fs.FS) {
-	s.t.Helper()
-	s.Erase()
-	require.NoError(s.t, os.CopyFS(s.dir, backup))
+	require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, "appendonlydir")))
 }
 
 // Freeze makes the server answer nothing, without a word, until it is thawed.
@@ -139,13 +118,4 @@ func (s *Redis) usage() Usage {
 		CPU:      time.Duration((number("CPU", "used_cpu_sys") + number("CPU", "used_cpu_user")) * float64(time.Second)),
 		Memory:   int(number("Memory", "used_memory")),
 	}
-}
-
-// Calls returns how often the server has executed a command, in scripts or not.
-func (s *Redis) Calls(command string) (calls int) {
-	s.t.Helper()
-	info, err := s.InfoMap(context.Background(), "commandstats").Result()
-	require.NoError(s.t, err)
-	fmt.Sscanf(info["Commandstats"]["cmdstat_"+command], "calls=%d", &calls) // 0 if it is not listed
-	return calls
 }

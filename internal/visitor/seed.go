@@ -2,11 +2,7 @@ package visitor
 
 import (
 	"flag"
-	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 )
@@ -23,24 +19,10 @@ func Seed(t testing.TB) uint64 {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("repeat it: %s", repeat(t.Name(), drawn))
+			name := strings.ReplaceAll(t.Name(), "/", "$/^")
+			t.Logf("repeat it in the folder of its file: go test -race=%v -tags '%s' -count=1 -run '^%s$' -seed %d",
+				builtWith("-race") == "true", builtWith("-tags"), name, drawn)
 		}
 	})
 	return drawn
-}
-
-// repeat returns the command that runs a test of this package again, built as it was.
-func repeat(test string, seed uint64) string {
-	command := []string{"go", "test"}
-	command = append(command, raceFlag()...)
-	if tags := builtWith("-tags"); tags != "" {
-		command = append(command, "-tags", tags)
-	}
-	var names []string
-	for name := range strings.SplitSeq(test, "/") {
-		names = append(names, "^"+regexp.QuoteMeta(name)+"$")
-	}
-	dir, _ := os.Getwd()
-	pkg, _ := filepath.Rel(Root(), dir)
-	return fmt.Sprintf("%s -count=1 -run '%s' ./%s -seed %d", strings.Join(command, " "), strings.Join(names, "/"), pkg, seed)
 }

@@ -60,7 +60,6 @@ func TestNetwork_HoldsUpAndLosesNothing(t *testing.T) {
 	}{
 		"delay":    {func(n *Network) { n.Delay(100 * time.Millisecond) }, 1 << 20, 400 * time.Millisecond}, // two round trips
 		"throttle": {func(n *Network) { n.Throttle(100 << 10) }, 50 << 10, 500 * time.Millisecond},
-		"stall":    {func(n *Network) { n.Stall(300*time.Millisecond, time.Hour) }, 10 << 10, 290 * time.Millisecond},
 	} {
 		n, begin := NewNetwork(t, echo.Addr().String()), time.Now()
 		row.hold(n)
