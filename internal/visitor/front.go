@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,9 +46,10 @@ func NewFront(t testing.TB, name string, servers []*Program, changes ...string) 
 	}
 	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t), end: func() {}}
 	tls, plain := FreeAddr(t), FreeAddr(t)
-	_, port, _ := net.SplitHostPort(tls)
-	f.URL, f.Plain = "https://"+net.JoinHostPort(SiteName, port), "http://"+plain
-	f.configure(append(f.replacements(tls, plain), append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr())...))
+	f.URL, f.Plain = "https://"+SiteName+":"+portOf(tls), "http://"+plain
+	require.NoError(t, writeCertificate(f.dir))
+	f.configure(slices.Concat(f.replacements(tls, plain), changes,
+		[]string{"127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr()}))
 	t.Cleanup(func() {
 		f.end()
 		if t.Failed() {
@@ -57,6 +59,8 @@ func NewFront(t testing.TB, name string, servers []*Program, changes ...string) 
 	f.start()
 	return f
 }
+
+func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 
 // FreeAddr returns an address on which nothing listens.
 func FreeAddr(t testing.TB) string {
@@ -80,39 +84,31 @@ func programPath(name string) string {
 
 // replacements are pairs of what the file says and what it says in a test.
 func (f *Front) replacements(tls, plain string) []string {
-	cert, key := filepath.Join(f.dir, "fullchain.pem"), filepath.Join(f.dir, "privkey.pem")
 	switch f.name {
 	case "nginx":
-		temp := ""
+		set := "http {"
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-			temp += fmt.Sprintf("%s_temp_path %s; ", kind, filepath.Join(f.dir, kind))
+			set += fmt.Sprintf(" %s_temp_path %s/%s;", kind, f.dir, kind)
 		}
 		return []string{
-			"user www-data", "user root",
-			"/run/", f.dir + "/", "/var/log/nginx/", f.dir + "/", "http {", "http { " + temp,
-			"listen 80", "listen " + plain, "listen 443", "listen " + tls,
-			"/etc/ssl/" + SiteName + "/fullchain.pem", cert, "/etc/ssl/" + SiteName + "/privkey.pem", key,
+			"user www-data", "user root", "/run/", f.dir + "/", "/var/log/nginx/", f.dir + "/", "http {", set,
+			"listen 80", "listen " + plain, "listen 443", "listen " + tls, "/etc/ssl/" + SiteName, f.dir,
 		}
 	case "caddy":
-		_, plainPort, _ := net.SplitHostPort(plain)
-		_, tlsPort, _ := net.SplitHostPort(tls)
-		return []string{SiteName + " {", fmt.Sprintf("{\n\tadmin %s\n\thttp_port %s\n\thttps_port %s\n\tdefault_bind 127.0.0.1\n}\n%s {\n\ttls %s %s",
-			f.admin, plainPort, tlsPort, SiteName, cert, key)}
+		return []string{SiteName + " {", fmt.Sprintf("{\n admin %s\n http_port %s\n https_port %s\n default_bind 127.0.0.1\n}\n%s {\n tls %s %s",
+			f.admin, portOf(plain), portOf(tls), SiteName, filepath.Join(f.dir, "fullchain.pem"), filepath.Join(f.dir, "privkey.pem"))}
 	default:
-		both := filepath.Join(f.dir, "both.pem")
 		return []string{
 			"user haproxy", "", "group haproxy", "", "chroot /var/lib/haproxy", "", // only root may
-			"log /dev/log", "log stderr format raw",
-			"bind :80", "bind " + plain, "bind :443", "bind " + tls,
-			"/etc/haproxy/" + SiteName + ".pem", both,
+			"log /dev/log", "log stderr format raw", "bind :80", "bind " + plain, "bind :443", "bind " + tls,
+			"/etc/haproxy/" + SiteName + ".pem", filepath.Join(f.dir, "both.pem"),
 		}
 	}
 }
 
-// configure writes the certificate, and the file with replacements.
+// configure writes the file with replacements.
 func (f *Front) configure(pairs []string) {
 	f.t.Helper()
-	require.NoError(f.t, writeCertificate(f.dir))
 	name := map[string]string{"nginx": "nginx.conf", "caddy": "Caddyfile", "haproxy": "haproxy.cfg"}[f.name]
 	text, err := os.ReadFile(filepath.Join(Root(), "docs/deploy", name))
 	require.NoError(f.t, err)
@@ -150,12 +146,8 @@ func (f *Front) start() {
 	require.NoError(f.t, err)
 	client := http.Client{Transport: overTLS(), Timeout: time.Second}
 	require.Eventually(f.t, func() bool {
-		resp, err := client.Get(f.URL + "/healthz")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+		resp, err := client.Head(f.URL + "/healthz")
+		return err == nil && resp.StatusCode == http.StatusOK
 	}, Soon, 20*time.Millisecond, "the site answers through %s", f.name)
 }
 

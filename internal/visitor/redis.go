@@ -2,7 +2,6 @@ package visitor
 
 import (
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,8 +47,7 @@ func NewRedis(t testing.TB) *Redis {
 // Start starts the server, with the data that it has on disk.
 func (s *Redis) Start() {
 	s.t.Helper()
-	_, port, _ := net.SplitHostPort(s.Addr)
-	s.cmd = exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", s.dir,
+	s.cmd = exec.Command("redis-server", "--port", portOf(s.Addr), "--bind", "127.0.0.1", "--dir", s.dir,
 		"--save", "", "--appendonly", "yes", "--appendfsync", "always")
 	require.NoError(s.t, s.cmd.Start())
 	require.Eventually(s.t, func() bool { return s.Ping(context.Background()).Err() == nil }, 20*time.Second, 5*time.Millisecond, "redis-server answers")

@@ -18,7 +18,10 @@ import (
 func merge(old, update any) any {
 	into, ok := old.(map[string]any)
 	if operations, isList := update.([]any); ok && isList {
-		return edit(into, operations)
+		for _, operation := range operations {
+			edit(into, operation.([]any))
+		}
+		return into
 	}
 	from, isNode := update.(map[string]any)
 	if _, whole := from["s"]; !ok || !isNode || whole {
@@ -30,43 +33,39 @@ func merge(old, update any) any {
 	return into
 }
 
-// edit applies operations to a list: its items ("d") are known by the slot that
+// edit applies an operation to a list: its items ("d") are known by the slot that
 // its description ("m") names. The first items of an empty list bring both it
 // and the fixed parts along.
-func edit(list map[string]any, operations []any) any {
+func edit(list map[string]any, op []any) {
 	items, _ := list["d"].([]any)
 	find := func(key any) int {
 		slot := list["m"].(map[string]any)["idKey"].(string)
 		return slices.IndexFunc(items, func(item any) bool { return item.(map[string]any)[slot] == key })
 	}
-	for _, operation := range operations {
-		op := operation.([]any)
-		switch op[0] {
-		case "a": // append
-			items = append(items, op[1].([]any)...)
-			if len(op) == 4 {
-				list["s"], list["m"] = op[2], op[3]
-			}
-		case "p": // prepend
-			items = slices.Concat(op[1].([]any), items)
-		case "i": // insert after
-			items = slices.Insert(items, find(op[1])+1, op[2])
-		case "r": // remove
-			items = slices.Delete(items, find(op[1]), find(op[1])+1)
-		case "u": // update
-			items[find(op[1])] = merge(items[find(op[1])], op[2])
-		case "o": // order
-			var ordered []any
-			for _, key := range op[1].([]any) {
-				ordered = append(ordered, items[find(key)])
-			}
-			items = ordered
-		default:
-			panic(fmt.Sprintf("unknown operation %v", op))
+	switch op[0] {
+	case "a": // append
+		items = append(items, op[1].([]any)...)
+		if len(op) == 4 {
+			list["s"], list["m"] = op[2], op[3]
 		}
+	case "p": // prepend
+		items = slices.Concat(op[1].([]any), items)
+	case "i": // insert after
+		items = slices.Insert(items, find(op[1])+1, op[2])
+	case "r": // remove
+		items = slices.Delete(items, find(op[1]), find(op[1])+1)
+	case "u": // update
+		items[find(op[1])] = merge(items[find(op[1])], op[2])
+	case "o": // order
+		var ordered []any
+		for _, key := range op[1].([]any) {
+			ordered = append(ordered, items[find(key)])
+		}
+		items = ordered
+	default:
+		panic(fmt.Sprintf("unknown operation %v", op))
 	}
 	list["d"] = items
-	return list
 }
 
 // render is the HTML of a tree: fixed parts and slots in turn, for a list once
@@ -97,37 +96,20 @@ func render(tree any) string {
 // Around returns the HTML of a page before and after its live part, without listings.
 func Around(t testing.TB, page string) (before, after string) {
 	t.Helper()
-	page = withoutListings(page)
-	const open, close = "<div data-lvt-id=", "</div>"
-	from, to := strings.Index(page, open), strings.LastIndex(page, close)
-	require.True(t, from >= 0 && from < to, "the live part of the page:\n%s", page)
-	from += strings.Index(page[from:], ">") + 1
-	return page[:from], page[to:]
-}
-
-// withoutListings returns a page without the code that it shows, which holds the words
-// that the page may say.
-func withoutListings(page string) string {
-	const open, close = `<figure class="listing">`, "</figure>"
-	var rest strings.Builder
-	for page != "" {
-		before, listing, _ := strings.Cut(page, open)
-		rest.WriteString(before)
-		_, page, _ = strings.Cut(listing, close)
-	}
-	return rest.String()
+	parts := aroundLive.FindStringSubmatch(listings.ReplaceAllString(page, ""))
+	require.NotNil(t, parts, "the live part of the page:\n%s", page)
+	return parts[1], parts[2]
 }
 
 // Readable returns the text a person sees of some HTML, without listings.
 func Readable(markup string) string {
-	markup = withoutListings(markup)
-	var text strings.Builder
-	for markup != "" {
-		before, tag, _ := strings.Cut(markup, "<")
-		text.WriteString(before)
-		_, markup, _ = strings.Cut(tag, ">")
-	}
-	return spaces.ReplaceAllString(html.UnescapeString(text.String()), " ")
+	text := html.UnescapeString(tags.ReplaceAllString(listings.ReplaceAllString(markup, ""), ""))
+	return spaces.ReplaceAllString(text, " ")
 }
 
-var spaces = regexp.MustCompile(`[ \t\r\n]+`)
+var (
+	aroundLive = regexp.MustCompile(`(?s)^(.*?<div data-lvt-id=[^>]*>).*(</div>.*)$`)
+	listings   = regexp.MustCompile(`(?s)<figure class="listing">.*?</figure>`) // show code, with the words that a page may say
+	tags       = regexp.MustCompile(`<[^>]*>`)
+	spaces     = regexp.MustCompile(`[ \t\r\n]+`)
+)
