@@ -10,7 +10,7 @@ import (
 	"realtime/internal/visitor/storm"
 )
 
-// Six tabs for each storm. make test-all has more, and make soak even more.
+// Six tabs for each storm; make soak has more.
 func TestStress(t *testing.T) {
 	t.Parallel()
 	storm.Run(t, 6)

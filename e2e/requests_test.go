@@ -5,8 +5,6 @@ import (
 	"html/template"
 	"io"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -23,38 +21,25 @@ func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
 	t.Parallel()
 	v := visitor.New(t, visitor.Serve(t))
 	v.Get(visitor.PresencePage) // for its cookie
-	join := func(tb *visitor.RequestTab, name string) {
-		tb.Act("join", map[string]any{"username": name})
-		assert.Contains(t, tb.HTML(), `id="username" name="username" value="`+template.HTMLEscapeString(name)+`" placeholder=`)
-		assert.Contains(t, tb.Text(), visitor.NotLive)
-	}
-
-	first, second := v.OpenWithoutSocket(visitor.PresencePage), v.OpenWithoutSocket(visitor.PresencePage)
-	for _, name := range []string{"Alice", `" onfocus="alert(1)`} { // in turn
-		join(first, name)
-		second.Act("presenceChanged", nil)
-		assert.NotContains(t, second.Text(), visitor.NotLive)
-		join(second, name+"!")
-		first.Act("leave", nil)
-		assert.NotContains(t, first.Text(), visitor.NotLive)
-		v.Post(visitor.PresencePage, url.Values{"username": {"Carol"}, "join": {""}}) // and one without scripts
-	}
 	var tabs sync.WaitGroup
-	for _, tb := range []*visitor.RequestTab{first, second} { // at once
+	for tab := range 2 {
 		tabs.Go(func() {
+			counter, presence := v.OpenWithoutSocket(visitor.CounterPage), v.OpenWithoutSocket(visitor.PresencePage)
 			for i := range 20 {
-				join(tb, fmt.Sprint(i))
+				name := fmt.Sprintf(`" onfocus="alert(1) %d.%d`, tab, i)
+				presence.Act("join", map[string]any{"username": name})
+				assert.Contains(t, presence.HTML(), `id="username" name="username" value="`+template.HTMLEscapeString(name)+`" placeholder=`)
+				assert.Contains(t, presence.Text(), visitor.NotLive)
+				presence.Act("presenceChanged", nil)
+				assert.NotContains(t, presence.Text(), visitor.NotLive, "what another tab was told")
+				counter.Act("increment", nil)
 			}
 		})
 	}
 	tabs.Wait()
-
-	one, two := v.OpenWithoutSocket(visitor.CounterPage), v.OpenWithoutSocket(visitor.CounterPage)
-	one.Act("increment", nil)
-	two.Act("increment", nil)
-	assert.Contains(t, two.Text(), "Counter: 2 ")
-	one.Act("increment", nil)
-	assert.Contains(t, one.Text(), "Counter: 3 ")
+	last := v.OpenWithoutSocket(visitor.CounterPage)
+	last.Act("increment", nil)
+	assert.Contains(t, last.Text(), "Counter: 41 ")
 }
 
 // While the answer to one click is on its way from Redis, clicks of other browsers are
@@ -94,13 +79,18 @@ func TestRequests_HaveLimits(t *testing.T) {
 	require.NoError(t, visitor.Act(silent, "join", map[string]any{"username": "silent"}))
 	watching.Shows(" 1 user(s) online") // from here on the silent end reads and writes nothing
 
-	const post = "POST " + visitor.CounterPage + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+	const begin = " HTTP/1.1\r\nHost: x\r\n"
+	get, post := "GET / "+begin[1:], "POST "+visitor.CounterPage+begin+"Content-Type: application/x-www-form-urlencoded\r\n"
+	cookies := func(bytes int) string {
+		return "Cookie: " + strings.Repeat("x", bytes) + "\r\nConnection: close\r\n\r\n"
+	}
 	var requests sync.WaitGroup
 	for name, row := range map[string]struct{ sent, want string }{
 		"no request":    {"", ""},
-		"a slow header": {"GET / HTTP/1.1\r\nHost: x\r\n", ""},
+		"a slow header": {get, ""},
 		"a slow body":   {post + "Content-Length: 100\r\n\r\nincr", "408 Request Timeout"},
-		"a huge header": {"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("x", 32<<10) + "\r\n\r\n", "431 Request Header Fields Too Large"},
+		"a long header": {get + cookies(15_000), "200 OK"}, // of all applications that share a host name
+		"a huge header": {get + cookies(32<<10), "431 Request Header Fields Too Large"},
 	} {
 		requests.Go(func() {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
@@ -115,10 +105,6 @@ func TestRequests_HaveLimits(t *testing.T) {
 			assert.Contains(t, string(answer), row.want, name)
 		})
 	}
-	// A browser sends the cookies of all applications that share a host name.
-	many := http.Header{"Cookie": {visitor.SessionCookie + "=" + visitor.MadeUpSession() + "; other=" + strings.Repeat("x", 15_000)}}
-	ws, _ := visitor.Knock(t, server, visitor.CounterPage, many)
-	assert.NotNil(t, ws)
 	requests.Wait()
 	watching.Shows(" 0 user(s) online")
 }

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	cdpnetwork "github.com/chromedp/cdproto/network"
 	"github.com/stretchr/testify/assert"
 
 	"realtime/internal/visitor"
@@ -72,35 +71,4 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			made = counted
 		})
 	}
-}
-
-// By the clock of a real browser, with the machine to itself.
-func TestSoak_BreakIsSaidAfterASecond(t *testing.T) {
-	network := visitor.NewNetwork(t, visitor.Serve(t))
-	tb := browser.New(t).Open(network.URL + visitor.CounterPage)
-	tb.ExpectErrors("net::ERR_")
-	tb.WatchStatus()
-	network.Leave()
-	<-time.After(300 * time.Millisecond)
-	network.ComeBack()
-	tb.WaitUntil(browser.Live, "a new socket")
-	<-time.After(1500 * time.Millisecond)
-	assert.Empty(t, tb.Heard(), "what is said after a drop of 300 ms")
-
-	dropped := time.Now()
-	network.Leave()
-	tb.Shows("Reconnecting…")
-	after := tb.Heard()[0].At.Sub(dropped)
-	assert.Greater(t, after, 500*time.Millisecond)
-	assert.Less(t, after, 1500*time.Millisecond)
-
-	network.ComeBack()
-	tb.Shows("Back online")
-	dropped = time.Now()
-	tb.Run(cdpnetwork.Enable(), cdpnetwork.EmulateNetworkConditions(true, 0, -1, -1))
-	tb.Shows("Reconnecting…")
-	tb.Run(cdpnetwork.EmulateNetworkConditions(false, 0, -1, -1))
-	back := time.Now()
-	tb.WaitUntil(browser.Live, "a live page")
-	assert.Less(t, time.Since(back), time.Second, "back after %v offline", back.Sub(dropped))
 }

@@ -155,12 +155,8 @@ func (d *deployment) refusesOtherSites() {
 // answersOddRequests checks what is answered to long headers and forms.
 func (d *deployment) answersOddRequests() {
 	d.t.Helper()
-	http1, http2 := visitor.New(d.t, d.URL), visitor.New(d.t, d.URL)
-	transport := http2.Client.Transport.(*http.Transport).Clone()
-	transport.Protocols = new(http.Protocols)
-	transport.Protocols.SetHTTP1(true)
-	http1.Client.Transport = transport
-	for protocol, v := range map[string]*visitor.Visitor{"HTTP/1.1": http1, "HTTP/2": http2} {
+	withHTTP2 := visitor.New(d.t, d.URL)
+	for protocol, v := range map[string]*visitor.Visitor{"HTTP/1.1": withHTTP2.WithoutHTTP2(), "HTTP/2": withHTTP2} {
 		for size, want := range map[int][]int{ // of cookies that other apps on the same host may have set
 			15_000: {http.StatusOK},
 			28_000: {http.StatusBadRequest, http.StatusRequestHeaderFieldsTooLarge},

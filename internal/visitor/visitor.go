@@ -284,3 +284,10 @@ func TagOf(t testing.TB, markup, start string) string {
 	tag, _, _ := strings.Cut(rest, ">")
 	return start + tag + ">"
 }
+
+// WithoutHTTP2 returns the same visitor with a browser that knows HTTP/1.1 only.
+func (v *Visitor) WithoutHTTP2() *Visitor {
+	http1 := *v.Client
+	http1.Transport = &http.Transport{DialContext: dial, TLSClientConfig: tlsConfig()} // which keeps HTTP/2 off
+	return &Visitor{t: v.t, Base: v.Base, Client: &http1}
+}
