@@ -50,20 +50,43 @@ func NewNetwork(t testing.TB, server string) *Network {
 // Addr returns the host and port of the server, through the network.
 func (n *Network) Addr() string { return n.listener.Addr().String() }
 
-// Delay makes everything that is sent from now on arrive later by d, each way. Opening
-// a connection takes a round trip more, as it does over TCP.
-func (n *Network) Delay(d time.Duration) {
+func (n *Network) locked(do func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.delay = d
+	do()
 }
+
+// Delay makes everything that is sent from now on arrive later by d, each way. Opening
+// a connection takes a round trip more, as it does over TCP.
+func (n *Network) Delay(d time.Duration) { n.locked(func() { n.delay = d }) }
 
 // Throttle makes each connection carry at most so many bytes a second, each way; 0 lifts
 // the limit.
-func (n *Network) Throttle(bytesPerSecond int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.perSecond = bytesPerSecond
+func (n *Network) Throttle(bytesPerSecond int) { n.locked(func() { n.perSecond = bytesPerSecond }) }
+
+// Cut breaks every connection there is. New ones work.
+func (n *Network) Cut() { n.locked(n.cut) }
+
+func (n *Network) cut() {
+	for _, conn := range n.conns {
+		conn.Close()
+	}
+	n.conns = nil
+}
+
+// Leave breaks every connection, and closes new ones at once, until ComeBack.
+func (n *Network) Leave() { n.locked(func() { n.away = true; n.cut() }) }
+
+// ComeBack undoes Leave.
+func (n *Network) ComeBack() { n.locked(func() { n.away = false }) }
+
+// Swallow lets nothing through, and breaks nothing, until release is called.
+func (n *Network) Swallow() (release func()) {
+	clear := make(chan struct{})
+	n.locked(func() { n.clear = clear })
+	release = sync.OnceFunc(func() { close(clear) })
+	n.t.Cleanup(release)
+	return release
 }
 
 // open connects near to the server.
@@ -127,44 +150,4 @@ func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
 		<-clear
 		to.Write(c.bytes)
 	}
-}
-
-// Cut breaks every connection there is. New ones work.
-func (n *Network) Cut() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.cut()
-}
-
-func (n *Network) cut() {
-	for _, conn := range n.conns {
-		conn.Close()
-	}
-	n.conns = nil
-}
-
-// Leave breaks every connection, and closes new ones at once, until ComeBack.
-func (n *Network) Leave() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.away = true
-	n.cut()
-}
-
-// ComeBack undoes Leave.
-func (n *Network) ComeBack() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.away = false
-}
-
-// Swallow lets nothing through, and breaks nothing, until release is called.
-func (n *Network) Swallow() (release func()) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	clear := make(chan struct{})
-	n.clear = clear
-	release = sync.OnceFunc(func() { close(clear) })
-	n.t.Cleanup(release)
-	return release
 }

@@ -184,12 +184,14 @@ func startAndRead(cmd *exec.Cmd) (line string, err error) {
 
 // end ends the program with the test, and judges it.
 func (p *Program) end() {
-	p.signal(syscall.SIGKILL)
-	<-p.Exited
-	log := p.Log()
-	if !p.signaled.Load() {
-		assert.Fail(p.t, "the program has ended by itself", p.cmd.ProcessState)
+	select {
+	case <-p.Exited:
+		assert.True(p.t, p.signaled.Load(), "the program has ended by itself: %v", p.cmd.ProcessState)
+	default:
+		p.cmd.Process.Kill()
+		<-p.Exited
 	}
+	log := p.Log()
 	if at := broken.FindStringIndex(log); at != nil {
 		assert.Fail(p.t, "the program is broken", log[at[0]:])
 	} else if p.t.Failed() && log != "" {
@@ -287,16 +289,8 @@ func (p *Program) CPUTime() (used time.Duration) {
 // Signal sends the program a signal.
 func (p *Program) Signal(signal os.Signal) {
 	p.t.Helper()
-	require.NoError(p.t, p.signal(signal))
-}
-
-// signal notes that the program was sent a signal, unless it has ended before.
-func (p *Program) signal(signal os.Signal) error {
-	err := p.cmd.Process.Signal(signal)
-	if err == nil {
-		p.signaled.Store(true)
-	}
-	return err
+	p.signaled.Store(true)
+	require.NoError(p.t, p.cmd.Process.Signal(signal))
 }
 
 // Kill kills the program, and waits for its end.

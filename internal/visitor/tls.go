@@ -7,12 +7,9 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 )
@@ -31,17 +28,15 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	return c
 })
 
-// writeCertificate writes the certificate and its key to a directory: fullchain.pem,
-// privkey.pem, and both.pem.
-func writeCertificate(dir string) error {
+// certificatePEM is the certificate, and its key.
+func certificatePEM() []byte {
 	c := certificate()
-	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Leaf.Raw})
-	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	return errors.Join(err,
-		os.WriteFile(filepath.Join(dir, "fullchain.pem"), cert, 0o600),
-		os.WriteFile(filepath.Join(dir, "privkey.pem"), key, 0o600),
-		os.WriteFile(filepath.Join(dir, "both.pem"), append(cert, key...), 0o600))
+	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		panic(err)
+	}
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Leaf.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
 }
 
 // ChromiumFlags are the flags by which Chromium finds SiteName and trusts its
