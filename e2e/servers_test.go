@@ -52,35 +52,10 @@ func TestServers_CountEveryClickOnce(t *testing.T) {
 	tb.Shows(fmt.Sprintf("Counter: %d ", all+1))
 }
 
-func TestServers_ShareWhoIsOnline(t *testing.T) {
-	t.Parallel()
-	redis, servers := visitor.StartServers(t, 2)
-	a, b := servers[0], servers[1]
-	alice := visitor.New(t, a.URL)
-	onA, second, onB := alice.Open(visitor.PresencePage), alice.At(b.URL).Open(visitor.PresencePage), visitor.New(t, b.URL).Open(visitor.PresencePage)
-	onA.Join("Alice")
-	second.Join("Alice")
-	onB.Join("Bob")
-	for _, tb := range []*visitor.Tab{onA, onB} {
-		tb.Shows("2 user(s) online")
-		tb.Shows("in 2 tabs")
-		tb.Shows("Bob")
-	}
-	for _, key := range redis.Keys(t.Context(), "{realtime}:server:*").Val() {
-		assert.NotContains(t, fmt.Sprint(redis.HGetAll(t.Context(), key).Val()), alice.Session(), "Redis knows the cookie")
-	}
-	second.Close()
-	onA.ShowsNoMore("in 2 tabs")
-
-	a.Kill()
-	onB.Shows("1 user(s) online")
-	onB.Never("Alice")
-	assert.EqualValues(t, 1, b.Metric("realtime_users_online"))
-}
-
 // Neither a reload on another server nor a stop changes who is online: people come back
 // on other servers, under the same names, and who does not come back stays for the grace
-// period. It is long here, so that nothing is right only because it has ended.
+// period. It is long here, so that nothing is right only because it has ended. People of a
+// server that is killed are gone.
 //
 // Somebody who is back after the server has left shows in one tab. Who is back in that
 // very moment may show in two until the grace period ends.
@@ -104,6 +79,9 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 		tb.StartHistory()
 		watching = append(watching, tb)
 	}
+	for _, key := range redis.Keys(t.Context(), "{realtime}:server:*").Val() {
+		assert.NotContains(t, fmt.Sprint(redis.HGetAll(t.Context(), key).Val()), tabs[0].Visitor.Session(), "Redis knows the cookie")
+	}
 	tabs[1].Close()
 	joins(tabs[1].Visitor.At(servers[2].URL), 1)
 
@@ -126,6 +104,9 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 			assert.Contains(t, text, everybody, "not for a moment")
 		}
 	}
+	servers[2].Kill()
+	watching[0].Shows("2 user(s) online") // Person 0 is here, and Person 4 has time
+	watching[0].Never("Person 1")
 }
 
 // A program that starts before its Redis waits for it, unless it is stopped.

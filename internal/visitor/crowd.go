@@ -71,16 +71,16 @@ func OpenCrowdOn(t testing.TB, servers []string, path string, n int) *Crowd {
 	}
 	dialer := websocket.Dialer{ReadBufferSize: 512, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{}}
 	var opening sync.WaitGroup
-	const atOnce = 16
-	for first := range atOnce {
+	atOnce := make(chan struct{}, 16)
+	for i := range n {
+		atOnce <- struct{}{}
 		opening.Go(func() {
-			for i := first; i < n; i += atOnce {
-				server := servers[i%len(servers)]
-				ws, _, err := handshake(dialer, server, path, http.Header{"Origin": {server}})
-				require.NoError(t, err)
-				_, _, err = ws.ReadMessage() // the page
-				require.NoError(t, err)
+			defer func() { <-atOnce }()
+			server := servers[i%len(servers)]
+			ws, _, err := handshake(dialer, server, path, http.Header{"Origin": {server}})
+			if assert.NoError(t, err) {
 				c.Tabs[i] = &Onlooker{crowd: c, ws: ws}
+				ws.ReadMessage()    // the page
 				go c.Tabs[i].read() // at once: the heartbeat wants an answer long before the last tab is open
 			}
 		})

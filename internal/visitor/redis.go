@@ -2,10 +2,10 @@ package visitor
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -106,8 +106,8 @@ func (s *Redis) usage() Usage {
 	s.t.Helper()
 	info, err := s.InfoMap(context.Background(), "stats", "cpu", "memory").Result()
 	require.NoError(s.t, err)
-	number := func(section, field string) float64 {
-		n, err := strconv.ParseFloat(info[section][field], 64)
+	number := func(section, field string) (n float64) {
+		_, err := fmt.Sscan(info[section][field], &n)
 		require.NoError(s.t, err, field)
 		return n
 	}

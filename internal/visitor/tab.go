@@ -1,7 +1,7 @@
 package visitor
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,23 +38,18 @@ type Tab struct {
 func (tb *Tab) read() {
 	defer close(tb.Ended)
 	for {
-		_, data, err := tb.WS.ReadMessage()
 		var frame struct {
 			Tree map[string]any `json:"tree"`
 			Meta struct {
 				Action string `json:"action"`
 			} `json:"meta"`
 		}
-		if err == nil {
-			err = json.Unmarshal(data, &frame)
-		}
+		err := tb.WS.ReadJSON(&frame)
 		tb.mu.Lock()
 		if err == nil {
 			tb.tree = merge(tb.tree, frame.Tree)
 			tb.frames++
-			if frame.Meta.Action != "" {
-				tb.answered = frame.Meta.Action
-			}
+			tb.answered = cmp.Or(frame.Meta.Action, tb.answered)
 			if tb.history != nil && tb.text() != tb.history[len(tb.history)-1] {
 				tb.history = append(tb.history, tb.text())
 			}
