@@ -23,7 +23,7 @@ import (
 // and survives a restart of all.
 func TestServers_CountEveryClickOnce(t *testing.T) {
 	t.Parallel()
-	redis, servers := visitor.StartServers(t, 3)
+	redis, servers := visitor.StartServers(t, 3, "-drain", "100ms")
 	const each = 1000
 	all := len(servers) * each
 	var urls []string
@@ -36,11 +36,7 @@ func TestServers_CountEveryClickOnce(t *testing.T) {
 	for _, s := range servers {
 		assert.Contains(t, visitor.New(t, s.URL).Get(visitor.CounterPage), fmt.Sprintf("Counter: %d ", all))
 		assert.EqualValues(t, each, s.Metric("realtime_clicks_total"), "each counts its own")
-		s.Signal(syscall.SIGTERM)
-	}
-	for _, s := range servers {
-		<-s.Exited
-		assert.Zero(t, s.ExitCode())
+		assert.Zero(t, s.Stop(syscall.SIGTERM))
 	}
 	for _, key := range redis.Keys(t.Context(), "*").Val() {
 		forGood := key == "{realtime}:clicks" || key == "{realtime}:servers"

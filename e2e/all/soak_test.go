@@ -119,9 +119,7 @@ func TestSoak_StopIsBounded(t *testing.T) {
 	thaw := redis.Freeze()
 	defer thaw()
 	began := time.Now()
-	p.Signal(syscall.SIGTERM)
-	<-p.Exited
-	assert.Zero(t, p.ExitCode())
+	assert.Zero(t, p.Stop(syscall.SIGTERM))
 	assert.Less(t, time.Since(began), visitor.Drain+3*time.Second)
 }
 

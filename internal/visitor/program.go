@@ -304,11 +304,7 @@ func (p *Program) Kill() {
 func (p *Program) Stop(signal os.Signal) int {
 	p.t.Helper()
 	p.Signal(signal)
-	select {
-	case <-p.Exited:
-	case <-time.After(Soon):
-		require.Fail(p.t, "still running after "+signal.String())
-	}
+	<-p.Exited
 	return p.ExitCode()
 }
 
