@@ -76,6 +76,8 @@ func TestHostile_PeersThatDoNotReadAreClosed(t *testing.T) {
 	t.Parallel()
 	p := visitor.Start(t)
 	connectDeaf(t, p.URL, 5)
-	closed := func() bool { return p.Metric("realtime_slow_closes_total") == 5 && p.Connections(visitor.CounterPage) == 0 }
+	closed := func() bool {
+		return p.Metric("realtime_slow_closes_total") == 5 && p.Connections(visitor.CounterPage) == 0
+	}
 	assert.Eventually(t, closed, visitor.Soon, 10*time.Millisecond)
 }

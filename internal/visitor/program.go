@@ -317,10 +317,8 @@ const (
 	Grace    = 2 * time.Second       // -grace
 	Interval = 50 * time.Millisecond // -refresh-interval
 	Drain    = 2 * time.Second       // -drain
+	MaxForm  = 16 << 10              // bytes
 )
-
-// MaxForm is the limit of a form, in bytes.
-const MaxForm = 16 << 10
 
 // Patient are flags with which a program closes nobody for being silent or slow. On a busy
 // machine everybody is.
