@@ -295,10 +295,7 @@ func (p *Program) Signal(signal os.Signal) {
 }
 
 // Kill kills the program, and waits for its end.
-func (p *Program) Kill() {
-	p.t.Helper()
-	p.Stop(syscall.SIGKILL)
-}
+func (p *Program) Kill() { p.t.Helper(); p.Stop(syscall.SIGKILL) }
 
 // Stop signals the program, waits for its end, and returns its exit status.
 func (p *Program) Stop(signal os.Signal) int {
