@@ -1,11 +1,12 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
@@ -38,10 +39,7 @@ func FuzzFrames(f *testing.F) {
 	sender := visitor.New(f, server)
 	f.Fuzz(func(t *testing.T, text, counter bool, frame []byte) {
 		healthy := sender.With(t)
-		page := visitor.PresencePage
-		if counter {
-			page = visitor.CounterPage
-		}
+		page := map[bool]string{true: visitor.CounterPage, false: visitor.PresencePage}[counter]
 		peer, clicker := healthy.Open(page), healthy.Open(visitor.CounterPage)
 		defer peer.Close()
 		defer clicker.Close()
@@ -50,15 +48,12 @@ func FuzzFrames(f *testing.F) {
 			want++
 		}
 
-		frameType := websocket.BinaryMessage
-		if text {
-			frameType = websocket.TextMessage
-		}
+		frameType := map[bool]int{true: websocket.TextMessage, false: websocket.BinaryMessage}[text]
 		require.NoError(t, peer.WS.WriteMessage(frameType, frame))
 		if text && utf8.Valid(frame) {
 			peer.Settle() // answered, and goes on
 		} else {
-			require.Eventually(t, func() bool { return peer.Err() != nil }, visitor.Soon, time.Millisecond, "still open")
+			<-peer.Ended
 		}
 		clicker.Increment()
 		shown := fmt.Sprintf("Counter: %d ", want)
@@ -76,8 +71,5 @@ func isIncrement(frame []byte) bool {
 	if !utf8.Valid(frame) || json.Unmarshal(frame, &message) != nil {
 		return false
 	}
-	if message.Action == "" {
-		message.Action = message.Submitter
-	}
-	return message.Action == "increment" || message.Action == "Increment"
+	return slices.Contains([]string{"increment", "Increment"}, cmp.Or(message.Action, message.Submitter))
 }

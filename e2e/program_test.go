@@ -42,11 +42,7 @@ func TestProgram(t *testing.T) {
 	watching.Shows("0 user(s) online")
 
 	// Crowds come and go. Nothing is left of them.
-	visitor.ComeAndGo(t, p.URL, 100)
-	watching.Shows(" 0 user(s) online")
-	goroutines, heap := p.AtRest()
-	visitor.ComeAndGo(t, p.URL, 400)
-	p.IsAtRestAgain(goroutines, heap+1<<20) // 2.5 kB a visit
+	p.ForgetsVisits(100, 400)
 	watching.Shows(" 0 user(s) online")
 	assert.Empty(t, p.Said(), "the log says nothing of visits")
 
@@ -92,7 +88,10 @@ func TestStop_GivesABalancerTimeUntilASecondSignal(t *testing.T) {
 			v := visitor.New(t, p.URL)
 			before := v.Open(visitor.CounterPage)
 			p.Signal(first)
-			p.IsStopping("/readyz")
+			require.Eventually(t, func() bool {
+				resp, body := v.Send(http.MethodGet, "/readyz", "", "")
+				return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
+			}, visitor.Soon, time.Millisecond)
 			assert.Equal(t, "ok ", v.Get("/healthz"))
 			visitor.New(t, p.URL).Open(visitor.CounterPage).Increment()
 			v.Click()

@@ -6,8 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -17,44 +18,32 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
+	"realtime/internal/visitor/browser"
 )
 
 func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
 	t.Parallel()
 	v := visitor.New(t, visitor.Serve(t))
 	v.Get(visitor.PresencePage) // for its cookie
-	join := func(tb *visitor.RequestTab, name string) {
-		tb.Act("join", map[string]any{"username": name})
-		assert.Contains(t, tb.HTML(), `id="username" name="username" value="`+template.HTMLEscapeString(name)+`" placeholder=`)
-		assert.Contains(t, tb.Text(), visitor.NotLive)
-	}
-
-	first, second := v.OpenWithoutSocket(visitor.PresencePage), v.OpenWithoutSocket(visitor.PresencePage)
-	for _, name := range []string{"Alice", `" onfocus="alert(1)`} { // in turn
-		join(first, name)
-		second.Act("presenceChanged", nil)
-		assert.NotContains(t, second.Text(), visitor.NotLive)
-		join(second, name+"!")
-		first.Act("leave", nil)
-		assert.NotContains(t, first.Text(), visitor.NotLive)
-		v.Post(visitor.PresencePage, url.Values{"username": {"Carol"}, "join": {""}}) // and one without scripts
-	}
 	var tabs sync.WaitGroup
-	for _, tb := range []*visitor.RequestTab{first, second} { // at once
+	for tab := range 2 {
 		tabs.Go(func() {
+			counter, presence := v.OpenWithoutSocket(visitor.CounterPage), v.OpenWithoutSocket(visitor.PresencePage)
 			for i := range 20 {
-				join(tb, fmt.Sprint(i))
+				name := fmt.Sprintf(`" onfocus="alert(1) %d.%d`, tab, i)
+				presence.Act("join", map[string]any{"username": name})
+				assert.Contains(t, presence.HTML(), `id="username" name="username" value="`+template.HTMLEscapeString(name)+`" placeholder=`)
+				assert.Contains(t, presence.Text(), visitor.NotLive)
+				presence.Act("presenceChanged", nil)
+				assert.NotContains(t, presence.Text(), visitor.NotLive, "what another tab was told")
+				counter.Act("increment", nil)
 			}
 		})
 	}
 	tabs.Wait()
-
-	one, two := v.OpenWithoutSocket(visitor.CounterPage), v.OpenWithoutSocket(visitor.CounterPage)
-	one.Act("increment", nil)
-	two.Act("increment", nil)
-	assert.Contains(t, two.Text(), "Counter: 2 ")
-	one.Act("increment", nil)
-	assert.Contains(t, one.Text(), "Counter: 3 ")
+	last := v.OpenWithoutSocket(visitor.CounterPage)
+	last.Act("increment", nil)
+	assert.Contains(t, last.Text(), "Counter: 41 ")
 }
 
 // While the answer to one click is on its way from Redis, clicks of other browsers are
@@ -71,14 +60,16 @@ func TestRequests_PostsOfManyBrowsersDoNotWaitForEachOther(t *testing.T) {
 		browsers[i].Get(visitor.CounterPage) // for its cookie
 	}
 	far.Delay(100 * time.Millisecond)
-	var posting sync.WaitGroup
-	for _, v := range browsers {
-		posting.Go(v.Click)
-	}
-	posting.Wait()
+	spent := redis.Spent(func() {
+		var posting sync.WaitGroup
+		for _, v := range browsers {
+			posting.Go(v.Click)
+		}
+		posting.Wait()
+	})
 	far.Delay(0)
 	assert.Contains(t, browsers[0].Get(visitor.CounterPage), "Counter: 100 ")
-	assert.Less(t, redis.Calls("hincrby"), posters/4, "commands that have counted; one for each click if clicks wait for each other")
+	assert.Less(t, spent.Commands, posters, "several for each click if clicks wait for each other")
 }
 
 // The server ends what is slow, what is huge, and a peer that says nothing any more.
@@ -92,13 +83,18 @@ func TestRequests_HaveLimits(t *testing.T) {
 	require.NoError(t, visitor.Act(silent, "join", map[string]any{"username": "silent"}))
 	watching.Shows(" 1 user(s) online") // from here on the silent end reads and writes nothing
 
-	const post = "POST " + visitor.CounterPage + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+	const begin = " HTTP/1.1\r\nHost: x\r\n"
+	get, post := "GET / "+begin[1:], "POST "+visitor.CounterPage+begin+"Content-Type: application/x-www-form-urlencoded\r\n"
+	cookies := func(bytes int) string {
+		return "Cookie: " + strings.Repeat("x", bytes) + "\r\nConnection: close\r\n\r\n"
+	}
 	var requests sync.WaitGroup
 	for name, row := range map[string]struct{ sent, want string }{
 		"no request":    {"", ""},
-		"a slow header": {"GET / HTTP/1.1\r\nHost: x\r\n", ""},
+		"a slow header": {get, ""},
 		"a slow body":   {post + "Content-Length: 100\r\n\r\nincr", "408 Request Timeout"},
-		"a huge header": {"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("x", 32<<10) + "\r\n\r\n", "431 Request Header Fields Too Large"},
+		"a long header": {get + cookies(15_000), "200 OK"}, // of all applications that share a host name
+		"a huge header": {get + cookies(32<<10), "431 Request Header Fields Too Large"},
 	} {
 		requests.Go(func() {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
@@ -113,10 +109,55 @@ func TestRequests_HaveLimits(t *testing.T) {
 			assert.Contains(t, string(answer), row.want, name)
 		})
 	}
-	// A browser sends the cookies of all applications that share a host name.
-	many := http.Header{"Cookie": {visitor.SessionCookie + "=" + visitor.MadeUpSession() + "; other=" + strings.Repeat("x", 15_000)}}
-	ws, _ := visitor.Knock(t, server, visitor.CounterPage, many)
-	assert.NotNil(t, ws)
 	requests.Wait()
 	watching.Shows(" 0 user(s) online")
 }
+
+// The pages are there, and every browser file is loaded by one, at an address that is kept.
+func TestPages_AreThere(t *testing.T) {
+	t.Parallel()
+	browser.NeedFiles(t)
+	const notFound = "<h1>Page not found</h1>"
+	linked := map[string]bool{}
+	v := visitor.New(t, visitor.Serve(t))
+	for address, wants := range map[string][]string{
+		"/": {"<title>Home · ", `href="` + visitor.CounterPage + `"`, `href="` + visitor.PresencePage + `"`, "Multi-User Refresh", "Presence Tracking"},
+		visitor.CounterPage: {
+			"<title>Multi-User Refresh · Real-Time &amp; Multi-User</title>", "<h1>Multi-User Refresh</h1>",
+			"Counter: <strong>0</strong>", `<form method="POST">`, `<button name="increment">`,
+			"ctx.Subscribe", "ctx.SelfTopic", "ctx.Publish", "Try:"},
+		visitor.PresencePage: {
+			"<title>Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
+			`role="status" aria-live="polite"><mark>0 user(s) online<`, `<label for="username">Username</label>`,
+			`name="username"`, `placeholder="Pick a name…"`, `<button name="join">`, "Closed tabs", "Same names"},
+		"/healthz":        {"ok"},
+		"/readyz":         {"ready"},
+		"/metrics":        {notFound, `href="/"`}, // they have an address of their own
+		"/debug/pprof/":   {notFound},
+		"/static/nothing": {notFound},
+	} {
+		resp, body := v.Send(http.MethodGet, address, "", "")
+		assert.Equal(t, wants[0] == notFound, resp.StatusCode == http.StatusNotFound, address)
+		assert.Equal(t, "no-store", resp.Header.Get("Cache-Control"), address)
+		for _, want := range wants {
+			assert.Contains(t, body, want, address)
+		}
+		for _, found := range addressOf.FindAllStringSubmatch(body, -1) {
+			linked[found[2]+found[3]] = true
+			resp, _ := v.Send(http.MethodGet, found[1], "", "")
+			assert.Equal(t, "public, max-age=31536000", resp.Header.Get("Cache-Control"), found[1])
+		}
+	}
+	for _, pattern := range []string{"../static/*.css", "../static/*.js", "../static/*.svg", "../static/vendor/*.css", "../static/vendor/*.js"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, file := range files {
+			assert.True(t, linked[filepath.Base(file)], "no page loads %s", file)
+		}
+	}
+}
+
+// addressOf matches the address of a browser file: what stands before the hash of its
+// content, and after it.
+var addressOf = regexp.MustCompile(`(?:src|href)="(/static/(?:vendor/)?([^"]*?)-[0-9a-f]{64}(\.[^"]*))"`)

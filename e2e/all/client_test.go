@@ -251,7 +251,7 @@ func TestClient_KeepsTheSocketOfAPageThatIsLeft(t *testing.T) {
 	tb := browser.NewWindowed(t).Open(newStockBehind(t, sockets.Count))
 	tb.Navigate("about:blank")
 	time.Sleep(500 * time.Millisecond) // nothing tells that a socket stays
-	mended(t, sockets.Open() == 1, "closes the socket of a page that is left", "leave() in static/live.js")
+	mended(t, len(sockets.Open()) == 1, "closes the socket of a page that is left", "leave() in static/live.js")
 }
 
 func TestClient_RequestsHaveNoBound(t *testing.T) {

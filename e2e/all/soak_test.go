@@ -3,15 +3,19 @@
 package all
 
 import (
+	"net"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/page"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
 	"realtime/internal/visitor/browser"
+	"realtime/internal/visitor/storm"
 )
 
 // With the program's own intervals, tabs in which nothing happens stay online,
@@ -36,51 +40,87 @@ func TestSoak_IdleAndHiddenTabsStayFor5Minutes(t *testing.T) {
 	peer.NoChange(visitor.Grace)
 }
 
-// Twice, a server is away. Two of each person's five tabs are hidden. The tabs are not all
-// one person's, because Chromium makes the sockets of one process wait, for up to seconds,
-// when many of them open at once.
-func TestSoak_EverybodyIsBackWithTabsInFrontAndBehind(t *testing.T) {
-	exe := visitor.Build(t)
-	server := visitor.StartExe(t, exe)
-	idle := browser.NewWindowed(t).OpenWindow(visitor.Serve(t) + visitor.CounterPage) // its server stays
-	idle.CountConnects()
-	var tabs []*browser.Tab
-	for range 4 {
-		person := browser.NewWindowed(t)
-		for i := range 5 {
-			open := person.OpenWindow
-			if i%2 == 1 {
-				open = person.Open // in the same window, before the last tab
-			}
-			tb := open(server.URL + visitor.CounterPage)
-			tb.ExpectServerAway()
-			tb.Eval(`void document.addEventListener("live", (event) => { window[event.detail] = Date.now(); })`)
-			tabs = append(tabs, tb)
-		}
-	}
-	visitor.New(t, server.URL).Click()
-	for _, row := range []struct{ away, backWithin time.Duration }{
-		{time.Second, 1500 * time.Millisecond},
-		{30 * time.Second, 6 * time.Second},
+func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
+	server := visitor.Serve(t)
+	made := 0
+	for _, row := range []struct {
+		name           string
+		delay          time.Duration // each way
+		bytesPerSecond int
+		stall          time.Duration // every 10 seconds
+	}{
+		{name: "350 ms each way", delay: 350 * time.Millisecond},
+		{name: "50 ms, 3 s stalls", delay: 50 * time.Millisecond, stall: 3 * time.Second},
+		{name: "350 ms, 30 kB/s, 3 s stalls", delay: 350 * time.Millisecond, bytesPerSecond: 30_000, stall: 3 * time.Second},
 	} {
-		visitor.New(t, server.URL).Click()
-		for _, tb := range tabs {
-			tb.Shows("Counter: 2")
-		}
-		server.Stop(syscall.SIGTERM)
-		<-time.After(row.away)
-		server = visitor.StartExe(t, exe, "-addr", server.Addr())
-		back := time.Now()
-		visitor.New(t, server.URL).Click()
-		var last time.Duration
-		for _, tb := range tabs {
-			tb.Shows("Counter: 1")
-			assert.Greater(t, tb.Number(`up`), tb.Number(`down`))
-			last = max(last, time.UnixMilli(int64(tb.Number(`up`))).Sub(back))
-			assert.Equal(t, 1, tb.Loads(), "without reload")
-		}
-		t.Logf("away for %v: the last of %d tabs was live %v after the server was back", row.away, len(tabs), last)
-		assert.Less(t, last, row.backWithin)
+		t.Run(row.name, func(t *testing.T) {
+			network := visitor.NewNetwork(t, server)
+			network.Delay(row.delay)
+			network.Throttle(row.bytesPerSecond)
+			go func() {
+				for t.Context().Err() == nil {
+					release := network.Swallow()
+					<-time.After(row.stall)
+					release()
+					<-time.After(7 * time.Second)
+				}
+			}()
+			person := browser.NewWindowed(t)
+			tb := person.Load("about:blank")
+			tb.ExpectErrors("")
+			tb.WatchNotices()
+			tb.WatchStatus()
+			begin := time.Now()
+			tb.Navigate(network.URL + visitor.CounterPage)
+			tb.WaitUntil(browser.Live, "a live page")
+			live := time.Since(begin)
+			tb.CountConnects()
+			for range 5 {
+				tb.Hide(person)
+				tb.Show()
+				tb.Eval(browser.ComesOnline)
+				<-time.After(2 * time.Second) // nothing else is under way
+				tb.Click("increment")
+				tb.Eval(browser.ComesOnline)
+				tb.Click("increment")
+				made += 2
+				<-time.After(2 * time.Second)
+			}
+			tb.Becomes(visitor.Soon, `document.querySelector("article strong").innerText == `+strconv.Itoa(made))
+			counted := visitor.New(t, server).Open(visitor.CounterPage).Counter()
+			t.Logf("live after %.1f s", live.Seconds())
+			assert.Equal(t, made, counted, "clicks")
+			assert.Empty(t, tb.Notices())
+			assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
+			for _, said := range tb.Heard() {
+				assert.Contains(t, []string{"Connecting… Buttons work.", ""}, said.Text)
+			}
+			made = counted
+		})
 	}
-	assert.Equal(t, "0", idle.Eval(`connects`), "new sockets of a tab that lost none")
 }
+
+func TestSoak_VisitsLeaveNothingBehind(t *testing.T) {
+	p := visitor.StartExe(t, visitor.BuildPlain(t), "-grace", "50ms")
+	p.ForgetsVisits(1000, 10_000)
+}
+
+// The program ends at most 3 seconds after the time for its stop, whoever does not
+// answer: a socket, a connection without a request, Redis.
+func TestSoak_StopIsBounded(t *testing.T) {
+	redis := visitor.NewRedis(t)
+	p := visitor.StartExe(t, visitor.BuildPlain(t), "-redis", redis.URL)
+	deaf, err := visitor.New(t, p.URL).Dial(visitor.CounterPage)
+	require.NoError(t, err)
+	defer deaf.Close()
+	idle, err := net.Dial("tcp", p.Addr())
+	require.NoError(t, err)
+	defer idle.Close()
+	thaw := redis.Freeze()
+	defer thaw()
+	began := time.Now()
+	assert.Zero(t, p.Stop(syscall.SIGTERM))
+	assert.Less(t, time.Since(began), visitor.Drain+3*time.Second)
+}
+
+func TestSoak_StormsOfManyTabs(t *testing.T) { storm.Run(t, 64) }

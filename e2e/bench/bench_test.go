@@ -296,8 +296,7 @@ func (r *result) measureBursts(c *crowd) {
 }
 
 func (r *result) measureStream(c *crowd) {
-	c.Forget()
-	before, cpu := c.Count(0), c.cpu()
+	began, before, cpu := time.Now(), c.Count(0), c.cpu()
 	rate := min(size.StreamRate, 5*r.Tabs)
 	c.expectMore(rate * int(size.StreamFor/time.Second))
 	c.ClickSteadily(rate, size.StreamFor)
@@ -309,7 +308,7 @@ func (r *result) measureStream(c *crowd) {
 	r.FrameCPU = (c.cpu() - cpu) / time.Duration(frames)
 	r.FrameRate = float64(after.MostFrames-before.MostFrames) / size.StreamFor.Seconds()
 	r.Empty = float64(after.Empty-before.Empty) / float64(frames)
-	r.StaleP99 = visitor.Percentile(c.Staleness(), 99)
+	r.StaleP99 = visitor.Percentile(c.Staleness(began), 99)
 	r.addFailures(c)
 }
 
@@ -319,11 +318,7 @@ func (r *result) addFailures(c *crowd) {
 	now := c.Count(int64(c.clicks))
 	r.CutOff += now.CutOff
 	r.Wrong += now.Wrong
-	var counted int64
-	for _, tb := range c.Tabs {
-		counted = max(counted, tb.Shown())
-	}
-	r.Lost += c.clicks - int(counted)
+	r.Lost += c.clicks - int(now.Highest)
 }
 
 // check fails the benchmark where the program is not what the documentation says of it

@@ -182,7 +182,6 @@ func lamps(s http.Handler) (n int) {
 // tick is how often a condition is looked at that is waited for.
 const tick = 10 * time.Millisecond
 
-
 // session returns the header of a request with a session cookie.
 func session(value string) http.Header {
 	return http.Header{"Cookie": {visitor.SessionCookie + "=" + value}}

@@ -3,8 +3,8 @@ package visitor
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"net/http"
+	"regexp"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,7 +22,8 @@ type Crowd struct {
 	Tabs []*Onlooker
 
 	t             testing.TB
-	click, answer []byte // what a click sends, and what every answer to it holds
+	click, answer []byte   // what a click sends, and what every answer to it holds
+	made          sync.Map // when the click was that made a number
 
 	target  atomic.Int64 // the number that everyone is waiting for
 	missing atomic.Int64 // tabs that do not show it yet
@@ -33,16 +34,15 @@ type Crowd struct {
 type Onlooker struct {
 	crowd *Crowd
 	ws    *websocket.Conn
-	shown atomic.Int64
 
-	mu      sync.Mutex
-	clicked []time.Time         // clicks that are not answered yet
-	made    map[int64]time.Time // clicks that are, by the number that they made
-	seen    []sight
-	frames  int // without the page itself
-	empty   int // frames without a number
-	refused int
-	err     error // why the socket ended
+	mu                sync.Mutex
+	shown             int64
+	seen              []sight
+	clicked           []time.Time // clicks that are not answered yet
+	answered, refused int         // clicks that are
+	frames            int         // without the page itself
+	empty             int         // frames without a number
+	err               error       // why the socket ended
 }
 
 // sight is the time at which a tab showed a new number, and the first it had missed.
@@ -71,16 +71,16 @@ func OpenCrowdOn(t testing.TB, servers []string, path string, n int) *Crowd {
 	}
 	dialer := websocket.Dialer{ReadBufferSize: 512, WriteBufferSize: 512, WriteBufferPool: &sync.Pool{}}
 	var opening sync.WaitGroup
-	const atOnce = 16
-	for first := range atOnce {
+	atOnce := make(chan struct{}, 16)
+	for i := range n {
+		atOnce <- struct{}{}
 		opening.Go(func() {
-			for i := first; i < n; i += atOnce {
-				server := servers[i%len(servers)]
-				ws, _, err := handshake(dialer, server, path, http.Header{"Origin": {server}})
-				require.NoError(t, err)
-				_, _, err = ws.ReadMessage() // the page
-				require.NoError(t, err)
-				c.Tabs[i] = &Onlooker{crowd: c, ws: ws, made: map[int64]time.Time{}}
+			defer func() { <-atOnce }()
+			server := servers[i%len(servers)]
+			ws, _, err := handshake(dialer, server, path, http.Header{"Origin": {server}})
+			if assert.NoError(t, err) {
+				c.Tabs[i] = &Onlooker{crowd: c, ws: ws}
+				ws.ReadMessage()    // the page
 				go c.Tabs[i].read() // at once: the heartbeat wants an answer long before the last tab is open
 			}
 		})
@@ -102,28 +102,28 @@ func (tb *Onlooker) read() {
 	for {
 		_, frame, err := tb.ws.ReadMessage()
 		now := time.Now()
-		number, found := numberIn(frame)
-		before := tb.shown.Load()
-
 		tb.mu.Lock()
 		if tb.err = err; err != nil {
 			tb.mu.Unlock()
 			return
 		}
+		number, found := int64(0), number.FindSubmatch(frame)
+		if found != nil {
+			number, _ = strconv.ParseInt(string(found[1]), 10, 64)
+		}
+		before := tb.shown
 		tb.frames++
 		switch {
 		case bytes.Contains(frame, tb.crowd.answer):
-			tb.made[number] = tb.clicked[0]
-			tb.clicked = tb.clicked[1:]
+			tb.crowd.made.Store(number, tb.clicked[0])
+			tb.answered, tb.clicked = tb.answered+1, tb.clicked[1:]
 		case bytes.Contains(frame, []byte(`"action":"slow-down`)):
-			tb.refused++
-			tb.clicked = tb.clicked[1:]
-		case !found:
+			tb.refused, tb.clicked = tb.refused+1, tb.clicked[1:]
+		case found == nil:
 			tb.empty++
 		}
 		if number > before {
-			tb.seen = append(tb.seen, sight{before + 1, now})
-			tb.shown.Store(number)
+			tb.seen, tb.shown = append(tb.seen, sight{before + 1, now}), number
 		}
 		tb.mu.Unlock()
 		if target := tb.crowd.target.Load(); before < target && number >= target && tb.crowd.missing.Add(-1) == 0 {
@@ -132,20 +132,8 @@ func (tb *Onlooker) read() {
 	}
 }
 
-// numberIn is the first number in the slots of a frame.
-func numberIn(frame []byte) (int64, bool) {
-	for {
-		_, rest, found := bytes.Cut(frame, []byte(`:"`))
-		if !found {
-			return 0, false
-		}
-		value, _, _ := bytes.Cut(rest, []byte(`"`))
-		if number, err := strconv.ParseInt(string(value), 10, 64); err == nil {
-			return number, true
-		}
-		frame = rest
-	}
-}
+// number matches the first number in the slots of a frame.
+var number = regexp.MustCompile(`:"(\d+)"`)
 
 // Click clicks in one tab.
 func (tb *Onlooker) Click() {
@@ -208,25 +196,14 @@ func (c *Crowd) ClickSteadily(perSecond int, duration time.Duration) {
 	}
 }
 
-// Shown returns the number that the tab shows.
-func (tb *Onlooker) Shown() int64 { return tb.shown.Load() }
-
-// Forget forgets when numbers were shown.
-func (c *Crowd) Forget() {
-	for _, tb := range c.Tabs {
-		tb.mu.Lock()
-		tb.seen = nil
-		tb.mu.Unlock()
-	}
-}
-
 // Tally is what happened to a crowd.
 type Tally struct {
 	Clicks, Refused, Unanswered int
-	CutOff                      int // tabs whose socket has ended
-	Wrong                       int // tabs that show another number
-	Frames, MostFrames          int // of all tabs, and of one
-	Empty                       int // frames without a number
+	CutOff                      int   // tabs whose socket has ended
+	Wrong                       int   // tabs that show another number
+	Highest                     int64 // number that any shows
+	Frames, MostFrames          int   // of all tabs, and of one
+	Empty                       int   // frames without a number
 }
 
 // Agrees waits until every tab shows so many clicks, all that were made, and checks that
@@ -246,16 +223,17 @@ func (c *Crowd) Count(number int64) Tally {
 	var sum Tally
 	for _, tb := range c.Tabs {
 		tb.mu.Lock()
-		sum.Clicks += len(tb.made) + len(tb.clicked) + tb.refused
+		sum.Clicks += tb.answered + len(tb.clicked) + tb.refused
 		sum.Refused += tb.refused
 		sum.Unanswered += len(tb.clicked)
+		sum.Highest = max(sum.Highest, tb.shown)
 		sum.Frames += tb.frames
 		sum.MostFrames = max(sum.MostFrames, tb.frames)
 		sum.Empty += tb.empty
 		if tb.err != nil {
 			sum.CutOff++
 		}
-		if tb.shown.Load() != number {
+		if tb.shown != number {
 			sum.Wrong++
 		}
 		tb.mu.Unlock()
@@ -263,20 +241,14 @@ func (c *Crowd) Count(number int64) Tally {
 	return sum
 }
 
-// Staleness returns, for every time that a tab showed a new number, how old the oldest
-// change was that it had not shown. A change is as old as its click.
-func (c *Crowd) Staleness() (ages []time.Duration) {
-	made := map[int64]time.Time{} // when the click was that made a number
-	for _, tb := range c.Tabs {
-		tb.mu.Lock()
-		maps.Copy(made, tb.made)
-		tb.mu.Unlock()
-	}
+// Staleness returns, for every time that a tab showed a new number since then, how old the
+// oldest change was that it had not shown. A change is as old as its click.
+func (c *Crowd) Staleness(since time.Time) (ages []time.Duration) {
 	for _, tb := range c.Tabs {
 		tb.mu.Lock()
 		for _, s := range tb.seen {
-			if sent, known := made[s.first]; known {
-				ages = append(ages, s.at.Sub(sent))
+			if clicked, known := c.made.Load(s.first); known && s.at.After(since) {
+				ages = append(ages, s.at.Sub(clicked.(time.Time)))
 			}
 		}
 		tb.mu.Unlock()

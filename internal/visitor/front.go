@@ -1,15 +1,22 @@
 package visitor
 
 import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +33,7 @@ type Front struct {
 	name  string
 	dir   string // holds all that the proxy writes
 	file  string
+	args  []string
 	admin string // where Caddy takes a new configuration
 	log   Log
 	pid   int
@@ -45,9 +53,8 @@ func NewFront(t testing.TB, name string, servers []*Program, changes ...string) 
 	}
 	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t), end: func() {}}
 	tls, plain := FreeAddr(t), FreeAddr(t)
-	_, port, _ := net.SplitHostPort(tls)
-	f.URL, f.Plain = "https://"+net.JoinHostPort(SiteName, port), "http://"+plain
-	f.configure(append(f.replacements(tls, plain), append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr())...))
+	f.URL, f.Plain = "https://"+SiteName+":"+portOf(tls), "http://"+plain
+	f.configure(tls, plain, append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr()))
 	t.Cleanup(func() {
 		f.end()
 		if t.Failed() {
@@ -67,59 +74,53 @@ func FreeAddr(t testing.TB) string {
 	return free.Addr().String()
 }
 
+func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
+
 // programPath returns the path of a program, or nothing. What only root runs is not on
 // everybody's PATH.
 func programPath(name string) string {
-	for _, candidate := range []string{name, "/usr/sbin/" + name} {
-		if path, err := exec.LookPath(candidate); err == nil {
-			return path
-		}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, _ = exec.LookPath("/usr/sbin/" + name)
 	}
-	return ""
+	return path
 }
 
-// replacements are pairs of what the file says and what it says in a test.
-func (f *Front) replacements(tls, plain string) []string {
-	cert, key := filepath.Join(f.dir, "fullchain.pem"), filepath.Join(f.dir, "privkey.pem")
+// configure writes the file of the proxy, with pairs of what it says and what it says in
+// a test.
+func (f *Front) configure(tls, plain string, pairs []string) {
+	f.t.Helper()
+	cert := filepath.Join(f.dir, "cert.pem")
+	require.NoError(f.t, os.WriteFile(cert, certificatePEM(), 0o600))
+	etc := "/etc/ssl/" + SiteName
 	switch f.name {
 	case "nginx":
-		temp := ""
+		f.file = "nginx.conf"
+		f.args = []string{"-e", "stderr", "-g", "daemon off;", "-c"}
+		set := "http {"
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-			temp += fmt.Sprintf("%s_temp_path %s; ", kind, filepath.Join(f.dir, kind))
+			set += fmt.Sprintf(" %s_temp_path %s/%s;", kind, f.dir, kind)
 		}
-		return []string{
-			"user www-data", "user root",
-			"/run/", f.dir + "/", "/var/log/nginx/", f.dir + "/", "http {", "http { " + temp,
-			"listen 80", "listen " + plain, "listen 443", "listen " + tls,
-			"/etc/ssl/" + SiteName + "/fullchain.pem", cert, "/etc/ssl/" + SiteName + "/privkey.pem", key,
-		}
+		pairs = append(pairs, "user www-data", "user root", "/run/", f.dir+"/", "/var/log/nginx/", f.dir+"/", "http {", set,
+			"listen 80", "listen "+plain, "listen 443", "listen "+tls, etc+"/fullchain.pem", cert, etc+"/privkey.pem", cert)
 	case "caddy":
-		_, plainPort, _ := net.SplitHostPort(plain)
-		_, tlsPort, _ := net.SplitHostPort(tls)
-		return []string{SiteName + " {", fmt.Sprintf("{\n\tadmin %s\n\thttp_port %s\n\thttps_port %s\n\tdefault_bind 127.0.0.1\n}\n%s {\n\ttls %s %s",
-			f.admin, plainPort, tlsPort, SiteName, cert, key)}
-	default:
-		both := filepath.Join(f.dir, "both.pem")
-		return []string{
-			"user haproxy", "", "group haproxy", "", "chroot /var/lib/haproxy", "", // only root may
-			"log /dev/log", "log stderr format raw",
-			"bind :80", "bind " + plain, "bind :443", "bind " + tls,
-			"/etc/haproxy/" + SiteName + ".pem", both,
-		}
+		f.file = "Caddyfile"
+		f.args = []string{"run", "--adapter", "caddyfile", "--config"}
+		pairs = append(pairs, SiteName+" {", fmt.Sprintf("{\n admin %s\n http_port %s\n https_port %s\n default_bind 127.0.0.1\n}\n%s {\n tls %s %s",
+			f.admin, portOf(plain), portOf(tls), SiteName, cert, cert))
+	case "haproxy":
+		f.file = "haproxy.cfg"
+		f.args = []string{"-W", "-f"}
+		pairs = append(pairs, "user haproxy", "", "group haproxy", "", "chroot /var/lib/haproxy", "", // only root may
+			"log /dev/log", "log stderr format raw", "bind :80", "bind "+plain, "bind :443", "bind "+tls, "/etc/haproxy/"+SiteName+".pem", cert)
 	}
-}
-
-// configure writes the certificate, and the file with replacements.
-func (f *Front) configure(pairs []string) {
-	f.t.Helper()
-	require.NoError(f.t, writeCertificate(f.dir))
-	name := map[string]string{"nginx": "nginx.conf", "caddy": "Caddyfile", "haproxy": "haproxy.cfg"}[f.name]
-	text, err := os.ReadFile(filepath.Join(Root(), "docs/deploy", name))
+	text, err := os.ReadFile(filepath.Join(Root(), "docs/deploy", f.file))
 	require.NoError(f.t, err)
 	for i := 0; i < len(pairs); i += 2 {
-		require.Contains(f.t, string(text), pairs[i], name)
+		require.Contains(f.t, string(text), pairs[i], f.file)
 	}
-	f.file = filepath.Join(f.dir, name)
+	f.file = filepath.Join(f.dir, f.file)
+	f.args = append(f.args, f.file)
 	require.NoError(f.t, os.WriteFile(f.file, []byte(strings.NewReplacer(pairs...).Replace(string(text))), 0o600))
 }
 
@@ -130,12 +131,7 @@ const endWithTheTest = `trap : HUP INT TERM; setsid "$@" & echo $!; cat >/dev/nu
 // start starts the proxy, and waits until the site answers through it.
 func (f *Front) start() {
 	f.t.Helper()
-	args := map[string][]string{
-		"nginx":   {"-e", "stderr", "-c", f.file, "-g", "daemon off;"},
-		"caddy":   {"run", "--adapter", "caddyfile", "--config", f.file},
-		"haproxy": {"-W", "-f", f.file},
-	}[f.name]
-	cmd := exec.Command("sh", append([]string{"-c", endWithTheTest, "sh", programPath(f.name)}, args...)...)
+	cmd := exec.Command("sh", append([]string{"-c", endWithTheTest, "sh", programPath(f.name)}, f.args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+f.dir, "XDG_DATA_HOME="+f.dir, "XDG_CONFIG_HOME="+f.dir)
 	cmd.Stderr = &f.log
 	stdin, err := cmd.StdinPipe()
@@ -150,12 +146,8 @@ func (f *Front) start() {
 	require.NoError(f.t, err)
 	client := http.Client{Transport: overTLS(), Timeout: time.Second}
 	require.Eventually(f.t, func() bool {
-		resp, err := client.Get(f.URL + "/healthz")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+		resp, err := client.Head(f.URL + "/healthz")
+		return err == nil && resp.StatusCode == http.StatusOK
 	}, Soon, 20*time.Millisecond, "the site answers through %s", f.name)
 }
 
@@ -169,13 +161,65 @@ func (f *Front) Restart() {
 // Reload makes the proxy read its file again, as systemctl reload does.
 func (f *Front) Reload() {
 	f.t.Helper()
-	switch f.name {
-	case "nginx":
-		require.NoError(f.t, syscall.Kill(f.pid, syscall.SIGHUP))
-	case "haproxy":
-		require.NoError(f.t, syscall.Kill(f.pid, syscall.SIGUSR2))
-	case "caddy":
-		out, err := exec.Command(programPath("caddy"), "reload", "--force", "--address", f.admin, "--adapter", "caddyfile", "--config", f.file).CombinedOutput()
-		require.NoError(f.t, err, "%s", out)
+	reload := map[string]*exec.Cmd{
+		"nginx":   exec.Command("kill", "-HUP", fmt.Sprint(f.pid)),
+		"haproxy": exec.Command("kill", "-USR2", fmt.Sprint(f.pid)),
+		"caddy":   exec.Command("caddy", "reload", "--force", "--address", f.admin, "--adapter", "caddyfile", "--config", f.file),
+	}[f.name]
+	out, err := reload.CombinedOutput()
+	require.NoError(f.t, err, "%s", out)
+}
+
+// SiteName is the host name in the files of docs/deploy. For visitors it is this
+// machine.
+const SiteName = "realtime.example.com"
+
+// certificate is what SiteName shows while the tests run: that of package httptest,
+// which is for every name below example.com. Visitors and browsers trust it.
+var certificate = sync.OnceValue(func() tls.Certificate {
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	c := s.TLS.Certificates[0]
+	c.Leaf = s.Certificate()
+	return c
+})
+
+// certificatePEM is the certificate, and its key.
+func certificatePEM() []byte {
+	c := certificate()
+	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		panic(err)
+	}
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Leaf.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+}
+
+// ChromiumFlags are the flags by which Chromium finds SiteName and trusts its
+// certificate.
+func ChromiumFlags() map[string]string {
+	pin := sha256.Sum256(certificate().Leaf.RawSubjectPublicKeyInfo)
+	return map[string]string{
+		"host-resolver-rules":                 "MAP " + SiteName + " 127.0.0.1",
+		"ignore-certificate-errors-spki-list": base64.StdEncoding.EncodeToString(pin[:]),
 	}
 }
+
+// tlsConfig trusts the certificate of SiteName.
+func tlsConfig() *tls.Config {
+	trusted := x509.NewCertPool()
+	trusted.AddCert(certificate().Leaf)
+	return &tls.Config{RootCAs: trusted}
+}
+
+// dial finds SiteName on this machine.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, network, strings.Replace(addr, SiteName, "127.0.0.1", 1))
+}
+
+// overTLS is what requests to SiteName go through.
+var overTLS = sync.OnceValue(func() *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext, t.TLSClientConfig, t.ForceAttemptHTTP2 = dial, tlsConfig(), true
+	return t
+})

@@ -1,13 +1,21 @@
 package visitor
 
 import (
+	"io"
+	"log"
+	"maps"
 	"net"
-	"slices"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -16,19 +24,16 @@ import (
 type Network struct {
 	URL string // of the server, through the network
 
-	t      testing.TB
-	server string
+	t        testing.TB
+	server   string
+	listener net.Listener
 
-	listener     net.Listener
-	mu           sync.Mutex
-	away         bool
-	conns        []net.Conn
-	clear        chan struct{} // closed while bytes get through
-	delay        time.Duration
-	perSecond    int       // bytes that each way takes; 0 means no limit
-	there, back  time.Time // when each way has taken all that it was given
-	stallsSince  time.Time
-	stall, every time.Duration
+	mu        sync.Mutex
+	away      bool
+	conns     []net.Conn
+	clear     chan struct{} // closed while bytes get through
+	delay     time.Duration
+	perSecond int // bytes that a connection carries each way; 0 means no limit
 }
 
 // NewNetwork returns a network to a server, which is a URL or a host and port.
@@ -39,7 +44,11 @@ func NewNetwork(t testing.TB, server string) *Network {
 	n := &Network{t: t, server: strings.TrimPrefix(server, "http://"), listener: listener, clear: make(chan struct{})}
 	close(n.clear)
 	n.URL = "http://" + n.Addr()
-	go n.serve()
+	go func() {
+		for near, err := listener.Accept(); err == nil; near, err = listener.Accept() {
+			go n.open(near)
+		}
+	}()
 	t.Cleanup(func() {
 		listener.Close()
 		n.Leave()
@@ -50,119 +59,22 @@ func NewNetwork(t testing.TB, server string) *Network {
 // Addr returns the host and port of the server, through the network.
 func (n *Network) Addr() string { return n.listener.Addr().String() }
 
+func (n *Network) locked(do func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	do()
+}
+
 // Delay makes everything that is sent from now on arrive later by d, each way. Opening
 // a connection takes a round trip more, as it does over TCP.
-func (n *Network) Delay(d time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.delay = d
-}
+func (n *Network) Delay(d time.Duration) { n.locked(func() { n.delay = d }) }
 
-// Throttle makes each way carry at most so many bytes a second, for all connections
-// together; 0 lifts the limit.
-func (n *Network) Throttle(bytesPerSecond int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.perSecond = bytesPerSecond
-}
-
-// Stall lets nothing through for a time, once in every period, and breaks nothing.
-// The first stall begins at once; a stall of 0 ends them.
-func (n *Network) Stall(stall, every time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.stallsSince, n.stall, n.every = time.Now(), stall, every
-}
-
-func (n *Network) serve() {
-	for near, err := n.listener.Accept(); err == nil; near, err = n.listener.Accept() {
-		n.open(near)
-	}
-}
-
-// open connects near to the server.
-func (n *Network) open(near net.Conn) {
-	far, err := net.Dial("tcp", n.server)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	switch {
-	case err != nil:
-		near.Close()
-	case n.away:
-		far.Close()
-		near.Close()
-	default:
-		n.conns = append(n.conns, near, far)
-		opened := time.Now().Add(2 * n.delay)
-		go n.relay(&n.there, far, near, opened)
-		go n.relay(&n.back, near, far, opened)
-	}
-}
-
-// chunk is what was read at once. It arrives at a time. The end of a connection is a
-// chunk, too.
-type chunk struct {
-	bytes   []byte
-	arrives time.Time
-	end     bool
-}
-
-// relay carries what it reads to the other side, where it arrives in order. Any number
-// of chunks are on their way at the same time.
-func (n *Network) relay(free *time.Time, to, from net.Conn, opened time.Time) {
-	onTheWay := make(chan chunk, 1024)
-	go n.deliver(to, onTheWay)
-	defer close(onTheWay)
-	for {
-		buf := make([]byte, 4096)
-		size, err := from.Read(buf)
-		sent, arrives := n.send(free, size, opened)
-		onTheWay <- chunk{buf[:size], arrives, err != nil}
-		if err != nil {
-			return
-		}
-		time.Sleep(time.Until(sent)) // meanwhile other connections have their turn
-	}
-}
-
-// send returns when so many bytes have left, and when they arrive.
-func (n *Network) send(free *time.Time, size int, opened time.Time) (sent, arrives time.Time) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	sent = slices.MaxFunc([]time.Time{time.Now(), opened, *free}, time.Time.Compare)
-	if n.stall > 0 {
-		into := sent.Sub(n.stallsSince) % n.every
-		sent = sent.Add(max(0, n.stall-into))
-	}
-	if n.perSecond > 0 {
-		sent = sent.Add(time.Duration(size) * time.Second / time.Duration(n.perSecond))
-		*free = sent
-	}
-	return sent, sent.Add(n.delay)
-}
-
-// deliver writes what arrives. It goes on taking chunks when nobody reads any more, so
-// that relay sees the end.
-func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
-	defer to.Close()
-	for c := range onTheWay {
-		time.Sleep(time.Until(c.arrives))
-		n.mu.Lock()
-		clear := n.clear
-		n.mu.Unlock()
-		<-clear
-		if _, err := to.Write(c.bytes); err != nil || c.end {
-			to.Close()
-		}
-	}
-}
+// Throttle makes each connection carry at most so many bytes a second, each way; 0 lifts
+// the limit.
+func (n *Network) Throttle(bytesPerSecond int) { n.locked(func() { n.perSecond = bytesPerSecond }) }
 
 // Cut breaks every connection there is. New ones work.
-func (n *Network) Cut() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.cut()
-}
+func (n *Network) Cut() { n.locked(n.cut) }
 
 func (n *Network) cut() {
 	for _, conn := range n.conns {
@@ -172,27 +84,176 @@ func (n *Network) cut() {
 }
 
 // Leave breaks every connection, and closes new ones at once, until ComeBack.
-func (n *Network) Leave() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.away = true
-	n.cut()
-}
+func (n *Network) Leave() { n.locked(func() { n.away = true; n.cut() }) }
 
 // ComeBack undoes Leave.
-func (n *Network) ComeBack() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.away = false
-}
+func (n *Network) ComeBack() { n.locked(func() { n.away = false }) }
 
 // Swallow lets nothing through, and breaks nothing, until release is called.
 func (n *Network) Swallow() (release func()) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	clear := make(chan struct{})
-	n.clear = clear
+	n.locked(func() { n.clear = clear })
 	release = sync.OnceFunc(func() { close(clear) })
 	n.t.Cleanup(release)
 	return release
+}
+
+// open connects near to the server.
+func (n *Network) open(near net.Conn) {
+	far, err := net.Dial("tcp", n.server)
+	if err != nil {
+		near.Close()
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.conns = append(n.conns, near, far)
+	if n.away {
+		n.cut()
+		return
+	}
+	opened := time.Now().Add(2 * n.delay)
+	go n.relay(far, near, opened)
+	go n.relay(near, far, opened)
+}
+
+// chunk is what was read at once. It arrives at a time.
+type chunk struct {
+	bytes   []byte
+	arrives time.Time
+}
+
+// relay carries what it reads to the other side, where it arrives in order, and the end
+// last. Any number of chunks are on their way at the same time.
+func (n *Network) relay(to, from net.Conn, sent time.Time) {
+	onTheWay := make(chan chunk, 1024)
+	go n.deliver(to, onTheWay)
+	defer close(onTheWay)
+	for {
+		buf := make([]byte, 4096)
+		size, err := from.Read(buf)
+		n.mu.Lock()
+		if now := time.Now(); now.After(sent) {
+			sent = now
+		}
+		if n.perSecond > 0 {
+			sent = sent.Add(time.Duration(size) * time.Second / time.Duration(n.perSecond))
+		}
+		arrives := sent.Add(n.delay)
+		n.mu.Unlock()
+		onTheWay <- chunk{buf[:size], arrives}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// deliver writes what arrives, and goes on taking chunks when nobody reads any more.
+func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
+	defer to.Close()
+	for c := range onTheWay {
+		time.Sleep(time.Until(c.arrives))
+		n.mu.Lock()
+		clear := n.clear
+		n.mu.Unlock()
+		<-clear
+		to.Write(c.bytes)
+	}
+}
+
+// NewProxy serves a reverse proxy in front of a server, until the test ends. wrap
+// may answer requests in the place of the server.
+func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Handler) (address string) {
+	t.Helper()
+	target, err := url.Parse(server)
+	require.NoError(t, err)
+	proxy := httptest.NewServer(wrap(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host
+		},
+		ErrorLog: log.New(io.Discard, "", 0),
+	}))
+	t.Cleanup(func() {
+		proxy.CloseClientConnections()
+		proxy.Close()
+	})
+	return proxy.URL
+}
+
+// RefuseUpgrade answers as a proxy that knows no WebSockets.
+func RefuseUpgrade(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "no WebSockets here", http.StatusForbidden)
+}
+
+// AnswerUpgrades is a proxy that answers WebSocket handshakes in the app's place.
+func AnswerUpgrades(answer http.HandlerFunc) func(http.Handler) http.Handler {
+	return func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if websocket.IsWebSocketUpgrade(r) {
+				answer(w, r)
+				return
+			}
+			app.ServeHTTP(w, r)
+		})
+	}
+}
+
+// SocketCount counts the open sockets of each page. The zero value is ready to use.
+type SocketCount struct {
+	mu   sync.Mutex
+	open map[string]int
+}
+
+// Count is a proxy that counts.
+func (c *SocketCount) Count(app http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if websocket.IsWebSocketUpgrade(r) {
+			c.add(r.URL.Path, 1)
+			defer c.add(r.URL.Path, -1)
+		}
+		app.ServeHTTP(w, r)
+	})
+}
+
+func (c *SocketCount) add(path string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = map[string]int{}
+	}
+	if c.open[path] += n; c.open[path] == 0 {
+		delete(c.open, path)
+	}
+}
+
+// Open returns the number of open sockets, by the path of their page.
+func (c *SocketCount) Open() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.open)
+}
+
+// WaitFor waits until exactly these sockets are open.
+func (c *SocketCount) WaitFor(t testing.TB, want map[string]int) {
+	t.Helper()
+	assert.EventuallyWithT(t, func(check *assert.CollectT) { assert.Equal(check, want, c.Open(), "open sockets") }, Soon, 10*time.Millisecond)
+}
+
+// KeptWhole is a proxy behind which Chromium keeps a page whole that was left, as
+// other browsers do although the page says that it is not to be stored.
+func KeptWhole(app http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !websocket.IsWebSocketUpgrade(r) {
+			w = storable{w}
+		}
+		app.ServeHTTP(w, r)
+	})
+}
+
+type storable struct{ http.ResponseWriter }
+
+func (w storable) WriteHeader(status int) {
+	w.Header().Del("Cache-Control")
+	w.ResponseWriter.WriteHeader(status)
 }

@@ -2,6 +2,8 @@ package visitor
 
 import (
 	"bufio"
+	"cmp"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,9 +23,6 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -48,32 +47,21 @@ func Root() string {
 	return filepath.Join(filepath.Dir(thisFile), "../..")
 }
 
-// readSources opens every file that the program is built from. go test notes what a
-// test opens, but nothing before the first test, and compares it before it uses a
-// result from its cache.
+// readSources opens every file that the program is built from, and every folder. go test
+// notes what a test opens, but nothing before the first test, and compares it before it
+// uses a result from its cache.
 func readSources() error {
 	return filepath.WalkDir(Root(), func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
 		switch {
+		case err != nil:
+			return err
 		case entry.IsDir() && slices.Contains([]string{".git", "node_modules", "bin", "docs", "testdata"}, entry.Name()):
 			return fs.SkipDir
-		case entry.IsDir():
-			_, err = os.ReadDir(name) // notices new files
-		case !strings.HasSuffix(name, "_test.go"):
+		case !entry.IsDir() && !strings.HasSuffix(name, "_test.go"):
 			_, err = os.ReadFile(name)
 		}
 		return err
 	})
-}
-
-// raceFlag is the flag that builds as this test was built.
-func raceFlag() []string {
-	if builtWith("-race") == "true" {
-		return []string{"-race"}
-	}
-	return nil
 }
 
 // builtWith returns the value of a build flag of this test.
@@ -87,42 +75,44 @@ func builtWith(flag string) string {
 	return ""
 }
 
+// raceFlag is the flag that builds as this test was built.
+func raceFlag() string { return "-race=" + cmp.Or(builtWith("-race"), "false") }
+
 // Build builds the program, with the race detector if the test has it, and returns
 // the path of the executable. The first test that needs it builds it.
 func Build(t testing.TB) (exe string) { t.Helper(); return built(t, raceFlag()) }
 
 // BuildPlain builds the program without the race detector, for tests that measure
 // time.
-func BuildPlain(t testing.TB) (exe string) { t.Helper(); return built(t, nil) }
+func BuildPlain(t testing.TB) (exe string) { t.Helper(); return built(t, "-race=false") }
 
-// buildDirs are where the program was built, by how it was.
+// buildDirs are where the program was built, by the flag of the race detector.
 var (
 	buildDirs = map[string]string{}
 	building  sync.Mutex
 )
 
-func built(t testing.TB, flags []string) (exe string) {
+func built(t testing.TB, race string) (exe string) {
 	t.Helper()
 	building.Lock()
 	defer building.Unlock()
-	how := fmt.Sprint(flags)
-	if buildDirs[how] == "" {
+	if buildDirs[race] == "" {
 		require.NoError(t, readSources())
 		dir, err := os.MkdirTemp("", "realtime")
 		require.NoError(t, err)
-		goTool(t, Root(), slices.Concat([]string{"build"}, flags, []string{"-o", dir, "."})...)
-		buildDirs[how] = dir
+		goTool(t, Root(), "build", race, "-o", dir, ".")
+		buildDirs[race] = dir
 	}
-	return filepath.Join(buildDirs[how], "realtime")
+	return filepath.Join(buildDirs[race], "realtime")
 }
 
-// BuildCopy vets and builds a changed copy of the module, with the race detector if the
-// test has it, and returns the path of the executable.
+// BuildCopy vets and builds a changed copy of the module, as Build does, and returns the
+// path of the executable.
 func BuildCopy(t testing.TB, copied string) (exe string) {
 	t.Helper()
 	exe = filepath.Join(t.TempDir(), "realtime")
 	goTool(t, copied, "vet", ".")
-	goTool(t, copied, slices.Concat([]string{"build"}, raceFlag(), []string{"-o", exe, "."})...)
+	goTool(t, copied, "build", raceFlag(), "-o", exe, ".")
 	return exe
 }
 
@@ -158,17 +148,11 @@ func Start(t testing.TB, args ...string) *Program {
 // StartExe is Start with an executable.
 func StartExe(t testing.TB, exe string, args ...string) *Program {
 	t.Helper()
-	return start(t, "", exe, args...)
-}
-
-// start is StartExe with REDIS_URL in the environment.
-func start(t testing.TB, redisURL, exe string, args ...string) *Program {
-	t.Helper()
 	dir := t.TempDir()
 	p := &Program{t: t, logFile: filepath.Join(dir, "log"), Exited: make(chan struct{})}
 	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0", "-admin-addr", "127.0.0.1:0"}, args...)...)
 	p.cmd.Dir = dir
-	p.cmd.Env = append(os.Environ(), "REDIS_URL="+redisURL, "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=50")
+	p.cmd.Env = append(os.Environ(), "REDIS_URL=", "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=50")
 	log, err := os.Create(p.logFile)
 	require.NoError(t, err)
 	defer log.Close()
@@ -201,12 +185,14 @@ func startAndRead(cmd *exec.Cmd) (line string, err error) {
 
 // end ends the program with the test, and judges it.
 func (p *Program) end() {
-	p.signal(syscall.SIGKILL)
-	<-p.Exited
-	log := p.Log()
-	if !p.signaled.Load() {
-		assert.Fail(p.t, "the program has ended by itself", p.cmd.ProcessState)
+	select {
+	case <-p.Exited:
+		assert.True(p.t, p.signaled.Load(), "the program has ended by itself: %v", p.cmd.ProcessState)
+	default:
+		p.cmd.Process.Kill()
+		<-p.Exited
 	}
+	log := p.Log()
 	if at := broken.FindStringIndex(log); at != nil {
 		assert.Fail(p.t, "the program is broken", log[at[0]:])
 	} else if p.t.Failed() && log != "" {
@@ -256,19 +242,6 @@ func (p *Program) Admin(path string) string {
 	return string(body)
 }
 
-// Metrics returns the metrics of the program by name. A metric with labels is the
-// sum of all.
-func (p *Program) Metrics() map[string]float64 {
-	p.t.Helper()
-	sums := map[string]float64{}
-	for name, family := range ParseMetrics(p.t, p.Admin("/metrics")) {
-		for _, m := range family.Metric {
-			sums[name] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
-	}
-	return sums
-}
-
 // Metric returns the value of one metric, written as name{label="value"}.
 func (p *Program) Metric(name string) (value float64) {
 	p.t.Helper()
@@ -314,45 +287,21 @@ func (p *Program) CPUTime() (used time.Duration) {
 	return used
 }
 
-// ParseMetrics reads metrics as Prometheus does.
-func ParseMetrics(t testing.TB, text string) map[string]*dto.MetricFamily {
-	t.Helper()
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
-	require.NoError(t, err)
-	return families
-}
-
 // Signal sends the program a signal.
 func (p *Program) Signal(signal os.Signal) {
 	p.t.Helper()
-	require.NoError(p.t, p.signal(signal))
-}
-
-// signal notes that the program was sent a signal, unless it has ended before.
-func (p *Program) signal(signal os.Signal) error {
-	err := p.cmd.Process.Signal(signal)
-	if err == nil {
-		p.signaled.Store(true)
-	}
-	return err
+	p.signaled.Store(true)
+	require.NoError(p.t, p.cmd.Process.Signal(signal))
 }
 
 // Kill kills the program, and waits for its end.
-func (p *Program) Kill() {
-	p.t.Helper()
-	p.Stop(syscall.SIGKILL)
-}
+func (p *Program) Kill() { p.t.Helper(); p.Stop(syscall.SIGKILL) }
 
 // Stop signals the program, waits for its end, and returns its exit status.
 func (p *Program) Stop(signal os.Signal) int {
 	p.t.Helper()
 	p.Signal(signal)
-	select {
-	case <-p.Exited:
-	case <-time.After(Soon):
-		require.Fail(p.t, "still running after "+signal.String())
-	}
+	<-p.Exited
 	return p.ExitCode()
 }
 
@@ -360,12 +309,75 @@ func (p *Program) Stop(signal os.Signal) int {
 // data race.
 func (p *Program) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 
-// IsStopping waits until a path of a program that is stopping says so.
-func (p *Program) IsStopping(path string) {
+// The defaults of the program that tests rely on.
+const (
+	Grace    = 2 * time.Second       // -grace
+	Interval = 50 * time.Millisecond // -refresh-interval
+	Drain    = 2 * time.Second       // -drain
+	MaxForm  = 16 << 10              // bytes
+)
+
+// Patient are flags with which a program closes nobody for being silent or slow. On a busy
+// machine everybody is.
+var Patient = []string{"-ping", "1m", "-ping-timeout", "1h", "-write-timeout", "1h"}
+
+// What people read.
+const (
+	NoName   = "Please enter a name."
+	LongName = "Please use at most 40 characters."
+	NotLive  = "Joining needs a live connection: without one, nobody could tell when you leave."
+)
+
+// Serve starts the program, and returns its address.
+func Serve(t testing.TB, args ...string) (url string) {
+	t.Helper()
+	return Start(t, args...).URL
+}
+
+// ServeBehind starts the program behind a proxy of the test's.
+func ServeBehind(t testing.TB, proxy func(app http.Handler) http.Handler) (url string) {
+	t.Helper()
+	return NewProxy(t, Serve(t), proxy)
+}
+
+// MadeUpSession is a session cookie as the server makes them.
+func MadeUpSession() string { return rand.Text() + rand.Text()[:17] + "=" }
+
+// Percentile returns the value that so many percent of all do not exceed.
+func Percentile(values []time.Duration, percent int) time.Duration {
+	if len(values) == 0 {
+		return 0
+	}
+	slices.Sort(values)
+	return values[(len(values)-1)*percent/100]
+}
+
+// StartServers runs so many copies of the program on a Redis server of their own.
+func StartServers(t testing.TB, n int, args ...string) (*Redis, []*Program) {
+	t.Helper()
+	redis, servers := NewRedis(t), make([]*Program, n)
+	for i := range servers {
+		servers[i] = Start(t, append(args, "-redis", redis.URL)...)
+	}
+	return redis, servers
+}
+
+// ForgetsVisits checks that many visits leave nothing behind: no goroutine, and at most a
+// megabyte in all. The first are for what the program keeps for good.
+func (p *Program) ForgetsVisits(first, visits int) {
 	p.t.Helper()
-	v := New(p.t, p.URL)
+	var goroutines, heap int
+	ComeAndGo(p.t, p.URL, first)
 	require.Eventually(p.t, func() bool {
-		resp, body := v.Send(http.MethodGet, path, "", "")
-		return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
-	}, Soon, time.Millisecond, "503 and stopping at %s", path)
+		http.DefaultClient.CloseIdleConnections()
+		before := heap
+		goroutines, heap = p.Goroutines(), p.Heap()
+		return before > 0 && before <= heap
+	}, Soon, 200*time.Millisecond, "a heap that shrinks no more")
+	ComeAndGo(p.t, p.URL, visits)
+	assert.EventuallyWithT(p.t, func(check *assert.CollectT) {
+		http.DefaultClient.CloseIdleConnections()
+		assert.LessOrEqual(check, p.Goroutines(), goroutines, "goroutines")
+		assert.LessOrEqual(check, p.Heap(), heap+1<<20, "bytes on the heap")
+	}, Soon, 100*time.Millisecond)
 }

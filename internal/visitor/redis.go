@@ -3,12 +3,9 @@ package visitor
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -50,8 +47,7 @@ func NewRedis(t testing.TB) *Redis {
 // Start starts the server, with the data that it has on disk.
 func (s *Redis) Start() {
 	s.t.Helper()
-	_, port, _ := net.SplitHostPort(s.Addr)
-	s.cmd = exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", s.dir,
+	s.cmd = exec.Command("redis-server", "--port", portOf(s.Addr), "--bind", "127.0.0.1", "--dir", s.dir,
 		"--save", "", "--appendonly", "yes", "--appendfsync", "always")
 	require.NoError(s.t, s.cmd.Start())
 	require.Eventually(s.t, func() bool { return s.Ping(context.Background()).Err() == nil }, 20*time.Second, 5*time.Millisecond, "redis-server answers")
@@ -78,26 +74,7 @@ func (s *Redis) OnlyInMemory() {
 // Erase removes the data of a server that is stopped.
 func (s *Redis) Erase() {
 	s.t.Helper()
-	entries, err := os.ReadDir(s.dir)
-	require.NoError(s.t, err)
-	for _, e := range entries {
-		require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, e.Name())))
-	}
-}
-
-// Backup returns a copy of the data that the server has on disk.
-func (s *Redis) Backup() fs.FS {
-	s.t.Helper()
-	backup := s.t.TempDir()
-	require.NoError(s.t, os.CopyFS(backup, os.DirFS(s.dir)))
-	return os.DirFS(backup)
-}
-
-// Restore replaces the data of a server that is stopped by a backup.
-func (s *Redis) Restore(backup fs.FS) {
-	s.t.Helper()
-	s.Erase()
-	require.NoError(s.t, os.CopyFS(s.dir, backup))
+	require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, "appendonlydir")))
 }
 
 // Freeze makes the server answer nothing, without a word, until it is thawed.
@@ -129,8 +106,8 @@ func (s *Redis) usage() Usage {
 	s.t.Helper()
 	info, err := s.InfoMap(context.Background(), "stats", "cpu", "memory").Result()
 	require.NoError(s.t, err)
-	number := func(section, field string) float64 {
-		n, err := strconv.ParseFloat(info[section][field], 64)
+	number := func(section, field string) (n float64) {
+		_, err := fmt.Sscan(info[section][field], &n)
 		require.NoError(s.t, err, field)
 		return n
 	}
@@ -139,13 +116,4 @@ func (s *Redis) usage() Usage {
 		CPU:      time.Duration((number("CPU", "used_cpu_sys") + number("CPU", "used_cpu_user")) * float64(time.Second)),
 		Memory:   int(number("Memory", "used_memory")),
 	}
-}
-
-// Calls returns how often the server has executed a command, in scripts or not.
-func (s *Redis) Calls(command string) (calls int) {
-	s.t.Helper()
-	info, err := s.InfoMap(context.Background(), "commandstats").Result()
-	require.NoError(s.t, err)
-	fmt.Sscanf(info["Commandstats"]["cmdstat_"+command], "calls=%d", &calls) // 0 if it is not listed
-	return calls
 }

@@ -235,12 +235,11 @@ func ComeAndGo(t testing.TB, server string, n int) {
 					return
 				}
 				assert.NoError(t, Act(ws, "join", map[string]any{"username": "guest"}))
-				way := i % 3
-				if way != 0 {
+				if i%3 != 0 {
 					ws.ReadMessage() // the page
 					ws.ReadMessage() // the answer, or somebody else's refresh
 				}
-				if way == 1 {
+				if i%3 == 1 {
 					ws.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, ""))
 				}
 				ws.Close()
@@ -288,7 +287,7 @@ func TagOf(t testing.TB, markup, start string) string {
 
 // WithoutHTTP2 returns the same visitor with a browser that knows HTTP/1.1 only.
 func (v *Visitor) WithoutHTTP2() *Visitor {
-	client := *v.Client
-	client.Transport = &http.Transport{DialContext: dial, TLSClientConfig: tlsConfig()} // which keeps HTTP/2 off
-	return &Visitor{t: v.t, Base: v.Base, Client: &client}
+	http1 := *v.Client
+	http1.Transport = &http.Transport{DialContext: dial, TLSClientConfig: tlsConfig()} // which keeps HTTP/2 off
+	return &Visitor{t: v.t, Base: v.Base, Client: &http1}
 }

@@ -1,35 +1,15 @@
 package visitor
 
 import (
-	"encoding/json"
 	"io"
-	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// A page is read as the browser client renders it: from the first tree, and the
-// updates that came after it.
-func TestTree_IsRenderedAfterUpdates(t *testing.T) {
-	var tree any
-	for _, step := range []struct{ update, want string }{
-		{`{"s":["<p>","</p>",""],"0":"1","1":""}`, "1"},
-		{`{"0":"2"}`, "2"},
-		{`{}`, "2"},
-		{`{"1":{"s":["<ul>","</ul>"],"0":{"s":[" <li>","</li>"],"d":[{"0":"a"},{"0":"b"}],"m":{"idKey":"0"}}}}`, "2 a b"},
-		{`{"1":{"0":[["a",[{"0":"c"}]]]}}`, "2 a b c"},
-		{`{"1":{"0":[["r","b"]]}}`, "2 a c"},
-		{`{"1":""}`, "2"},
-	} {
-		var update map[string]any
-		require.NoError(t, json.Unmarshal([]byte(step.update), &update))
-		tree = merge(tree, update)
-		assert.Equal(t, step.want+" ", Readable(render(tree))+" ", "after %s", step.update)
-	}
-}
 
 func TestBroken_FindsWhatMustNotBeInALog(t *testing.T) {
 	assert.NotRegexp(t, broken, "level=INFO msg=stopping\nlevel=WARN msg=\"live connection refused\"\n")
@@ -45,31 +25,25 @@ func TestBroken_FindsWhatMustNotBeInALog(t *testing.T) {
 
 // A network that holds up nothing would pass for a fast page.
 func TestNetwork_HoldsUpAndLosesNothing(t *testing.T) {
-	echo, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer echo.Close()
-	go func() {
-		for conn, err := echo.Accept(); err == nil; conn, err = echo.Accept() {
-			go io.Copy(conn, conn)
-		}
-	}()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, 50<<10))
+	}))
+	defer server.Close()
 	for name, row := range map[string]struct {
 		hold func(*Network)
-		size int
 		want time.Duration
 	}{
-		"delay":    {func(n *Network) { n.Delay(100 * time.Millisecond) }, 1 << 20, 400 * time.Millisecond}, // two round trips
-		"throttle": {func(n *Network) { n.Throttle(100 << 10) }, 50 << 10, 500 * time.Millisecond},
-		"stall":    {func(n *Network) { n.Stall(300*time.Millisecond, time.Hour) }, 10 << 10, 290 * time.Millisecond},
+		"delay":    {func(n *Network) { n.Delay(100 * time.Millisecond) }, 400 * time.Millisecond}, // two round trips
+		"throttle": {func(n *Network) { n.Throttle(100 << 10) }, 500 * time.Millisecond},
+		"swallow":  {func(n *Network) { time.AfterFunc(300*time.Millisecond, n.Swallow()) }, 300 * time.Millisecond},
 	} {
-		n, begin := NewNetwork(t, echo.Addr().String()), time.Now()
+		n, begin := NewNetwork(t, server.URL), time.Now()
 		row.hold(n)
-		conn, err := net.Dial("tcp", n.Addr())
+		resp, err := http.Get(n.URL)
 		require.NoError(t, err)
-		defer conn.Close()
-		go conn.Write(make([]byte, row.size))
-		_, err = io.ReadFull(conn, make([]byte, row.size))
+		body, err := io.ReadAll(resp.Body)
 		assert.NoError(t, err, name)
+		assert.Len(t, body, 50<<10, name)
 		assert.GreaterOrEqual(t, time.Since(begin), row.want, name)
 	}
 }
