@@ -21,7 +21,7 @@ test: assets test-tools
 	node --test --test-reporter=./e2e/scripts/quiet.mjs e2e/scripts/*.test.mjs
 	$(GO_TEST) -parallel 6 -timeout 30m ./e2e ./...
 
-# The rest: other browsers, proxies, slow networks, each page in each state.
+# The rest: other browsers, proxies, storms, slow networks, each page in each state.
 test-all: assets test-all-tools
 	$(GO_TEST) -parallel 4 -timeout 60m -tags all ./e2e/all
 

@@ -12,7 +12,7 @@ import (
 	"realtime/internal/visitor/storm"
 )
 
-// Six tabs for each storm; make soak has more.
+// Six tabs for each thing that happens; make test-all has 64.
 func TestStress(t *testing.T) {
 	t.Parallel()
 	storm.Run(t, 6)

@@ -15,7 +15,6 @@ import (
 
 	"realtime/internal/visitor"
 	"realtime/internal/visitor/browser"
-	"realtime/internal/visitor/storm"
 )
 
 // With the program's own intervals, tabs in which nothing happens stay online,
@@ -122,5 +121,3 @@ func TestSoak_StopIsBounded(t *testing.T) {
 	assert.Zero(t, p.Stop(syscall.SIGTERM))
 	assert.Less(t, time.Since(began), visitor.Drain+3*time.Second)
 }
-
-func TestSoak_StormsOfManyTabs(t *testing.T) { storm.Run(t, 64) }
