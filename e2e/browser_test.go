@@ -198,11 +198,6 @@ func TestBrowser_FormsWorkWithoutScripts(t *testing.T) {
 	tb.Navigate(server + visitor.PresencePage)
 	tb.Shows(visitor.NotLive)
 	assert.False(t, tb.Has("button:disabled, input:disabled, fieldset:disabled"))
-	tb.TypeInto("username", "Alice")
-	tb.Click("join")
-	tb.WaitUntil(`document.querySelector("article [role=alert]").innerText === `+browser.Quote(visitor.NotLive), "the reason beside the field")
-	assert.Equal(t, "Alice", tb.Eval(typedName))
-	tb.Shows("0 user(s) online")
 }
 
 func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {

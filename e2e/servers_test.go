@@ -100,7 +100,7 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 			assert.Contains(t, text, everybody, "not for a moment")
 		}
 	}
-	servers[2].Kill()
+	servers[2].Stop(syscall.SIGKILL)
 	watching[0].Shows("2 user(s) online") // Person 0 is here, and Person 4 has time
 	watching[0].Never("Person 1")
 }

@@ -70,7 +70,7 @@ func TestBrowser_PageIsCurrentOnReturnWithoutWaiting(t *testing.T) {
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			server := visitor.ServeBehind(t, visitor.KeptWhole)
+			server := visitor.NewProxy(t, visitor.Serve(t), visitor.KeptWhole)
 			p := person{Browser: browser.NewWindowed(t), network: visitor.NewNetwork(t, server)}
 			p.Tab = p.Open(p.network.URL + visitor.PresencePage)
 			p.ExpectErrors("net::ERR_")

@@ -85,9 +85,9 @@ func TestNewUser_HidesTheCookie(t *testing.T) {
 
 // inTime runs a test in a bubble of synctest, in which sleeping takes no time. end ends
 // the socket of a connection.
-func inTime(t *testing.T, opts Options, test func(t *testing.T, r *Record, end func(id string), left *atomic.Int64)) {
+func inTime(t *testing.T, test func(t *testing.T, r *Record, end func(id string), left *atomic.Int64)) {
 	synctest.Test(t, func(t *testing.T) {
-		r, left := New(opts), &atomic.Int64{}
+		r, left := New(Options{}), &atomic.Int64{}
 		test(t, r, func(id string) { r.Disconnect(id, func() { left.Add(1) }) }, left)
 	})
 }
@@ -99,7 +99,7 @@ func pass(d time.Duration) {
 }
 
 func TestRecord_ReloadOnAnotherServerTakesThePlaceOfTheOldConnection(t *testing.T) {
-	inTime(t, Options{}, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
 		r.Announce(&told)
 		r.Join("before", alice)
@@ -116,7 +116,7 @@ func TestRecord_ReloadOnAnotherServerTakesThePlaceOfTheOldConnection(t *testing.
 
 // A server that stops may notice last that a tab has gone.
 func TestRecord_StopLetsAnotherServerBeQuicker(t *testing.T) {
-	inTime(t, Options{}, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
 		r.Announce(&told)
 		r.Join("alice", alice)
@@ -136,7 +136,7 @@ func TestRecord_StopLetsAnotherServerBeQuicker(t *testing.T) {
 
 // A server that stops is a reload of all its tabs: they may come back on any other.
 func TestRecord_ConnectionsOfAServerThatStopsAreInTheirGracePeriod(t *testing.T) {
-	inTime(t, Options{}, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		for i, user := range []User{alice, alice, bob} {
 			r.SetElsewhere(fmt.Sprint(i), user.String())
 			end(fmt.Sprint(i))
@@ -159,6 +159,7 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 	flag.Set("rapid.nofailfile", "true") // the message holds the seed and all steps
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
+			time.Sleep(100 * time.Millisecond) // rapid shortens a failure for half a minute, of this clock
 			w := &world{T: rt, here: New(Options{}), elsewhere: New(Options{})}
 			w.here.Announce(w)
 			session := rapid.SampledFrom([]string{"browser1", "browser2", "browser3"})

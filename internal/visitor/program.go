@@ -19,7 +19,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -294,9 +293,6 @@ func (p *Program) Signal(signal os.Signal) {
 	require.NoError(p.t, p.cmd.Process.Signal(signal))
 }
 
-// Kill kills the program, and waits for its end.
-func (p *Program) Kill() { p.t.Helper(); p.Stop(syscall.SIGKILL) }
-
 // Stop signals the program, waits for its end, and returns its exit status.
 func (p *Program) Stop(signal os.Signal) int {
 	p.t.Helper()
@@ -332,12 +328,6 @@ const (
 func Serve(t testing.TB, args ...string) (url string) {
 	t.Helper()
 	return Start(t, args...).URL
-}
-
-// ServeBehind starts the program behind a proxy of the test's.
-func ServeBehind(t testing.TB, proxy func(app http.Handler) http.Handler) (url string) {
-	t.Helper()
-	return NewProxy(t, Serve(t), proxy)
 }
 
 // MadeUpSession is a session cookie as the server makes them.
