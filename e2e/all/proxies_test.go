@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -142,10 +143,18 @@ func (d *deployment) answersOddRequests() {
 		// Cookies that other apps on the same host may have set.
 		for size, want := range map[int][]int{15_000: {http.StatusOK}, 28_000: tooLarge, 60_000: tooLarge} {
 			cookies := strings.Repeat("x="+strings.Repeat("x", 2996)+"; ", size/3000) // a browser stores at most 4 kB in one
-			resp, err := d.send(v, http.Header{"Cookie": {cookies}})
-			if d.proxy == "haproxy" && protocol == "HTTP/2" && size == 60_000 {
+			neverAnswers := d.proxy == "haproxy" && protocol == "HTTP/2" && size == 60_000
+			var resp *http.Response
+			var err error
+			// Over HTTP/1.1, the answer may be lost with a connection that is closed before all is sent.
+			answered := func() bool {
+				resp, err = d.send(v, http.Header{"Cookie": {cookies}})
+				return err == nil || neverAnswers
+			}
+			require.Eventually(d.t, answered, visitor.Soon, 10*time.Millisecond, "%s with cookies of %d bytes", protocol, size)
+			if neverAnswers {
 				assert.Error(d.t, err, "HAProxy answers now: docs/operating.md says that it does not")
-			} else if assert.NoError(d.t, err, "%s with cookies of %d bytes", protocol, size) {
+			} else {
 				assert.Contains(d.t, want, resp.StatusCode, "%s with cookies of %d bytes", protocol, size)
 			}
 		}

@@ -86,7 +86,11 @@ func (s *webKitSession) do(command string, params parameters, result any) error 
 	if err != nil {
 		return err
 	}
-	resp, err := (&http.Client{Timeout: visitor.Soon}).Do(req)
+	within := visitor.Soon
+	if path == "/execute/sync" {
+		within /= 8 // a page that is being left may not answer: whoever waits for something asks the next one
+	}
+	resp, err := (&http.Client{Timeout: within}).Do(req)
 	if err != nil {
 		return err
 	}
