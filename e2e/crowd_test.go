@@ -28,8 +28,8 @@ func TestStress(t *testing.T) {
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t, visitor.Patient...)
-	visitor.OpenCrowd(t, server, visitor.CounterPage, 100).Burst(1000)
-	visitor.OpenCrowd(t, server, visitor.PresencePage, 100).Burst(100)
+	visitor.OpenCrowd(t, visitor.CounterPage, 100, server).Burst(1000)
+	visitor.OpenCrowd(t, visitor.PresencePage, 100, server).Burst(100)
 }
 
 // With next to no budget, hours pass between two refreshes, as soon as it is known
@@ -37,7 +37,7 @@ func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t, append(visitor.Patient, "-refresh-budget", "1e-9")...)
-	visitor.OpenCrowd(t, server, visitor.CounterPage, 30) // what a few cost is not measured
+	visitor.OpenCrowd(t, visitor.CounterPage, 30, server) // what a few cost is not measured
 	tb, peer := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
 	assert.Eventually(t, func() bool {
 		tb.Increment()

@@ -30,7 +30,7 @@ func TestServers_CountEveryClickOnce(t *testing.T) {
 	for _, s := range servers {
 		urls = append(urls, s.URL)
 	}
-	c := visitor.OpenCrowdOn(t, urls, visitor.CounterPage, 20*len(servers))
+	c := visitor.OpenCrowd(t, visitor.CounterPage, 20*len(servers), urls...)
 	c.Burst(all)
 	assert.Eventually(t, func() bool { return c.Count(int64(all)).Unanswered == 0 }, visitor.Soon, time.Millisecond)
 	for _, s := range servers {

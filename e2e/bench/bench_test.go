@@ -207,7 +207,7 @@ func open(b *testing.B, server string, tabs int) (c *crowd, perTab float64) {
 	for _, p := range c.servers {
 		urls = append(urls, p.URL)
 	}
-	c.Crowd = visitor.OpenCrowdOn(b, urls, visitor.CounterPage, tabs)
+	c.Crowd = visitor.OpenCrowd(b, visitor.CounterPage, tabs, urls...)
 	return c, (held(c.servers...) - empty) / float64(tabs)
 }
 
@@ -437,7 +437,7 @@ func measureIdle(b *testing.B) idle {
 	const resident = "process_resident_memory_bytes"
 	p, tabs := visitor.Start(b), float64(size.IdleTabs)
 	empty, emptyResident := held(p), p.Metric(resident)
-	visitor.OpenCrowd(b, p.URL, visitor.CounterPage, size.IdleTabs)
+	visitor.OpenCrowd(b, visitor.CounterPage, size.IdleTabs, p.URL)
 	<-time.After(5 * time.Second) // what opening them has left
 	full, cpu := held(p), p.CPUTime()
 	<-time.After(size.IdleFor)
@@ -504,7 +504,7 @@ func measureShare(b *testing.B, m machine, page string, tabsPerCore int) share {
 	require.NoError(b, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\n%s\nexec %s \"$@\"\n", enter, visitor.Build(b)), 0o755))
 	p := visitor.StartExe(b, script)
 	defer p.Stop(syscall.SIGKILL)
-	people := visitor.OpenCrowd(b, p.URL, page, tabs)
+	people := visitor.OpenCrowd(b, page, tabs, p.URL)
 	defer people.Close()
 
 	change := func(i int) { people.Tabs[i%size.ChangeRate].Click() }
@@ -584,7 +584,7 @@ func measureSharing(b *testing.B) (s sharing) {
 
 	heap := servers[1].Heap()
 	joining := redis.Spent(func() {
-		c := visitor.OpenCrowd(b, servers[0].URL, visitor.PresencePage, size.SharedPeople)
+		c := visitor.OpenCrowd(b, visitor.PresencePage, size.SharedPeople, servers[0].URL)
 		for _, tb := range c.Tabs {
 			tb.Click()
 			<-time.After(time.Millisecond)

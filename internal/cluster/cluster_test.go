@@ -95,9 +95,6 @@ func pair(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a
 	return server, a, newPeer(t, opts(server.URL))
 }
 
-// through is the URL of the Redis at the end of a network.
-func through(n *visitor.Network) string { return "redis://" + n.Addr() + "/0" }
-
 // Increment adds one, and keeps what it returns.
 func (p *peer) Increment() (int, error) {
 	n, err := p.Member.Increment()
@@ -390,7 +387,7 @@ func TestIncrement_CountsBesideThoseThatRedisHasForgotten(t *testing.T) {
 			t.Parallel()
 			server := visitor.NewRedis(t)
 			network := visitor.NewNetwork(t, server.Addr)
-			quick, slow := newPeer(t, longLease(server.URL)), newPeer(t, shortLease(through(network)))
+			quick, slow := newPeer(t, longLease(server.URL)), newPeer(t, shortLease("redis://"+network.Addr()+"/0"))
 			quick.increment(3)
 			earlier := server.HGetAll(t.Context(), clicksKey).Val()
 			quick.increment(2)
@@ -628,7 +625,7 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 		"a password":    {"redis://:secret%zz@127.0.0.1:6379/0", "not valid", true},
 		"nobody there":  {"redis://127.0.0.1:1/0", "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused", false},
 		"no answer":     {"redis://" + silent.Addr().String() + "/0", "redis at " + silent.Addr().String() + ": ", false},
-		"hangs up":      {through(rude), "redis at " + rude.Addr() + ": ", false},
+		"hangs up":      {"redis://" + rude.Addr() + "/0", "redis at " + rude.Addr() + ": ", false},
 		"no such base":  {"redis://" + server.Addr + "/99", "redis at " + server.Addr + ": ", true},
 		"wrong secrets": {"redis://me:secret@" + server.Addr + "/0", "redis at " + server.Addr + ": ", true},
 	} {

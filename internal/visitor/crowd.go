@@ -52,14 +52,9 @@ type sight struct {
 	at    time.Time
 }
 
-// OpenCrowd opens n tabs on a page. A click is an increment or a join.
-func OpenCrowd(t testing.TB, server, path string, n int) *Crowd {
-	t.Helper()
-	return OpenCrowdOn(t, []string{server}, path, n)
-}
-
-// OpenCrowdOn is OpenCrowd on several servers in turn.
-func OpenCrowdOn(t testing.TB, servers []string, path string, n int) *Crowd {
+// OpenCrowd opens n tabs on a page, on several servers in turn. A click is an increment or
+// a join.
+func OpenCrowd(t testing.TB, path string, n int, servers ...string) *Crowd {
 	t.Helper()
 	action, fields := "increment", `{}`
 	if path == PresencePage {

@@ -13,12 +13,7 @@ import (
 
 func TestBroken_FindsWhatMustNotBeInALog(t *testing.T) {
 	assert.NotRegexp(t, broken, "level=INFO msg=stopping\nlevel=WARN msg=\"live connection refused\"\n")
-	for _, log := range []string{
-		"all well\n==================\nWARNING: DATA RACE\nWrite at 0x00c000\n",
-		"panic: runtime error: index out of range\n",
-		"level=ERROR msg=\"http: panic serving 127.0.0.1:1: nil\"\n",
-		"fatal error: concurrent map writes\n",
-	} {
+	for _, log := range []string{"==\nWARNING: DATA RACE\n", "panic: runtime error\n", "http: panic serving 127.0.0.1:1\n", "fatal error: maps\n"} {
 		assert.Regexp(t, broken, log)
 	}
 }

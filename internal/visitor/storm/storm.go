@@ -245,7 +245,7 @@ func StopReading(t testing.TB, server string) *websocket.Conn {
 func (s *storm) floodWithClicks() {
 	const perTab, burst = 500, 200 // the rate limit lets a burst through
 	tabs := 1 + s.size/6
-	s.flood = visitor.OpenCrowd(s.t, s.program.URL, visitor.CounterPage, tabs)
+	s.flood = visitor.OpenCrowd(s.t, visitor.CounterPage, tabs, s.program.URL)
 	s.flood.ClickAtOnce(tabs * perTab)
 	var got visitor.Tally
 	require.EventuallyWithT(s.t, func(check *assert.CollectT) {
