@@ -1,6 +1,7 @@
 package fanout_test
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -8,26 +9,25 @@ import (
 )
 
 // room is a page: in a program, a *site.Page.
-type room struct{ published chan string }
-
-func (r room) Publish(topic, action string, _ map[string]any) error {
-	r.published <- action + " to " + topic
-	return nil
-}
+type room struct{}
 
 func (room) Connections() int { return 3 }
 func (room) OnRefresh(func()) {}
 
+func (room) Publish(topic, action string, _ map[string]any) error {
+	fmt.Println(action, "to", topic)
+	return nil
+}
+
 // A thousand changes at once are two refreshes: one for the first change, and one
 // after the last.
 func Example() {
-	page := room{make(chan string, 1000)}
-	peers := fanout.New(fanout.Options{Interval: time.Second}).Peers(page)
+	pages := fanout.New(fanout.Options{Interval: time.Second})
+	peers := pages.Peers(room{})
 	for range 1000 {
 		peers.PublishTo("everyone", "RefreshCounter")
 	}
-	fmt.Println(<-page.published)
-	fmt.Println(<-page.published)
+	pages.Stop(context.Background()) // does not wait for the end of the interval
 	fmt.Println(peers.Asked.Load(), "asked,", peers.Merged.Load(), "merged")
 	// Output:
 	// RefreshCounter to everyone
