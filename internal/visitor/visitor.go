@@ -211,7 +211,14 @@ func handshake(dialer websocket.Dialer, server, path string, header http.Header)
 	if dialer.NetDialContext == nil {
 		dialer.NetDialContext, dialer.TLSClientConfig = dial, tlsConfig()
 	}
-	return dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
+	ws, resp, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
+	if err == nil {
+		ws.SetPingHandler(func(data string) error { // the library's own gives up after a second
+			ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(Soon))
+			return nil
+		})
+	}
+	return ws, resp, err
 }
 
 // Act sends an action, with its fields as the browser client encodes them.
