@@ -31,7 +31,10 @@ import (
 	"realtime/internal/wsconn"
 )
 
-func TestMain(m *testing.M) { os.Exit(visitor.Main(m)) }
+func TestMain(m *testing.M) {
+	visitor.Patience = 20 * time.Second
+	os.Exit(visitor.Main(m))
+}
 
 // newServer serves the app in this process, and returns its address.
 func newServer(t testing.TB, cfg config) (url string) {

@@ -19,7 +19,7 @@ import (
 	"realtime/internal/visitor/storm"
 )
 
-// Six tabs for each thing that happens; make test-all has 64.
+// Six tabs for each thing that happens; make test-all has 24, and make soak 64.
 func TestStress(t *testing.T) {
 	t.Parallel()
 	storm.Run(t, 6)

@@ -30,5 +30,5 @@ func TestEngines_EachTakesEveryStep(t *testing.T) {
 
 func TestStress(t *testing.T) {
 	t.Parallel()
-	storm.Run(t, 64)
+	storm.Run(t, 24)
 }

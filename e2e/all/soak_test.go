@@ -24,6 +24,7 @@ import (
 
 	"realtime/internal/visitor"
 	"realtime/internal/visitor/browser"
+	"realtime/internal/visitor/storm"
 )
 
 // With the program's own intervals, tabs in which nothing happens stay online,
@@ -109,8 +110,7 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 }
 
 func TestSoak_VisitsLeaveNothingBehind(t *testing.T) {
-	p := visitor.StartExe(t, visitor.BuildPlain(t), "-grace", "50ms")
-	p.ForgetsVisits(1000, 10_000)
+	visitor.StartExe(t, visitor.BuildPlain(t), "-grace", "50ms").ForgetsVisits(1000, 10_000)
 }
 
 // The program ends at most 3 seconds after the time for its stop, whoever does not
@@ -306,3 +306,5 @@ func (d *deployment) keepClicking(meanwhile func()) (clicked int, failed []strin
 	clicking.Wait()
 	return clicked, failed
 }
+
+func TestSoak_StormsOfManyTabs(t *testing.T) { storm.Run(t, 64) }

@@ -30,10 +30,6 @@ func TestURL_IsForOtherMachines(t *testing.T) {
 	} {
 		assert.Equal(t, want, URL(bound{at: at}), "listening at %s", at)
 	}
-	everywhere, err := net.Listen("tcp", ":0") // on the network of whatever machine the test runs on
-	require.NoError(t, err)
-	defer everywhere.Close()
-	assert.Equal(t, best(own()).IsValid(), URL(everywhere) != "", "there is a URL if this machine has an address")
 }
 
 func TestBest_IsTheAddressThatAPhoneMostLikelyReaches(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,17 +170,14 @@ func (tb *Tab) Err() error {
 	return tb.err
 }
 
-// inVain says that a tab has waited for long, and got nothing. Another wait need not be
-// as long then, since the tests have failed already.
-var inVain atomic.Bool
+// Patience is how long a tab waits for what it should show. It is Soon, or less where
+// neither a program nor a browser takes part.
+var Patience = Soon
 
 // WaitFor waits until what reports true. It is called with tb.mu held.
 func (tb *Tab) WaitFor(what func() bool, name string) {
 	tb.t.Helper()
-	timeout := time.After(Soon / 2)
-	if inVain.Load() {
-		timeout = time.After(Soon / 24)
-	}
+	timeout := time.After(Patience)
 	for {
 		tb.mu.Lock()
 		ok, changed, err := what(), tb.changed, tb.err
@@ -193,7 +189,6 @@ func (tb *Tab) WaitFor(what func() bool, name string) {
 		select {
 		case <-changed:
 		case <-timeout:
-			inVain.Store(true)
 			require.FailNow(tb.t, "timeout", "want %s, the tab reads:\n%s", name, tb.Text())
 		}
 	}
