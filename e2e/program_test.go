@@ -61,12 +61,7 @@ func TestProgram(t *testing.T) {
 
 	// The stop waits for nobody: a socket that never answers, a connection without a
 	// request.
-	deaf, err := visitor.New(t, p.URL).Dial(visitor.CounterPage)
-	require.NoError(t, err)
-	defer deaf.Close()
-	idle, err := net.Dial("tcp", p.Addr())
-	require.NoError(t, err)
-	defer idle.Close()
+	p.OpenSilent()
 	stopped := time.Now()
 	p.Signal(syscall.SIGINT)
 	for _, tb := range []*visitor.Tab{hostile[0], watching} {

@@ -4,7 +4,6 @@ package all
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -118,12 +117,7 @@ func TestSoak_VisitsLeaveNothingBehind(t *testing.T) {
 func TestSoak_StopIsBounded(t *testing.T) {
 	redis := visitor.NewRedis(t)
 	p := visitor.StartExe(t, visitor.BuildPlain(t), "-redis", redis.URL)
-	deaf, err := visitor.New(t, p.URL).Dial(visitor.CounterPage)
-	require.NoError(t, err)
-	defer deaf.Close()
-	idle, err := net.Dial("tcp", p.Addr())
-	require.NoError(t, err)
-	defer idle.Close()
+	p.OpenSilent()
 	thaw := redis.Freeze()
 	defer thaw()
 	began := time.Now()

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"cmp"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -350,6 +352,16 @@ func StartServers(t testing.TB, n int, args ...string) (*Redis, []*Program) {
 		servers[i] = Start(t, append(args, "-redis", redis.URL)...)
 	}
 	return redis, servers
+}
+
+// OpenSilent opens what never says a word: the socket of a page, and a connection without a
+// request.
+func (p *Program) OpenSilent() {
+	p.t.Helper()
+	ws, err := New(p.t, p.URL).Dial(CounterPage)
+	conn, failed := net.Dial("tcp", p.Addr())
+	require.NoError(p.t, errors.Join(err, failed))
+	p.t.Cleanup(func() { ws.Close(); conn.Close() })
 }
 
 // ForgetsVisits checks that many visits leave nothing behind: no goroutine, and at most a
