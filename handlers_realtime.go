@@ -33,10 +33,11 @@ var allTabs = livetemplate.UserTopic("everyone")
 // MultiUserSyncController owns the counter that every tab shows.
 type MultiUserSyncController struct {
 	peers   *fanout.Peers
-	servers *cluster.Member // count together; a single server is a cluster of one
+	servers *cluster.Member // a single server is a cluster of one
 
-	mu      sync.Mutex
-	counter int
+	mu        sync.Mutex
+	counter   int // counted on this server
+	elsewhere int // counted on others, and in earlier lives of this one
 }
 
 // Mount subscribes before it reads, so that no change in between is missed.
@@ -47,15 +48,12 @@ func (c *MultiUserSyncController) Mount(s MultiUserSyncState, ctx *livetemplate.
 
 // Increment adds one for everybody.
 func (c *MultiUserSyncController) Increment(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
-	total, err := c.servers.Increment()
-	if err != nil {
-		s.Problem = err.Error()
-		return s, site.Refuse(ctx, s, s.Problem)
-	}
 	c.mu.Lock()
-	c.counter = max(c.counter, total) // a later click may have been quicker
-	s.Counter, s.Problem = c.counter, ""
+	c.counter++
+	here := c.counter
+	s.Counter = here + c.elsewhere
 	c.mu.Unlock()
+	c.servers.Count(here)
 	return s, c.peers.Publish(ctx, ctx.SelfTopic(), "RefreshCounter")
 }
 
@@ -64,20 +62,18 @@ func (c *MultiUserSyncController) RefreshCounter(s MultiUserSyncState, _ *livete
 	return c.read(s), nil
 }
 
-// counted takes over the total after a click on another server.
-func (c *MultiUserSyncController) counted(total int) {
+// counted takes over what other servers have counted.
+func (c *MultiUserSyncController) counted(elsewhere int) {
 	c.mu.Lock()
-	c.counter = max(c.counter, total)
+	c.elsewhere = elsewhere
 	c.mu.Unlock()
-	c.changed()
+	c.peers.PublishTo(allTabs, "RefreshCounter")
 }
-
-func (c *MultiUserSyncController) changed() { c.peers.PublishTo(allTabs, "RefreshCounter") }
 
 func (c *MultiUserSyncController) read(s MultiUserSyncState) MultiUserSyncState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.Counter, s.Away = c.counter, c.servers.Away()
+	s.Counter, s.Away = c.counter+c.elsewhere, c.servers.Away()
 	return s
 }
 
@@ -86,10 +82,6 @@ type PresenceController struct {
 	peers   *fanout.Peers
 	servers *cluster.Member
 	online  *presence.Record // has a lock of its own
-}
-
-func newPresenceController(servers *cluster.Member, opts presence.Options) *PresenceController {
-	return &PresenceController{servers: servers, online: presence.New(opts)}
 }
 
 // Mount subscribes before it reads. A socket gets an ID, and leaves when it ends.

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/livetemplate/livetemplate"
+	redislog "github.com/redis/go-redis/v9/logging"
 
 	"realtime/internal/assets"
 	"realtime/internal/cluster"
@@ -33,6 +34,7 @@ import (
 	"realtime/internal/phone"
 	"realtime/internal/presence"
 	"realtime/internal/site"
+	"realtime/internal/store"
 	"realtime/internal/wsconn"
 )
 
@@ -70,6 +72,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	logger, flush := site.NewLogger(os.Stderr, opts.logLevel, opts.logFormat == "json")
 	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
+	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
 
 	listener, err := listen.On(opts.addr)
 	if err != nil {
@@ -118,6 +121,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 // ready to use.
 type config struct {
 	redis    string // URL of the Redis that servers share; empty: this server is the only one
+	prefix   string // of the names in Redis
+	data     string // file that keeps the number of clicks; empty: it ends with the process
 	site     site.Options
 	fanout   fanout.Options
 	presence presence.Options
@@ -128,6 +133,7 @@ type app struct {
 	*site.Site
 	fanout  *fanout.Fanout
 	servers *cluster.Member
+	kept    io.Closer // the file of -data
 	online  *presence.Record
 	broken  error // what is wrong with the templates of live pages
 }
@@ -136,7 +142,7 @@ type app struct {
 // embedded file is broken, an allowed origin is invalid, Redis cannot be used, or ctx
 // has ended meanwhile.
 func newApp(ctx context.Context, cfg config) (*app, error) {
-	servers, err := cluster.New(cluster.Options{URL: cfg.redis, Log: cfg.site.Log, Grace: cmp.Or(cfg.presence.Grace, presence.DefaultGrace)})
+	servers, kept, err := newServers(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -144,15 +150,32 @@ func newApp(ctx context.Context, cfg config) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &app{Site: s, fanout: fanout.New(cfg.fanout), servers: servers}
+	a := &app{Site: s, fanout: fanout.New(cfg.fanout), servers: servers, kept: kept}
 	counter := multiUserSyncHandler(a)
 	people := presenceHandler(a, cfg.presence)
 	if a.broken != nil {
 		return nil, a.broken
 	}
 	a.online = people.online
-	addMetrics(s.Metrics, counter, people)
-	return a, join(ctx, servers, counter, people)
+	addMetrics(s.Metrics, cfg, counter, people)
+	ctx, cancel := context.WithTimeout(ctx, redisWithin)
+	defer cancel()
+	return a, servers.Start(ctx, counter.counted, people.online, people.changed)
+}
+
+// newServers returns this server as one of those that share a Redis, if there is one, and
+// the file that keeps its count, if there is one.
+func newServers(cfg config) (servers *cluster.Member, kept io.Closer, err error) {
+	opts := cluster.Options{URL: cfg.redis, Prefix: cfg.prefix, Log: cfg.site.Log, Grace: cmp.Or(cfg.presence.Grace, presence.DefaultGrace)}
+	if cfg.data != "" {
+		file, err := store.Open(cfg.data, cmp.Or(cfg.site.Log, slog.Default()))
+		if err != nil {
+			return nil, nil, err
+		}
+		opts.Keep, opts.Kept, kept = file.Keep, file.Counts(), file
+	}
+	servers, err = cluster.New(opts)
+	return servers, kept, err
 }
 
 func multiUserSyncHandler(a *app) *MultiUserSyncController {
@@ -162,7 +185,8 @@ func multiUserSyncHandler(a *app) *MultiUserSyncController {
 }
 
 func presenceHandler(a *app, opts presence.Options) *PresenceController {
-	c := newPresenceController(a.servers, opts)
+	opts.Announce = cmp.Or[presence.Announcer](opts.Announce, a.servers)
+	c := &PresenceController{servers: a.servers, online: presence.New(opts)}
 	c.peers = live(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
 	return c
 }
@@ -202,26 +226,11 @@ func browserFiles(static fs.FS, log *slog.Logger) (*assets.Files, error) {
 	return files, err
 }
 
-// join connects the controllers with other servers, and joins those.
-func join(ctx context.Context, servers *cluster.Member, counter *MultiUserSyncController, people *PresenceController) error {
-	servers.OnCounter(counter.counted)
-	servers.OnStatus(counter.changed)
-	servers.OnEntries(people.online.SetElsewhere, func(id string) { people.online.Leave(id) }, people.changed)
-	servers.OnLeave(func(id string) { people.online.Disconnect(id, people.changed) })
-	servers.OnStatus(people.changed)
-	people.online.Announce(servers)
-	ctx, cancel := context.WithTimeout(ctx, redisWithin)
-	defer cancel()
-	return servers.Start(ctx)
-}
-
 // addMetrics adds what the site itself does not know, before it serves.
-func addMetrics(m site.Metrics, counter *MultiUserSyncController, people *PresenceController) {
-	m.Counter("realtime_clicks_total", "Clicks on this server that counted.", nil, counter.servers.Counted)
+func addMetrics(m site.Metrics, cfg config, counter *MultiUserSyncController, people *PresenceController) {
+	servers := counter.servers
+	m.Counter("realtime_clicks_total", "Clicks on this server.", nil, servers.Counted)
 	m.Gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, people.online.Count)
-	const failed = "Clicks on this server that did not count: away, Redis could not be reached; unknown, it did not answer, and they may have counted."
-	m.Counter("realtime_clicks_failed_total", failed, map[string]string{"reason": "away"}, func() int { n, _ := counter.servers.Failed(); return n })
-	m.Counter("realtime_clicks_failed_total", failed, map[string]string{"reason": "unknown"}, func() int { _, n := counter.servers.Failed(); return n })
 	for action, peers := range map[string]*fanout.Peers{"RefreshCounter": counter.peers, "PresenceChanged": people.peers} {
 		labels := map[string]string{"action": action}
 		m.Counter("realtime_refreshes_asked_total", "Changes that asked for a refresh.", labels, func() int { return int(peers.Asked.Load()) })
@@ -230,14 +239,16 @@ func addMetrics(m site.Metrics, counter *MultiUserSyncController, people *Presen
 			"Time from a change until 95 % of the connections open then have rendered and written the refresh that it asked for: "+
 				"the wait for the interval is part of it, one slow peer is not.", labels))
 	}
-	if servers := counter.servers; servers.Shared() {
-		m.Gauge("realtime_redis_up", "1 while Redis can be reached.", nil, func() int {
-			if servers.Away() {
-				return 0
-			}
-			return 1
-		})
+	if cfg.redis == "" {
+		return
 	}
+	m.Counter("realtime_redis_ignored_total", "Messages and counts in Redis that no server can have written.", nil, servers.Ignored)
+	m.Gauge("realtime_redis_up", "1 while servers share through Redis: it can be reached, and takes what they write.", nil, func() int {
+		if servers.Away() {
+			return 0
+		}
+		return 1
+	})
 }
 
 // The time that the parts of a start and a stop may take.
@@ -296,7 +307,9 @@ func (a *app) stop(server *http.Server, within time.Duration) {
 	leaving, cancel := context.WithTimeout(context.Background(), leaveWithin)
 	defer cancel()
 	a.servers.Leave(leaving)
-	a.servers.Close()
+	if a.kept != nil {
+		a.kept.Close()
+	}
 }
 
 // shutdown lets load balancers see that the app stops, refuses new connections, sends
@@ -385,6 +398,8 @@ func flagGroups(o *options, port string) (groups []*flag.FlagSet, version *bool)
 		return http.NewCrossOriginProtection().AddTrustedOrigin(origin)
 	})
 	f.StringVar(&o.redis, "redis", "", "`URL` of the Redis that servers share, such as redis://127.0.0.1:6379/0;\nREDIS_URL in the environment does the same")
+	f.StringVar(&o.prefix, "redis-prefix", "realtime", "what all names in that Redis begin with: `text` of its own for each installation")
+	f.StringVar(&o.data, "data", "", "`file` that keeps the counter when the program ends; it is made if there is none")
 	f.BoolVar(&o.site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
 
 	f = group("Log and version")

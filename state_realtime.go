@@ -9,9 +9,8 @@ const category = "Real-Time & Multi-User"
 type MultiUserSyncState struct {
 	Title    string
 	Category string
-	Counter  int    // the shared value as this tab has last read it
-	Away     bool   // it is the last known value: the servers cannot reach what they share
-	Problem  string // why the last click of this tab did not count; no peer removes it
+	Counter  int  // the shared value as this tab has last read it
+	Away     bool // clicks on other servers are missing
 }
 
 // PresenceState is what one tab of the presence page shows. The fields from
@@ -28,7 +27,7 @@ type PresenceState struct {
 	OnlineCount int    // users, not tabs
 	Online      []presence.Listed
 	More        int  // users who are not in Online
-	Away        bool // all of this is the last known state
+	Away        bool // changes on other servers are missing
 }
 
 // needsSocket is what Join answers to a plain request.

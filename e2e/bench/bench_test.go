@@ -610,39 +610,42 @@ func measureCluster(b *testing.B, servers int) clusterCost {
 	redis := visitor.NewRedis(b)
 	redis.OnlyInMemory()
 	var last *cluster.Member
-	var joins atomic.Int64
-	told := make(chan bool, servers) // of the last join
+	told := joined{seen: make(chan bool, servers)}
 	for range servers {
 		m, err := cluster.New(cluster.Options{URL: redis.URL})
 		require.NoError(b, err)
-		m.OnCounter(func(int) {})
-		m.OnEntries(func(id, _ string) {
-			if id == fmt.Sprint(joins.Load()) {
-				told <- true
-			}
-		}, func(string) {}, func() {})
-		require.NoError(b, m.Start(b.Context()))
-		b.Cleanup(func() {
-			m.Leave(context.Background())
-			m.Close()
-		})
+		require.NoError(b, m.Start(b.Context(), func(int) {}, &told, func() {}))
+		b.Cleanup(func() { m.Leave(context.Background()) })
 		last = m
 	}
 	const rest, alone = 10 * time.Second, 500
 	resting := redis.Spent(func() { <-time.After(rest) })
 	clicking := redis.Spent(func() {
-		for range alone {
-			_, err := last.Increment()
-			require.NoError(b, err)
+		for n := range alone {
+			last.Count(n + 1)
 		}
 	})
 	joining := redis.Spent(func() {
 		for range alone {
-			last.Set(fmt.Sprint(joins.Add(1)), "session name")
+			last.Set(fmt.Sprint(told.joins.Add(1)), "session name")
 			for range servers - 1 {
-				<-told
+				<-told.seen
 			}
 		}
 	})
 	return clusterCost{servers, resting.CPU / time.Duration(rest/time.Second), clicking.CPU / alone, joining.CPU / alone}
 }
+
+// joined hears of the joins on other members.
+type joined struct {
+	joins atomic.Int64 // so many
+	seen  chan bool    // that the last one was heard of
+}
+
+func (j *joined) SetElsewhere(id, _ string) {
+	if id == fmt.Sprint(j.joins.Load()) {
+		j.seen <- true
+	}
+}
+func (*joined) Leave(string) bool         { return true }
+func (*joined) Disconnect(string, func()) {}

@@ -1,23 +1,18 @@
-// Package cluster lets servers share a counter, and entries that each of them owns,
-// through Redis. Every server keeps a copy of everything, and its pages read the
-// copy: they never read Redis. A server writes its changes, hears of the changes of
-// others on a channel, and compares its copy with Redis whenever it renews its
-// lease. A lost message therefore costs time, and nothing else.
+// Package cluster lets servers share a number and entries through Redis. Every server
+// knows all of it, and its pages read what it knows: they never read Redis.
 //
-// The counter is a set of numbers that only grow, one for each epoch. An epoch is one
-// life of the data in Redis: a Redis that has restarted, or lost its data, begins
-// another. Servers tell Redis what it has lost, and of each epoch the larger number
-// counts, so a server that returns with an old number takes no increment away. An
-// increment that was answered is lost only if Redis loses it, and every server that
-// has heard of it ends before it could tell Redis again. The server that has answered
-// it is at first the only one that has.
+// The number is a sum (the literature calls it a grow-only counter). Each life of a process
+// has a count that only it raises. So a count may be written again, and of two the larger is
+// right: nothing counts twice, and a Redis that has lost data is told again. Entries belong
+// to the server that sets them, under a lease. A change of them applies only to the version
+// that it follows, so a command that comes late does nothing.
 //
-// A server without Redis is a cluster of one: it counts by itself.
+// A server writes what it changes, hears on a channel what others change, and compares what
+// it knows with Redis whenever it renews its lease: a lost message costs no more than that
+// time. A server without Redis is a cluster of one.
 //
-// The framework has a Redis broadcaster of its own, which does not fit. It carries
-// actions but no state, loses what is sent while it is not connected, serves one
-// page only, and would refresh every tab of every server at each click. Here one
-// message per server is enough, and the fan-out of each server merges refreshes.
+// The framework has a Redis broadcaster. It carries actions but no state, loses what is sent
+// while it is not connected, serves one page, and would refresh every tab at each change.
 package cluster
 
 import (
@@ -25,378 +20,168 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	mathrand "math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/redis/go-redis/v9"
-)
-
-const (
-	// DefaultLease is how long the entries of a server that has died stay.
-	DefaultLease = 6 * time.Second
-	// DefaultRenew is how often a server renews its lease. Two renewals in a row
-	// may fail.
-	DefaultRenew = 2 * time.Second
-)
-
-const (
-	answerWithin = 2 * time.Second // without an answer for so long, Redis is away
-	retry        = time.Second     // longest time between two attempts to reach it
-	maxBatch     = 1000            // most entries in one command
 )
 
 // Options configure a Member.
 type Options struct {
-	// URL is redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// with TLS. Without
-	// it, the Member is the only one.
+	// URL is redis://[USER:PASSWORD@]HOST:PORT/DB, rediss:// with TLS, or unix://PATH.
+	// Without it, the Member is the only one.
 	URL string
+	// Prefix begins every name in Redis. Default: "realtime".
+	Prefix string
+	// Keep returns once it has kept a count of a life of the process. Kept are the counts of
+	// earlier lives. Default: nothing is kept.
+	Keep func(life string, count int64)
+	Kept map[string]int64
 	// Log is for the operator. Default: slog.Default().
 	Log *slog.Logger
-	// Lease and Renew default to DefaultLease and DefaultRenew.
-	Lease, Renew time.Duration
-	// Grace is how long the entries of a server stay after Leave. Default: not at all.
+	// Lease is how long entries stay when their server has died. Default: 6 seconds.
+	Lease time.Duration
+	// Renew is how often a lease is renewed, and how long Redis may take for an answer.
+	// Default: 2 seconds.
+	Renew time.Duration
+	// Grace is how long entries stay after Leave. Default: not at all.
 	Grace time.Duration
 }
 
-// The errors of Increment are sentences for the person who clicked. In both cases
-// the caller must not try again: the person has not asked for a second click.
-const (
-	// ErrAway means that Redis cannot be reached and nothing was counted.
-	ErrAway = problem("The counter that all servers share could not be reached: your last click did not count.")
-	// ErrUnknown means that Redis did not answer: it may have counted.
-	ErrUnknown = problem("The counter that all servers share did not answer: your last click may or may not have counted.")
-)
-
-type problem string
-
-func (p problem) Error() string { return string(p) }
-
-// Member is one of the servers that share a Redis. Set its callbacks (OnCounter,
-// OnEntries, OnStatus), then call Start. Its other methods are safe for concurrent
-// use.
+// Member is one of the servers that share a Redis. Its methods are safe for concurrent use.
 type Member struct {
-	id    string // of this process; never used again
-	opts  Options
-	redis *redis.Client // nil in a cluster of one
-
-	onCounter func(value int)
-	onSet     func(id, value string)
-	onRemove  func(id string)
-	onEntries func()
-	onLeave   func(id string)
-	onStatus  []func()
-
-	away    atomic.Bool
-	failed  struct{ away, unknown atomic.Int64 } // increments, by their error
-	counted atomic.Int64                         // increments of this server that were counted
-	wake    chan struct{}                        // there is something to write or to check
-	end     context.CancelFunc
-	ended   chan struct{}
-
-	counting sync.Mutex // held while an increment is under way
-
-	mu      sync.Mutex
-	next    *batch            // of increments that wait
-	counts  map[string]int64  // of increments of all servers, by epoch
-	total   int64             // of counts
-	own     map[string]string // entries of this server
-	changed map[string]bool   // IDs of own entries that have not been written to Redis
-
-	// The goroutine that follows Redis owns these:
-	version int64 // of own, as it was last sent to Redis
-	others  map[string]*server
-	epoch   string // of Redis, at the last sync
-	news    bool   // entries of others have changed, and onEntries was not called yet
-	sub     *redis.PubSub
-	events  <-chan any // of sub; nil while Redis is away
-	echoed  bool       // the subscription has delivered what the last sync published to it
-	lost    time.Time  // when Redis went away
-	gap     time.Time  // when Redis last began an epoch, or this server had no connection
+	opts   Options
+	own    *own
+	link   *link // nil in a cluster of one
+	others *others
+	end    context.CancelFunc
+	ended  chan struct{}
 }
 
-// server is what is known about another server.
-type server struct {
-	version int64           // negative once it has left
-	ids     map[string]bool // of its entries
-}
-
-// New returns a Member that is not started. An error means that the URL is not
-// valid. It does not quote the URL, which may contain a password.
-func New(opts Options) (*Member, error) {
-	opts.Log = cmp.Or(opts.Log, slog.Default())
-	if opts.URL == "" {
-		return &Member{opts: opts}, nil
+// New returns a Member that has not started. An error means that the URL is not valid.
+func New(opts Options) (m *Member, err error) {
+	opts.Prefix, opts.Log = cmp.Or(opts.Prefix, "realtime"), cmp.Or(opts.Log, slog.Default())
+	opts.Lease, opts.Renew = cmp.Or(opts.Lease, 6*time.Second), cmp.Or(opts.Renew, 2*time.Second)
+	m = &Member{opts: opts, own: newOwn(rand.Text()), ended: make(chan struct{})}
+	if opts.URL != "" {
+		m.link, err = newLink(opts, m.own.id)
 	}
-	config, err := redis.ParseURL(opts.URL)
-	if err != nil {
-		return nil, errors.New("the address of redis is not valid: want redis://HOST:PORT/0")
-	}
-	config.MaxRetries = -1 // an increment whose answer was lost must not count twice
-	config.DialerRetries = 1
-	config.DialTimeout, config.ReadTimeout, config.WriteTimeout = answerWithin, answerWithin, answerWithin
-	config.PoolTimeout = answerWithin
-	config.ContextTimeoutEnabled = true
-	config.DisableIdentity = true
-	config.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		return greet.Run(ctx, conn, []string{clicksKey}, channel).Err()
-	}
-	opts.Lease, opts.Renew = cmp.Or(opts.Lease, DefaultLease), cmp.Or(opts.Renew, DefaultRenew)
-	return &Member{
-		id:      rand.Text(),
-		opts:    opts,
-		redis:   redis.NewClient(config),
-		wake:    make(chan struct{}, 1),
-		ended:   make(chan struct{}),
-		onLeave: func(string) {},
-		counts:  map[string]int64{},
-		own:     map[string]string{},
-		changed: map[string]bool{},
-		others:  map[string]*server{},
-	}, nil
+	return m, err
 }
 
-// OnCounter sets a function to call with a value of the counter that is greater than
-// every value before, after another server has counted. Increment may return a
-// greater one at the same time.
-func (m *Member) OnCounter(f func(value int)) { m.onCounter = f }
-
-// OnEntries sets functions to call when other servers set or remove entries, and one
-// to call after a series of such calls.
-func (m *Member) OnEntries(set func(id, value string), remove func(id string), changed func()) {
-	m.onSet, m.onRemove, m.onEntries = set, remove, changed
-}
-
-// OnLeave sets a function to call with each entry of a server that leaves. The entry
-// is removed when the grace period of that server is over.
-func (m *Member) OnLeave(f func(id string)) { m.onLeave = f }
-
-// OnStatus adds a function to call when Redis goes away or comes back.
-func (m *Member) OnStatus(f func()) { m.onStatus = append(m.onStatus, f) }
-
-// Shared reports whether there is a Redis to share.
-func (m *Member) Shared() bool { return m.redis != nil }
-
-// Start reads everything from Redis, and follows it from then on. It tries again
-// until ctx ends while Redis cannot be reached. An error means that Redis cannot be
-// used.
-func (m *Member) Start(ctx context.Context) error {
-	if !m.Shared() {
+// Start reads everything, and follows Redis from then on. While Redis cannot be reached it
+// tries again until ctx ends. An error means that Redis cannot be used.
+//
+// It calls counted with the sum of all counts but the Member's own when that has grown,
+// changed when entries have changed, and both when Away has changed.
+func (m *Member) Start(ctx context.Context, counted func(elsewhere int), entries Entries, changed func()) error {
+	m.others = &others{Entries: entries, counted: counted, changed: changed, own: m.own.id, counts: map[string]int64{}, servers: map[string]*server{}}
+	m.others.merge(m.opts.Kept)
+	if m.link == nil {
 		return nil
 	}
 	if err := m.reach(ctx); err != nil {
-		m.redis.Close()
-		return fmt.Errorf("redis at %s: %w", m.redis.Options().Addr, err)
+		m.link.Close()
+		return fmt.Errorf("redis at %s: %w", m.link.Options().Addr, err)
 	}
-	m.opts.Log.Info("sharing state through redis", slog.String("address", m.redis.Options().Addr))
-	following, end := context.WithCancel(context.Background())
-	m.end = end
-	go m.follow(following)
+	m.opts.Log.Info("sharing state through redis", slog.String("address", m.link.Options().Addr))
+	m.own.locked(func() { m.own.sharing = true })
+	ctx, m.end = context.WithCancel(context.Background())
+	go m.follow(ctx)
 	return nil
 }
 
 // reach connects, and tries again until ctx ends.
 func (m *Member) reach(ctx context.Context) (err error) {
 	for {
-		failed := m.connect(ctx)
-		if failed == nil || cannotWork(failed) {
-			return failed
+		failed := m.sync(ctx)
+		if failed == nil {
+			return nil
 		}
-		if err == nil || ctx.Err() == nil { // otherwise failed says no more than that time is over
+		failed, mayPass := m.link.explain(failed)
+		if err == nil || ctx.Err() == nil { // otherwise it only says that time is over
 			err = failed
 		}
+		if !mayPass {
+			return err
+		}
 		select {
-		case <-time.After(wait()):
+		case <-time.After(m.pause()):
 		case <-ctx.Done():
 			return err
 		}
 	}
 }
 
-// Leave tells the other servers that this one stops, unless ctx ends before. They
-// keep its entries for the grace period. Increment goes on working until Close.
+// Leave tells the other servers that this one stops, unless ctx ends before. They keep its
+// entries for the grace period. What is counted or set afterwards stays here.
 func (m *Member) Leave(ctx context.Context) {
-	if !m.Shared() {
+	if m.link == nil {
 		return
 	}
+	defer m.link.Close()
+	defer m.own.locked(func() { m.own.sharing = false })
 	m.end()
-	var err error
+	err := context.Canceled
 	select {
 	case <-m.ended:
 		if m.Away() {
 			return
 		}
-		err = m.write(ctx) // what has changed last
+		if err = m.write(ctx, nil); err == nil {
+			_, err = m.link.write(ctx, message{Server: m.own.id, Version: -m.own.version}, m.opts.Grace)
+		}
 	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err == nil {
-		err = m.giveBack(ctx)
 	}
 	if err != nil {
-		m.opts.Log.Warn("other servers could not be told that this one stops: they show its people until its lease ends", slog.Any("error", err))
+		m.opts.Log.Warn("other servers could not be told that this one stops: they keep its people until its lease ends", slog.Any("error", err))
 	}
 }
 
-// Close closes every connection to Redis.
-func (m *Member) Close() {
-	if m.Shared() {
-		m.redis.Close()
-	}
-}
-
-// Away reports whether Redis cannot be reached. The copy of this server is then the
-// last that is known.
-func (m *Member) Away() bool { return m.away.Load() }
-
-// Counted returns how many increments of this server were counted.
-func (m *Member) Counted() int { return int(m.counted.Load()) }
-
-// Increment adds one to the counter, and returns a value that includes it. It takes
-// at most a few seconds, and returns at once while Redis is away. It never sends an
-// increment twice. Its errors are ErrAway and ErrUnknown.
+// Count raises the count of this Member to n. It returns once that is kept, and Redis has it
+// or cannot be told; then it is told later.
 //
-// One command is under way at a time. Increments that arrive meanwhile are combined
-// into the next command, so that a crowd costs Redis little more than one person.
-func (m *Member) Increment() (value int, err error) {
-	if !m.Shared() {
-		return int(m.counted.Add(1)), nil
+// One command is on its way at a time, and carries all that has changed meanwhile: a crowd
+// costs Redis little more than one person.
+func (m *Member) Count(n int) {
+	m.own.change(func() { m.own.count = max(m.own.count, int64(n)) })
+	if m.opts.Keep != nil {
+		m.opts.Keep(m.own.id, int64(n))
 	}
-	m.mu.Lock()
-	b := m.next
-	if b == nil {
-		b = &batch{}
-		b.count = sync.OnceFunc(func() { m.count(b) })
-		m.next = b
-	}
-	b.size++
-	m.mu.Unlock()
-	b.count()
-	switch b.err {
-	case ErrAway:
-		m.failed.away.Add(1)
-	case ErrUnknown:
-		m.failed.unknown.Add(1)
-	}
-	return int(b.value), b.err
+	m.own.wait(int64(n))
 }
 
-// Failed returns how many increments of this server have ended with ErrAway, and how
-// many with ErrUnknown.
-func (m *Member) Failed() (away, unknown int) {
-	return int(m.failed.away.Load()), int(m.failed.unknown.Load())
-}
-
-// batch is a number of increments that are sent as one.
-type batch struct {
-	size  int64
-	count func() // sends them, or waits until they have been sent
-	value int64
-	err   error
-}
-
-// count sends a batch, after the one before it.
-func (m *Member) count(b *batch) {
-	m.counting.Lock()
-	defer m.counting.Unlock()
-	m.mu.Lock()
-	m.next = nil
-	m.mu.Unlock()
-	if m.away.Load() {
-		b.err = ErrAway
-		return
-	}
-	b.value, b.err = m.add(b.size)
-	if b.err != nil {
-		m.look() // Redis may be away
-		return
-	}
-	m.counted.Add(b.size)
-}
-
-// add adds n to the counter in Redis, and announces the new value to other servers.
-func (m *Member) add(n int64) (value int64, err error) {
-	reply, err := increment.Run(context.Background(), m.redis, []string{clicksKey}, channel, n, m.id).Slice()
-	var refused redis.Error
-	switch {
-	case err == nil:
-		value, _ = m.merge(map[string]int64{reply[0].(string): reply[1].(int64)})
-		return value, nil
-	case notSent(err):
-		return 0, ErrAway
-	case errors.As(err, &refused):
-		m.opts.Log.Warn("clicks did not count: redis refused them", slog.Int64("clicks", n), slog.Any("error", err))
-		return 0, ErrAway
-	default:
-		m.opts.Log.Warn("clicks may or may not have counted: redis did not answer", slog.Int64("clicks", n), slog.Any("error", err))
-		return 0, ErrUnknown
-	}
-}
-
-// Set adds or changes an entry of this server. It does not wait for Redis.
+// Set adds or changes an entry of this Member. It does not wait for Redis.
 func (m *Member) Set(id, value string) {
-	if !m.Shared() {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.own[id] = value
-	m.changed[id] = true
-	m.look()
+	m.own.change(func() { m.own.entries[id], m.own.changed[id] = &value, &value })
 }
 
-// Remove removes an entry of this server. It does not wait for Redis.
+// Remove removes an entry of this Member. It does not wait for Redis.
 func (m *Member) Remove(id string) {
-	if !m.Shared() {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.own, id)
-	m.changed[id] = true
-	m.look()
+	m.own.change(func() { delete(m.own.entries, id); m.own.changed[id] = nil })
 }
 
-// look wakes the goroutine that follows Redis.
-func (m *Member) look() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+// Counted returns the count of this Member.
+func (m *Member) Counted() (n int) {
+	m.own.locked(func() { n = int(m.own.count) })
+	return n
 }
 
-// merge takes over what others know of the counter: of each epoch, the larger number.
-// It returns the sum of all epochs, and reports whether it has grown.
-func (m *Member) merge(counts map[string]int64) (total int64, grown bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for epoch, n := range counts {
-		if more := n - m.counts[epoch]; more > 0 {
-			m.counts[epoch], m.total, grown = n, m.total+more, true
-		}
-	}
-	return m.total, grown
+// Away reports whether Redis cannot be reached, or refuses what it is told. What other
+// servers do is then missing here, and what this one does is missing there.
+func (m *Member) Away() (away bool) {
+	m.own.locked(func() { away = m.link != nil && !m.own.sharing })
+	return away
 }
 
-// known is what this server knows of the counter: epochs, each with its number.
-func (m *Member) known() (list []any) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for epoch, n := range m.counts {
-		list = append(list, epoch, n)
-	}
-	return list
-}
+// Ignored returns how many messages and counts no Member can have written.
+func (m *Member) Ignored() int { return int(m.others.ignored.Load()) }
 
-// follow keeps this server's copy and what Redis has of this server up to date.
+// follow keeps what is known here, and what Redis has of this server, up to date.
 func (m *Member) follow(ctx context.Context) {
 	defer close(m.ended)
-	defer m.disconnect()
+	defer m.link.close()
 	due := time.NewTimer(m.opts.Renew)
 	for {
 		var err error
@@ -404,237 +189,100 @@ func (m *Member) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-due.C:
-			if m.events == nil || !m.echoed {
-				err = m.connect(ctx)
-			} else {
-				err = m.sync(ctx)
-			}
+			err = m.sync(ctx)
 			due.Reset(m.opts.Renew)
-		case <-m.wake:
-			if m.events == nil {
+		case <-m.own.wake:
+			if m.Away() {
 				continue
 			}
-			err = m.write(ctx)
-		case event := <-m.events:
-			err = m.hear(ctx, event)
+			err = m.write(ctx, nil)
+		case msg := <-m.link.heard:
+			err = m.hear(ctx, msg.Payload)
 		}
-		m.tellNews()
+		if err != nil && !m.Away() && !refused(err) && !timedOut(err) {
+			err = m.sync(ctx) // perhaps only the connection was broken
+		}
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			m.disconnect()
-			due.Reset(wait())
+			due.Reset(m.pause())
 		}
-		m.tellStatus(err)
+		m.note(err)
 	}
 }
 
-// wait is the time to wait after a failed attempt. It is random, so that servers
-// that have lost Redis together do not come back all at once.
-func wait() time.Duration { return retry/2 + mathrand.N(retry/2) }
+// pause is the time before another attempt. It is random, so that servers that have lost
+// Redis together do not come back all at once.
+func (m *Member) pause() time.Duration { return m.opts.Renew/4 + mathrand.N(m.opts.Renew/4) }
 
-func (m *Member) tellNews() {
-	if m.news {
-		m.news = false
-		m.onEntries()
-	}
-}
-
-// tellStatus calls the callbacks when Redis has gone away or is back.
-func (m *Member) tellStatus(err error) {
-	if away := err != nil; away == m.away.Load() {
+// note says it if Redis has gone away, or is back.
+func (m *Member) note(err error) {
+	if away := err != nil; away == m.Away() {
 		return
 	}
-	if err != nil {
-		m.lost = time.Now()
-		m.opts.Log.Warn("redis is away: pages show the last known state, and clicks do not count", slog.Any("error", err))
-	} else {
-		m.opts.Log.Info("redis is back", slog.Duration("after", time.Since(m.lost)))
+	switch {
+	case err == nil:
+		m.opts.Log.Info("redis is back")
+	case refused(err):
+		m.opts.Log.Warn("redis refuses what servers share: until it does not, they do not hear of each other", slog.Any("error", err))
+	default:
+		m.opts.Log.Warn("redis is away: until it is back, servers do not hear of each other", slog.Any("error", err))
 	}
-	m.away.Store(err != nil)
-	for _, f := range m.onStatus {
-		f()
-	}
+	m.own.locked(func() { m.own.sharing = err == nil })
+	m.others.counted(int(m.others.total))
+	m.others.changed()
 }
 
-// connect subscribes before it reads, so that no change in between is missed.
-func (m *Member) connect(ctx context.Context) error {
-	m.disconnect()
-	m.gap = time.Now()
-	sub := m.redis.Subscribe(ctx, channel, m.echo())
-	_, err := sub.ReceiveTimeout(ctx, answerWithin)
-	if err == nil {
-		err = m.sync(ctx)
+// sync makes this server and Redis agree with each other, and renews the lease. It
+// subscribes before it reads, so that no change in between is missed.
+func (m *Member) sync(ctx context.Context) error {
+	sum, versions := m.others.total, map[string]int64{}
+	m.own.locked(func() { sum += m.own.inRedis; versions[m.own.id] = m.own.version })
+	gap := m.link.heard == nil
+	if gap {
+		if err := m.link.open(ctx); err != nil {
+			return err
+		}
+		sum = -1 // that it is equal would prove nothing
 	}
+	for id, s := range m.others.servers {
+		versions[id] = s.version
+		if gap {
+			s.alive = time.Now() // nor does silence
+		}
+	}
+	f, err := m.link.read(ctx, sum, versions)
 	if err != nil {
-		sub.Close()
 		return err
 	}
-	m.sub = sub
-	m.events = sub.ChannelWithSubscriptions(redis.WithChannelHealthCheckInterval(0)) // the echo is the health check
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.changed) > 0 { // while there was no connection
-		m.look()
-	}
-	return nil
+	m.own.found(f)
+	return m.write(ctx, m.others.compare(f, m.opts.Lease, m.opts.Renew/2))
 }
 
-func (m *Member) disconnect() {
-	if m.sub != nil {
-		m.sub.Close()
+// write writes and publishes what this server has changed, and counts that Redis lacks.
+func (m *Member) write(ctx context.Context, missing map[string]int64) error {
+	msg, ok := m.own.next()
+	if len(missing) > 0 {
+		maps.Copy(missing, msg.Counts)
+		msg.Counts, ok = missing, true
 	}
-	m.sub, m.events = nil, nil
-}
-
-// message is what servers tell each other, as JSON.
-type message struct {
-	Counts map[string]int64 `json:"counts,omitempty"` // new numbers of increments, by epoch
-	By     string           `json:"by,omitempty"`     // server that has counted
-	Epoch  string           `json:"epoch,omitempty"`  // has begun: tell Redis everything, it may have lost data
-
-	Server  string            `json:"server,omitempty"`  // server whose entries have changed
-	Version int64             `json:"version,omitempty"` // of its entries; negative if it has left
-	Set     map[string]string `json:"set,omitempty"`
-	Removed []string          `json:"removed,omitempty"`
-	Whole   bool              `json:"whole,omitempty"` // the changes are not in this message
-}
-
-// hear handles an event of the subscription.
-func (m *Member) hear(ctx context.Context, event any) error {
-	switch event := event.(type) {
-	case *redis.Subscription: // anew, after a gap
-		if event.Channel != channel {
-			return nil
-		}
-		m.gap = time.Now()
-		err := m.sync(ctx)
-		if err == nil {
-			m.opts.Log.Info("the subscription to redis was lost and renewed; everything was read again")
-		}
-		return err
-	case *redis.Message:
-		if event.Channel == m.echo() {
-			m.echoed = true
-			return nil
-		}
-		var msg message
-		if err := json.Unmarshal([]byte(event.Payload), &msg); err != nil {
-			m.opts.Log.Warn("message on the redis channel ignored: no server has sent it", slog.Any("error", err))
-			return nil
-		}
-		return m.apply(ctx, msg)
-	}
-	return nil
-}
-
-func (m *Member) apply(ctx context.Context, msg message) error {
-	if msg.By != m.id { // Increment has returned its own
-		m.heard(msg.Counts)
-	}
-	if msg.Epoch != "" && msg.Epoch != m.epoch {
-		return m.sync(ctx)
-	}
-	if msg.Server == "" || msg.Server == m.id {
+	if !ok {
 		return nil
 	}
-	other := m.others[msg.Server]
-	switch {
-	case other == nil && msg.Version < 0: // it leaves before anything was read of it
-	case msg.Version < 0:
-		other.leave(msg.Version, m.onLeave)
-	case other != nil && msg.Version <= other.version: // already known
-	case other == nil || msg.Whole || msg.Version != other.version+1:
-		return m.read(ctx, msg.Server)
-	default:
-		other.version, m.news = msg.Version, true
-		for id, value := range msg.Set {
-			other.ids[id] = true
-			m.onSet(id, value)
-		}
-		for _, id := range msg.Removed {
-			delete(other.ids, id)
-			m.onRemove(id)
-		}
+	applied, err := m.link.write(ctx, msg, m.opts.Lease)
+	m.own.written(msg, applied)
+	return err
+}
+
+// hear takes over what another server has changed.
+func (m *Member) hear(ctx context.Context, text string) error {
+	var msg message
+	if json.Unmarshal([]byte(text), &msg) != nil {
+		msg = message{} // which is ignored
+	}
+	if !m.others.apply(msg) {
+		return m.sync(ctx)
 	}
 	return nil
-}
-
-// heard handles numbers of increments that others have made.
-func (m *Member) heard(counts map[string]int64) {
-	if total, grown := m.merge(counts); grown {
-		m.onCounter(int(total))
-	}
-}
-
-// leave notes that a server has left.
-func (s *server) leave(version int64, onLeave func(id string)) {
-	s.version = version
-	for id := range s.ids {
-		onLeave(id)
-	}
-}
-
-// replace replaces all entries of another server.
-func (m *Member) replace(id string, version int64, entries map[string]string) {
-	before := m.others[id]
-	after := &server{version, map[string]bool{}}
-	m.others[id], m.news = after, true
-	for entry, value := range entries {
-		after.ids[entry] = true
-		m.onSet(entry, value)
-	}
-	if version < 0 {
-		after.leave(version, m.onLeave)
-	}
-	if before == nil {
-		return
-	}
-	for entry := range before.ids {
-		if !after.ids[entry] {
-			m.onRemove(entry)
-		}
-	}
-}
-
-// drop forgets another server and its entries.
-func (m *Member) drop(id string) {
-	other := m.others[id]
-	if other == nil {
-		return
-	}
-	m.news = true
-	delete(m.others, id)
-	for entry := range other.ids {
-		m.onRemove(entry)
-	}
-}
-
-// changes takes up to a batch of the changes that have not been written to Redis.
-func (m *Member) changes() (set map[string]string, removed []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	set = map[string]string{}
-	for id := range m.changed {
-		if len(set)+len(removed) == maxBatch {
-			m.look() // for the rest
-			break
-		}
-		if value, ok := m.own[id]; ok {
-			set[id] = value
-		} else {
-			removed = append(removed, id)
-		}
-		delete(m.changed, id)
-	}
-	return set, removed
-}
-
-// all takes every entry of this server.
-func (m *Member) all() map[string]string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	clear(m.changed)
-	return maps.Clone(m.own)
 }

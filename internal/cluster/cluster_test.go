@@ -2,45 +2,56 @@ package cluster
 
 import (
 	"context"
-	"errors"
+	"flag"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net"
-	"strconv"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"realtime/internal/visitor"
 )
 
+var patience = 20 * time.Second // TODO
+
 // entries are values by ID.
 type entries = map[string]string
 
-// peer is a member, and the copy that its callbacks keep.
+// tester is a test, or a check of rapid.
+type tester interface {
+	require.TestingT
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// peer is a member with what it knows of the others.
 type peer struct {
 	*Member
-	t   *testing.T
+	t   tester
 	log *visitor.Log
 
-	mu      sync.Mutex
-	counter int
-	news    int             // how often it heard of another's increments
-	entries entries         // of others
-	told    entries         // the same, as of the last time that all was told
-	removed int             // how often one was
-	leaving map[string]bool // entries of members that leave
+	mu        sync.Mutex
+	elsewhere int
+	known     entries
+	told      entries // the same, as of the last time that all was told
+	removed   int
+	leaving   []string
 }
 
 // shortLease is for members whose lease has to end, or to be renewed, in a test.
 func shortLease(url string) Options {
-	return Options{URL: url, Lease: 2 * time.Second, Renew: 200 * time.Millisecond}
+	return Options{URL: url, Lease: 600 * time.Millisecond, Renew: 200 * time.Millisecond}
 }
 
 // longLease is for members that may be slow. They reach Redis only when they have to.
@@ -48,75 +59,51 @@ func longLease(url string) Options {
 	return Options{URL: url, Lease: time.Hour, Renew: time.Hour, Grace: time.Hour}
 }
 
-func newPeer(t *testing.T, opts Options) *peer {
+func newPeer(t tester, opts Options) *peer {
 	t.Helper()
-	p := &peer{t: t, log: &visitor.Log{}, entries: entries{}, told: entries{}, leaving: map[string]bool{}}
+	p := &peer{t: t, log: &visitor.Log{}, known: entries{}, told: entries{}}
 	opts.Log = p.log.Logger()
 	m, err := New(opts)
 	require.NoError(t, err)
 	p.Member = m
-	locked := func(do func()) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		do()
-	}
-	last := 0
-	m.OnCounter(func(n int) {
-		assert.Greater(t, n, last, "the counter never goes back")
-		last = n
-		locked(func() { p.counter, p.news = max(p.counter, n), p.news+1 })
-	})
-	m.OnLeave(func(id string) { locked(func() { p.leaving[id] = true }) })
-	m.OnEntries(
-		func(id, value string) { locked(func() { p.entries[id] = value }) },
-		func(id string) { locked(func() { delete(p.entries, id); p.removed++ }) },
-		func() { locked(func() { p.told = maps.Clone(p.entries) }) },
-	)
-	require.NoError(t, m.Start(t.Context()))
-	t.Cleanup(func() {
-		p.die()
-		p.Close()
-	})
+	require.NoError(t, m.Start(context.Background(), p.counted, p, func() {
+		p.locked(func() { p.told = maps.Clone(p.known) })
+	}))
 	return p
 }
 
-// alone starts a member on a Redis of its own, for a test that runs beside others.
-func alone(t *testing.T, opts func(url string) Options) (*visitor.Redis, *peer) {
-	t.Helper()
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	return server, newPeer(t, opts(server.URL))
-}
-
-// pair is alone for two members.
-func pair(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a, b *peer) {
-	t.Helper()
-	server, a = alone(t, opts)
-	return server, a, newPeer(t, opts(server.URL))
-}
-
-// Increment adds one, and keeps what it returns.
-func (p *peer) Increment() (int, error) {
-	n, err := p.Member.Increment()
+func (p *peer) locked(do func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.counter = max(p.counter, n)
-	return n, err
+	do()
 }
 
-// increment adds n, one by one.
-func (p *peer) increment(n int) {
-	p.t.Helper()
-	for range n {
-		_, err := p.Increment()
-		require.NoError(p.t, err)
-	}
+func (p *peer) counted(elsewhere int) {
+	p.locked(func() {
+		assert.GreaterOrEqual(p.t, elsewhere, p.elsewhere, "the number never goes back")
+		p.elsewhere = elsewhere
+	})
 }
+
+func (p *peer) SetElsewhere(id, value string) { p.locked(func() { p.known[id] = value }) }
+
+func (p *peer) Leave(id string) bool {
+	p.locked(func() { delete(p.known, id); p.removed++ })
+	return true
+}
+
+func (p *peer) Disconnect(id string, _ func()) {
+	p.locked(func() { p.leaving = append(p.leaving, id) })
+}
+
+// click counts one more, and waits as a page does.
+func (p *peer) click() { p.Count(p.Counted() + 1) }
 
 // die ends a member as kill -9 does: its lease runs on.
 func (p *peer) die() {
 	p.end()
 	<-p.ended
+	p.own.locked(func() { p.own.sharing = false })
 }
 
 // sees waits until the peer has been told of exactly these entries of others.
@@ -125,129 +112,388 @@ func (p *peer) sees(want entries) {
 	p.waits(want, func() any { return p.told })
 }
 
-// counts waits until the peer knows that number.
+// counts waits until the peer knows that sum of all.
 func (p *peer) counts(want int) {
 	p.t.Helper()
-	p.waits(want, func() any { return p.counter })
+	p.waits(want, func() any { return p.elsewhere + p.Counted() })
 }
 
-// waits waits until what the peer keeps is as it should be.
 func (p *peer) waits(want any, what func() any) {
 	p.t.Helper()
-	right := func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return assert.ObjectsAreEqual(want, what())
+	var got any
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		p.locked(func() { got = what() })
+		if assert.ObjectsAreEqual(want, got) {
+			return
+		}
 	}
-	if !assert.Eventually(p.t, right, visitor.Soon, time.Millisecond) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		require.Equal(p.t, want, what())
-	}
+	p.t.Fatalf("it knows %.500s, want %.500s; its log:\n%s", fmt.Sprint(got), fmt.Sprint(want), p.log)
 }
 
 func (p *peer) isAway(want bool) {
 	p.t.Helper()
-	eventually(p.t, func() bool { return p.Away() == want })
+	p.waits(want, func() any { return p.Away() })
 }
 
-func eventually(t *testing.T, what func() bool) {
+// alone starts a member on a Redis of its own, for a test that runs beside others.
+func alone(t *testing.T, opts func(url string) Options) (*visitor.Redis, *peer) {
 	t.Helper()
-	require.Eventually(t, what, visitor.Soon, time.Millisecond)
+	t.Parallel()
+	server := visitor.NewRedis(t)
+	return server, another(t, opts(server.URL))
 }
 
-// Increment returns what a member has counted itself, and nothing tells it again.
-func TestIncrement_IsNewsToOtherMembersOnly(t *testing.T) {
-	_, here, there := pair(t, longLease) // a renewal reads the counter as well
-	const clicks = 200
-	here.increment(clicks)
-	there.counts(clicks)
-	there.increment(1) // comes after all else on the channel
-	here.counts(clicks + 1)
-	assert.Equal(t, 1, here.news, "of the other's increment")
-	assert.Equal(t, clicks, there.news)
+func another(t *testing.T, opts Options) *peer {
+	t.Helper()
+	p := newPeer(t, opts)
+	if opts.URL != "" {
+		t.Cleanup(p.die)
+	}
+	return p
 }
 
-// While leases are renewed, nobody is gone for a moment, nothing is written again, and
-// nothing is connected again.
+// pair is alone for two members.
+func pair(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a, b *peer) {
+	t.Helper()
+	server, a = alone(t, opts)
+	return server, a, another(t, opts(server.URL))
+}
+
+// has waits until Redis has an entry of a member.
+func (p *peer) has(server *visitor.Redis, id string) {
+	p.t.Helper()
+	p.waits(true, func() any { return server.HExists(context.Background(), p.link.keys[2], id).Val() })
+}
+
+// Whatever happens, all agree in the end: on the entries of those that live, and on a number
+// that holds every click once. No click waits for ever, and no number goes back. Only clicks
+// that nobody else knows end with their server.
+func TestMembers_AgreeAfterAnything(t *testing.T) {
+	t.Parallel()
+	flag.Set("rapid.checks", "6")
+	flag.Set("rapid.steps", "60")
+	flag.Set("rapid.nofailfile", "true") // the message holds the seed and all steps
+	server := visitor.NewRedis(t)
+	happened := map[string]int{}
+	rapid.Check(t, func(rt *rapid.T) {
+		h := &history{T: rt, t: t, server: server, prefix: fmt.Sprint("history", happened["histories"])}
+		happened["histories"]++
+		for range 3 {
+			h.begins()
+		}
+		defer func() {
+			for _, m := range h.members {
+				m.die()
+			}
+		}()
+		do := map[string]func(){
+			"a click":            func() { h.clicks(h.any()) },
+			"a crowd":            func() { h.crowd() },
+			"an entry":           func() { h.sets(h.any()) },
+			"another entry":      func() { h.sets(h.any()) },
+			"an entry removed":   func() { h.removes(h.any()) },
+			"time":               func() { time.Sleep(time.Duration(rapid.IntRange(0, 300).Draw(rt, "ms")) * time.Millisecond) },
+			"killed":             func() { h.ends((*peer).die) },
+			"stopped":            func() { h.ends(func(p *peer) { p.Member.Leave(context.Background()) }) },
+			"subscriptions cut":  func() { h.thaw(); server.ClientKillByFilter(context.Background(), "TYPE", "pubsub") },
+			"commands cut":       func() { h.thaw(); server.ClientKillByFilter(context.Background(), "TYPE", "normal") },
+			"cut off":            func() { h.any().network.Cut() },
+			"nothing arrives":    func() { m := h.any(); m.release(); m.release = m.network.Swallow() },
+			"paused":             func() { h.thaw(); h.thawed = server.Freeze() },
+			"restarted":          func() { h.thaw(); server.Stop(); server.Start() },
+			"restarted empty":    func() { h.thaw(); server.Stop(); server.Erase(); server.Start() },
+			"emptied":            func() { h.thaw(); server.FlushAll(context.Background()) },
+			"an older state":     func() { h.thaw(); h.restore() },
+			"full":               func() { h.thaw(); server.ConfigSet(context.Background(), "maxmemory", "1") },
+			"may not publish":    func() { h.thaw(); h.acl("-publish") },
+			"a lease that ends":  func() { h.thaw(); server.Del(context.Background(), h.any().link.keys[2]) },
+			"a state to restore": func() { h.thaw(); h.save() },
+			"all is well":        func() { h.heals() },
+		}
+		steps := map[string]func(*rapid.T){}
+		for what, act := range do {
+			steps[what] = func(*rapid.T) { happened[what]++; act() }
+		}
+		rt.Repeat(steps)
+		h.agrees(0, 0)
+	})
+	t.Log("what has happened: ", happened)
+}
+
+// history is some members that share, and what they have done.
+type history struct {
+	*rapid.T
+	t        *testing.T
+	server   *visitor.Redis
+	prefix   string
+	members  []*member
+	dead     int // counted by members that have ended
+	thawed   func()
+	saved    map[string]func() // restore a key of Redis
+	clicking sync.WaitGroup
+}
+
+// member is a peer with what it has done.
+type member struct {
+	*peer
+	network *visitor.Network
+	release func() // what the network swallows
+	own     entries
+}
+
+func (h *history) begins() {
+	h.heals()
+	m := &member{network: visitor.NewNetwork(h.t, h.server.Addr), release: func() {}, own: entries{}}
+	opts := shortLease("redis://" + m.network.Addr() + "/0")
+	opts.Prefix = h.prefix
+	m.peer = newPeer(h.T, opts)
+	h.members = append(h.members, m)
+}
+
+func (h *history) any() *member { return rapid.SampledFrom(h.members).Draw(h.T, "member") }
+
+func (h *history) clicks(m *member) {
+	n := 0
+	m.Member.own.change(func() { m.Member.own.count++; n = int(m.Member.own.count) })
+	h.clicking.Go(func() { m.Count(n) })
+}
+
+func (h *history) crowd() {
+	for i := range 50 {
+		h.clicks(h.members[i%len(h.members)])
+	}
+}
+
+func (h *history) sets(m *member) {
+	id := fmt.Sprint(rapid.IntRange(0, 9).Draw(h.T, "entry"), " of ", m.Member.own.id)
+	m.own[id] = fmt.Sprint("guest ", rapid.IntRange(0, 99).Draw(h.T, "guest"))
+	m.Set(id, m.own[id])
+}
+
+func (h *history) removes(m *member) {
+	id := fmt.Sprint(rapid.IntRange(0, 9).Draw(h.T, "entry"), " of ", m.Member.own.id)
+	delete(m.own, id)
+	m.Remove(id)
+}
+
+// ends ends a member, and begins another. What any other has heard of it by then counts for
+// good.
+func (h *history) ends(how func(*peer)) {
+	m := h.any()
+	how(m.peer)
+	h.members = slices.DeleteFunc(h.members, func(other *member) bool { return other == m })
+	least := 0
+	for _, other := range h.members {
+		other.die() // it would be changed while it is read
+		least = max(least, int(other.others.counts[m.Member.own.id]))
+		other.follows()
+	}
+	h.begins()
+	h.dead += h.agrees(least, m.Counted())
+}
+
+// follows undoes die.
+func (p *peer) follows() {
+	ctx, end := context.WithCancel(context.Background())
+	p.Member.end, p.ended = end, make(chan struct{})
+	p.own.locked(func() { p.own.sharing = true })
+	go p.follow(ctx)
+}
+
+func (h *history) thaw() {
+	if h.thawed != nil {
+		h.thawed()
+		h.thawed = nil
+	}
+}
+
+func (h *history) acl(rule string) {
+	h.server.Do(context.Background(), "ACL", "SETUSER", "default", rule)
+}
+
+// heals ends every fault.
+func (h *history) heals() {
+	h.thaw()
+	h.server.ConfigSet(context.Background(), "maxmemory", "0")
+	h.acl("+publish")
+	for _, m := range h.members {
+		m.release()
+	}
+}
+
+func (h *history) save() {
+	h.saved = map[string]func(){}
+	for _, key := range h.server.Keys(context.Background(), h.prefix+":*").Val() {
+		dump, left := h.server.Dump(context.Background(), key).Val(), max(0, h.server.PTTL(context.Background(), key).Val())
+		h.saved[key] = func() { h.server.RestoreReplace(context.Background(), key, left, dump) }
+	}
+}
+
+func (h *history) restore() {
+	h.server.FlushAll(context.Background())
+	for _, restore := range h.saved {
+		restore()
+	}
+}
+
+// agrees waits until all know everything: what is online, and each click. Of a life that has
+// just ended, something between least and most counts, and is returned.
+func (h *history) agrees(least, most int) (counted int) {
+	h.heals()
+	h.clicking.Wait()
+	sure := h.dead
+	for _, m := range h.members {
+		sure += m.Counted()
+	}
+	for _, m := range h.members {
+		others := entries{}
+		for _, other := range h.members {
+			if other != m {
+				maps.Copy(others, other.own)
+			}
+		}
+		m.sees(others)
+	}
+	h.members[0].waits(true, func() any {
+		sums := map[int]bool{}
+		for _, m := range h.members {
+			if m != h.members[0] {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+			}
+			counted = m.elsewhere + m.Counted() - sure
+			sums[counted] = true
+		}
+		return len(sums) == 1 && least <= counted && counted <= most
+	})
+	for _, m := range h.members {
+		if m.Ignored() > 0 {
+			h.Fatalf("%d messages were ignored", m.Ignored())
+		}
+	}
+	return counted
+}
+
+// A command that was given up comes late, after any later one, and also after the server
+// has left. It changes nothing: nobody is back for good, and nobody is lost.
+func TestEntries_LateCommandChangesNothing(t *testing.T) {
+	server, p := alone(t, longLease)
+	p.die()
+	ctx := t.Context()
+	state := func() map[string]string { return server.HGetAll(ctx, p.link.keys[2]).Val() }
+	var sent []message
+	sends := func(change func()) {
+		change()
+		msg, ok := p.own.next()
+		require.True(t, ok)
+		applied, err := p.link.write(ctx, msg, time.Hour)
+		require.NoError(t, err)
+		require.True(t, applied)
+		sent = append(sent, msg)
+	}
+	for i, change := range []func(){
+		func() { p.Set("1", "Alice") },
+		func() { p.own.locked(func() { p.own.whole = true }) }, // the answer was lost
+		func() { p.Remove("1") },
+		func() { p.Set("2", "Bob") },
+		func() { p.own.locked(func() { p.own.whole = true }) },
+		func() { p.Set("3", "Carol") },
+	} {
+		sends(change)
+		before := state()
+		for _, late := range sent {
+			applied, err := p.link.write(ctx, late, time.Hour)
+			require.NoError(t, err)
+			assert.False(t, applied, "%v after change %d", late, i)
+		}
+		assert.Equal(t, before, state())
+	}
+	another(t, longLease(server.URL)).sees(entries{"2": "Bob", "3": "Carol"})
+
+	left, err := p.link.write(ctx, message{Server: p.own.id, Version: -p.own.version}, time.Hour)
+	require.NoError(t, err)
+	require.True(t, left)
+	for range 2 { // with what it has left behind, and without
+		before := state()
+		for _, late := range sent {
+			applied, err := p.link.write(ctx, late, time.Hour)
+			require.NoError(t, err)
+			assert.False(t, applied, "%v after the end", late)
+		}
+		assert.Equal(t, before, state())
+		server.Del(ctx, p.link.keys[2])
+	}
+}
+
+// Leases end early when the clock of Redis is set, or its memory is full. Nobody is gone
+// until they have not been seen for a lease, and their server brings them back.
+func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
+	server, a, b := pair(t, longLease)
+	a.Set("1", "Alice")
+	b.sees(entries{"1": "Alice"})
+	a.die()
+	b.die()
+	for _, lose := range []func(){
+		func() { server.Del(t.Context(), a.link.keys[2]) },
+		func() { server.FlushAll(t.Context()) },
+	} {
+		lose()
+		require.NoError(t, b.sync(t.Context()))
+		assert.Zero(t, b.removed, "because one answer lacks them")
+		require.NoError(t, a.sync(t.Context()))
+		another(t, longLease(server.URL)).sees(entries{"1": "Alice"})
+		assert.Positive(t, server.PTTL(t.Context(), a.link.keys[2]).Val(), "the lease")
+	}
+	server.Del(t.Context(), a.link.keys[2])
+	b.others.servers[a.own.id].alive = time.Now().Add(-time.Hour)
+	require.NoError(t, b.sync(t.Context()))
+	b.sees(entries{})
+}
+
+// A server that is killed is gone when its lease ends, and not a lease after somebody has
+// seen it last.
+func TestEntries_EndWithTheLease(t *testing.T) {
+	server, a, b := pair(t, longLease)
+	a.Set("1", "Alice")
+	b.sees(entries{"1": "Alice"})
+	a.die()
+	b.die()
+	server.PExpire(t.Context(), a.link.keys[2], time.Minute) // it was renewed 59 minutes ago
+	require.NoError(t, b.sync(t.Context()))                  // it subscribes: all may have been away until then
+	b.others.servers[a.own.id].alive = time.Time{}
+	require.NoError(t, b.sync(t.Context()))
+	assert.WithinDuration(t, time.Now().Add(-59*time.Minute), b.others.servers[a.own.id].alive, time.Minute/2)
+}
+
+// While leases are renewed, nothing is written again, and nothing is connected again.
 func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 	server, a, b := pair(t, func(url string) Options { return Options{URL: url, Lease: time.Hour, Renew: time.Second} })
 	a.Set("1", "Alice")
 	b.sees(entries{"1": "Alice"})
-	version := server.HGet(t.Context(), a.key(), versionField)
-	connections := server.InfoMap(t.Context(), "stats").Val()["Stats"]["total_connections_received"]
+	state := func() []any {
+		info := server.InfoMap(t.Context(), "stats").Val()["Stats"]["total_connections_received"]
+		return []any{info, server.HGetAll(t.Context(), a.link.keys[2]).Val()}
+	}
+	before := state()
 	for range 3 {
-		require.True(t, server.Expire(t.Context(), a.key(), time.Minute).Val())
-		eventually(t, func() bool { return server.TTL(t.Context(), a.key()).Val() > time.Minute })
+		require.True(t, server.Expire(t.Context(), a.link.keys[2], time.Minute).Val())
+		a.waits(true, func() any { return server.TTL(t.Context(), a.link.keys[2]).Val() > time.Minute })
 	}
-	assert.Equal(t, version.Val(), server.HGet(t.Context(), a.key(), versionField).Val())
-	assert.Equal(t, connections, server.InfoMap(t.Context(), "stats").Val()["Stats"]["total_connections_received"])
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	assert.Zero(t, b.removed)
-}
-
-// A member that was stopped for longer than its lease writes all of its entries again.
-func TestEntries_SurviveALostLease(t *testing.T) {
-	server, a := alone(t, longLease)
-	a.Set("1", "Alice")
-	eventually(t, func() bool { return server.HExists(t.Context(), a.key(), "1").Val() })
-	for _, lose := range []func(){
-		func() { server.Del(t.Context(), a.key()); a.Set("2", "Bob") },
-		func() { server.Del(t.Context(), a.key()); a.look() },
-		func() { // an older state, from a backup
-			server.HSet(t.Context(), a.key(), versionField, 1)
-			server.HDel(t.Context(), a.key(), "2")
-			a.look()
-		},
-	} {
-		lose()
-		newPeer(t, longLease(server.URL)).sees(entries{"1": "Alice", "2": "Bob"})
-		assert.Positive(t, server.PTTL(t.Context(), a.key()).Val(), "the lease")
-	}
+	assert.Equal(t, before, state())
+	b.locked(func() { assert.Zero(t, b.removed) })
 }
 
 // A message that was missed makes a member read everything.
 func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
-	server, a, b := pair(t, longLease)
+	_, a, b := pair(t, longLease)
 	a.Set("1", "Alice")
 	b.sees(entries{"1": "Alice"})
 	b.die()
 	a.Set("2", "Bob")
-	eventually(t, func() bool { return server.HExists(t.Context(), a.key(), "2").Val() })
-	assert.NoError(t, b.apply(t.Context(), message{Server: a.id, Version: b.others[a.id].version + 2, Set: entries{"3": "Carol"}}))
-	b.tellNews()
+	a.waits(0, func() any { a.own.mu.Lock(); defer a.own.mu.Unlock(); return len(a.own.changed) })
+	a.click() // comes after it
+	require.NoError(t, b.hear(t.Context(), fmt.Sprintf(`{"server":%q,"version":9,"entries":{"3":"Carol"}}`, a.own.id)))
 	b.sees(entries{"1": "Alice", "2": "Bob"})
-}
-
-// What is announced while there is no subscription is found when there is one again.
-func TestSubscription_ThatIsLostIsRenewed(t *testing.T) {
-	server, a, b := pair(t, longLease)
-	want := entries{}
-	for n := 1; n <= 20; n++ {
-		require.NoError(t, server.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err())
-		id := fmt.Sprint(n)
-		want[id] = "Bob"
-		b.Set(id, "Bob")
-		b.increment(1)
-		a.counts(n)
-		a.sees(want)
-	}
-	assert.NotContains(t, a.log.String(), "level=WARN")
-	assert.Contains(t, a.log.String(), "renewed")
-}
-
-// A subscription that brings nothing is noticed by what a member sends itself.
-func TestSubscription_ThatIsDeadIsRenewed(t *testing.T) {
-	server, a := alone(t, shortLease)
-	subscriber := func() string {
-		list, _ := server.Do(t.Context(), "CLIENT", "LIST", "TYPE", "pubsub").Text()
-		id, _, _ := strings.Cut(list, " ")
-		return id
-	}
-	before := subscriber()
-	require.NoError(t, a.sub.Unsubscribe(t.Context(), channel, a.echo()))
-	eventually(t, func() bool { now := subscriber(); return now != "" && now != before })
 }
 
 // Other members hear at once that one leaves, or when they start. Its entries stay for
@@ -260,325 +506,19 @@ func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
 	a.Set("1", "Alice")
 	b.sees(entries{"1": "Alice"})
 	a.Set("2", "Bob") // on its way
-	a.Leave(t.Context())
-	late := newPeer(t, opts(server.URL))
+	a.Count(1)
+	a.Member.Leave(t.Context())
+	late := another(t, opts(server.URL))
 	for _, p := range []*peer{b, late} {
 		p.sees(entries{"1": "Alice", "2": "Bob"})
-		p.waits(map[string]bool{"1": true, "2": true}, func() any { return p.leaving })
+		p.waits(2, func() any { return len(p.leaving) })
+		assert.Zero(t, p.removed, "until the grace period is over")
+		p.counts(1)
 	}
-	a.increment(1) // it goes on counting until Close
-	b.counts(1)
-	assert.Zero(t, b.removed, "until the grace period is over")
-	assert.InDelta(t, time.Hour, server.PTTL(t.Context(), a.key()).Val(), float64(time.Hour)/2, "its lease")
-	require.NoError(t, server.PExpire(t.Context(), a.key(), time.Millisecond).Err()) // now it is over
+	assert.InDelta(t, time.Hour, server.PTTL(t.Context(), a.link.keys[2]).Val(), float64(time.Hour)/2, "its lease")
+	require.NoError(t, server.PExpire(t.Context(), a.link.keys[2], time.Millisecond).Err()) // now it is over
 	b.sees(entries{})
 	late.sees(entries{})
-}
-
-// A command that was given up long ago reaches Redis after its member has left. It
-// brings nobody back.
-func TestLeave_IsNotUndoneByALateCommand(t *testing.T) {
-	t.Parallel()
-	for _, grace := range []time.Duration{0, time.Minute} {
-		server := visitor.NewRedis(t)
-		opts := longLease(server.URL)
-		opts.Grace = grace
-		p := newPeer(t, opts)
-		p.Set("1", "Alice")
-		eventually(t, func() bool { return server.HExists(t.Context(), p.key(), "1").Val() })
-		p.Leave(t.Context())
-		before := server.HGetAll(t.Context(), p.key()).Val()
-		p.Set("2", "Bob")
-		assert.NoError(t, p.write(t.Context()), "a change; a renewal after it; all entries after that")
-		assert.Equal(t, before, server.HGetAll(t.Context(), p.key()).Val(), "what is known of the member")
-		assert.LessOrEqual(t, server.PTTL(t.Context(), p.key()).Val(), grace)
-	}
-}
-
-// Joins that come together are written together. A lease is one key, however many
-// entries it holds.
-func TestSet_CostsLittleWithManyEntries(t *testing.T) {
-	server, a, b := pair(t, longLease)
-	want := entries{}
-	thaw := server.Freeze()
-	for i := range 3 * maxBatch {
-		want[fmt.Sprint(i)] = "guest"
-		a.Set(fmt.Sprint(i), "guest")
-	}
-	thaw()
-	spent := server.Spent(func() { b.sees(want) })
-	assert.Less(t, spent.Commands, 100, "commands for 3,000 entries")
-	a.die()
-	spent = server.Spent(func() { assert.NoError(t, a.sync(t.Context())) })
-	assert.Less(t, spent.Commands, 30, "commands for a renewal")
-}
-
-// What changes while Redis is away is written when it is back, although the lease
-// has not ended and everything before is there.
-func TestSet_WhileRedisIsAwayIsWrittenLater(t *testing.T) {
-	server, a, b := pair(t, func(url string) Options { return Options{URL: url, Lease: time.Hour} })
-	a.Set("1", "Alice")
-	b.sees(entries{"1": "Alice"})
-	server.Stop()
-	a.isAway(true)
-	a.Set("2", "Bob")
-	a.Remove("1")
-	eventually(t, func() bool { return len(a.wake) == 0 })
-	server.Start()
-	b.sees(entries{"2": "Bob"})
-}
-
-// An answer that does not come must not make one click two.
-func TestIncrement_IsNotTriedTwice(t *testing.T) {
-	server, p := alone(t, shortLease)
-	p.increment(1)                                    // Redis knows the script from here on
-	time.AfterFunc(7*answerWithin/4, server.Freeze()) // a second attempt would be under way by then
-	_, err := p.Increment()
-	assert.ErrorIs(t, err, ErrUnknown)
-	away, unknown := p.Failed()
-	assert.Equal(t, []int{0, 1}, []int{away, unknown}, "how many are away, and unknown")
-	p.counts(2)
-	p.isAway(false)
-	p.increment(1)
-	p.counts(3)
-}
-
-func TestIncrement_WhileRedisIsAwayCountsNothingAndTakesNoTime(t *testing.T) {
-	server, p := alone(t, shortLease)
-	p.increment(1)
-	thaw := server.Freeze()
-	p.isAway(true)
-	began := time.Now()
-	for range 50 {
-		_, err := p.Increment()
-		require.ErrorIs(t, err, ErrAway)
-	}
-	assert.Less(t, time.Since(began), 10*answerWithin, "none of the 50 waits for an answer")
-	thaw()
-	p.isAway(false)
-	p.increment(1)
-	p.counts(2)
-	for _, line := range []string{"redis is away", "redis is back", "level=WARN"} {
-		assert.Equal(t, 1, strings.Count(p.log.String(), line), "%s in the log:\n%s", line, p.log.String())
-	}
-}
-
-// Redis is there, and cannot count: somebody hears of it.
-func TestIncrement_ThatIsRefusedIsLogged(t *testing.T) {
-	server, p := alone(t, shortLease)
-	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "1").Err())
-	_, err := p.Increment()
-	assert.ErrorIs(t, err, ErrAway)
-	assert.Contains(t, p.log.String(), "redis refused them")
-	require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", "0").Err())
-	eventually(t, func() bool {
-		n, err := p.Increment()
-		return err == nil && n == 1
-	})
-}
-
-// Redis has restarted with what it had some time ago, or with nothing. The first
-// increment that reaches it counts beside those that it has forgotten. The only member
-// that follows Redis and knows them is cut off meanwhile.
-func TestIncrement_CountsBesideThoseThatRedisHasForgotten(t *testing.T) {
-	t.Parallel()
-	for _, erased := range []bool{false, true} {
-		t.Run(fmt.Sprint("everything ", erased), func(t *testing.T) {
-			t.Parallel()
-			server := visitor.NewRedis(t)
-			network := visitor.NewNetwork(t, server.Addr)
-			quick, slow := newPeer(t, longLease(server.URL)), newPeer(t, shortLease("redis://"+network.Addr()+"/0"))
-			quick.increment(3)
-			earlier := server.HGetAll(t.Context(), clicksKey).Val()
-			quick.increment(2)
-			slow.counts(5)
-			quick.die() // it has not noticed yet that Redis has restarted
-			release := network.Swallow()
-			require.NoError(t, server.FlushAll(t.Context()).Err())
-			if !erased {
-				require.NoError(t, server.HSet(t.Context(), clicksKey, earlier).Err())
-			}
-			server.Stop()
-			server.Start()
-			if _, err := quick.Increment(); err != nil { // by a connection that is dead
-				quick.increment(1)
-			}
-			release()
-			slow.counts(6)
-			newPeer(t, longLease(server.URL)).counts(6)
-		})
-	}
-}
-
-// Whatever happens, all agree in the end: on the entries of those that live, and on
-// a number that holds every increment that was answered, once.
-func TestMembers_AgreeAfterAnything(t *testing.T) {
-	t.Parallel()
-	for seed := range uint64(3) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			t.Parallel()
-			h := newHistory(t, seed)
-			for step := range 400 {
-				if step%100 == 50 {
-					h.restart()
-				}
-				h.step(step)
-			}
-			h.end()
-		})
-	}
-}
-
-// history is some members, and what they have done. A click is lost if Redis loses
-// it and every member ends that knows it. That does not happen here: before a member
-// ends, or Redis does, all know what was counted.
-type history struct {
-	t       *testing.T
-	random  *rand.Rand
-	server  *visitor.Redis
-	members []*member
-	unheard bool // Redis or a member has ended, and not all have heard of all increments since
-
-	clicking         sync.WaitGroup
-	counted, unknown atomic.Int64
-}
-
-// member is a peer with its entries.
-type member struct {
-	*peer
-	own entries
-}
-
-func newHistory(t *testing.T, seed uint64) *history {
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("repeat it with: go test -race -run '^TestMembers_AgreeAfterAnything$/^seed_%d$' ./internal/cluster", seed)
-		}
-	})
-	h := &history{t: t, random: rand.New(rand.NewPCG(seed, 7)), server: visitor.NewRedis(t), members: make([]*member, 3)}
-	for i := range h.members {
-		h.begin(i)
-	}
-	return h
-}
-
-// begin starts a member, the first one or the successor of one that has ended.
-func (h *history) begin(i int) {
-	opts := Options{URL: h.server.URL, Lease: 600 * time.Millisecond, Renew: 200 * time.Millisecond}
-	h.members[i] = &member{newPeer(h.t, opts), entries{}}
-}
-
-func (h *history) step(step int) {
-	i := h.random.IntN(len(h.members))
-	m := h.members[i]
-	id := fmt.Sprintf("%d of %p", h.random.IntN(20), m)
-	switch n := h.random.IntN(100); {
-	case n < 40:
-		m.own[id] = fmt.Sprint("guest ", step)
-		m.Set(id, m.own[id])
-	case n < 60:
-		delete(m.own, id)
-		m.Remove(id)
-	case n < 90:
-		h.click(m)
-	case n < 93:
-		h.server.ClientKillByFilter(h.t.Context(), "TYPE", "pubsub")
-	case n < 94:
-		h.server.ClientKillByFilter(h.t.Context(), "TYPE", "normal")
-	case n < 96:
-		h.replace(i)
-	case n < 98:
-		<-time.After(time.Duration(h.random.IntN(20)) * time.Millisecond)
-	}
-}
-
-func (h *history) click(m *member) {
-	h.clicking.Go(func() {
-		switch _, err := m.Increment(); {
-		case err == nil:
-			h.counted.Add(1)
-		case errors.Is(err, ErrUnknown):
-			h.unknown.Add(1)
-		}
-	})
-}
-
-// replace ends a member. Its successor knows nothing.
-func (h *history) replace(i int) {
-	if h.unheard {
-		h.agree()
-	}
-	h.unheard = true
-	if h.random.IntN(2) == 0 {
-		h.members[i].Leave(h.t.Context())
-	} else {
-		h.members[i].die()
-	}
-	h.begin(i)
-}
-
-// restart restarts Redis among clicks, with what it had or with nothing.
-func (h *history) restart() {
-	h.agree()
-	for i := range 10 {
-		h.click(h.members[i%len(h.members)])
-	}
-	h.server.Stop()
-	if h.random.IntN(2) == 0 {
-		h.server.Erase()
-	}
-	h.server.Start()
-	h.unheard = true
-}
-
-// agree waits until all members, and Redis, know what was counted.
-func (h *history) agree() {
-	h.t.Helper()
-	h.clicking.Wait()
-	require.EventuallyWithT(h.t, func(check *assert.CollectT) {
-		inRedis := total(h.t, h.server)
-		for i, m := range h.members {
-			m.mu.Lock()
-			assert.Equal(check, inRedis, m.counter, "member %d, and Redis", i)
-			m.mu.Unlock()
-		}
-	}, visitor.Soon, time.Millisecond)
-	h.unheard = false
-}
-
-func (h *history) end() {
-	h.agree()
-	h.members[0].isAway(false)
-	final, err := h.members[0].Increment()
-	require.NoError(h.t, err)
-	assert.GreaterOrEqual(h.t, final, int(h.counted.Load())+1, "every click that was answered")
-	assert.LessOrEqual(h.t, final, int(h.counted.Load()+h.unknown.Load())+1, "and no click twice")
-	keys := []string{}
-	for _, m := range h.members {
-		keys = append(keys, m.key())
-		others := entries{}
-		for _, other := range h.members {
-			if other != m {
-				maps.Copy(others, other.own)
-			}
-		}
-		m.sees(others)
-		m.counts(final)
-	}
-	assert.EventuallyWithT(h.t, func(check *assert.CollectT) { // nothing of those that have ended is left
-		assert.ElementsMatch(check, keys, h.server.Keys(h.t.Context(), serverKey+"*").Val())
-		assert.EqualValues(check, len(keys), h.server.SCard(h.t.Context(), serversKey).Val())
-	}, visitor.Soon, time.Millisecond)
-}
-
-// total is what Redis has counted.
-func total(t *testing.T, server *visitor.Redis) (total int) {
-	for epoch, n := range server.HGetAll(t.Context(), clicksKey).Val() {
-		number, err := strconv.Atoi(n)
-		assert.True(t, err == nil || epoch == epochField)
-		total += number
-	}
-	return total
 }
 
 // A stop does not wait for a Redis that does not answer.
@@ -586,12 +526,151 @@ func TestLeave_EndsWithItsContext(t *testing.T) {
 	server, p := alone(t, longLease)
 	defer server.Freeze()()
 	p.Set("1", "Alice")
-	eventually(t, func() bool { return len(p.wake) == 0 }) // it is being written
-	ctx, cancel := context.WithTimeout(t.Context(), answerWithin/20)
+	p.waits(0, func() any { return len(p.own.wake) }) // it is being written
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
+	p.Member.Leave(ctx)
+	assert.Contains(t, p.log.String(), "could not be told")
+}
+
+// Clicks and joins that come together are written together. Nothing is read that is known,
+// however many servers there ever were.
+func TestMember_CostsRedisLittle(t *testing.T) {
+	server, a, b := pair(t, longLease)
+	for range 1000 {
+		server.HIncrBy(t.Context(), a.link.keys[0], newOwn(fmt.Sprintf("%026d", time.Now().UnixNano())).id, 1)
+	}
+	server.HSet(t.Context(), a.link.keys[0], "sum", 1000)
+	a.die()
+	require.NoError(t, a.sync(t.Context()))
+	a.follows()
+
+	want := entries{}
+	thaw := server.Freeze()
+	var clicking sync.WaitGroup
+	for i := range 1000 {
+		want[fmt.Sprint(i)] = "guest"
+		a.Set(fmt.Sprint(i), "guest")
+		clicking.Go(func() { a.Count(i + 1) })
+	}
+	a.waits(1000, func() any { return a.Counted() })
+	thaw()
+	spent := server.Spent(func() { b.sees(want); clicking.Wait() })
+	assert.Less(t, spent.Commands-1000, 50, "commands beside one for each entry")
+
+	a.die()
+	sum := a.others.total + a.own.inRedis
+	assert.EqualValues(t, 2000, sum)
+	found, err := a.link.read(t.Context(), sum, map[string]int64{a.own.id: a.own.version, b.own.id: 1})
+	require.NoError(t, err)
+	assert.Nil(t, found.Counts)
+	assert.Empty(t, found.Changed)
+	assert.Len(t, found.Leases, 2)
+}
+
+// Redis is there, and does not take what it is told. That is said once, no click waits for
+// it, and all is told later.
+func TestMember_IsRefused(t *testing.T) {
+	server, a, b := pair(t, shortLease)
+	acl := func(rule string) { require.NoError(t, server.Do(t.Context(), "ACL", "SETUSER", "default", rule).Err()) }
+	memory := func(limit string) { require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", limit).Err()) }
+	for said, switches := range map[string][2]func(){
+		"OOM command not allowed":       {func() { memory("1") }, func() { memory("0") }},
+		"The user executing the script": {func() { acl("-publish") }, func() { acl("+publish") }},
+	} {
+		switches[0]()
+		for range 20 {
+			a.click()
+			a.Set(fmt.Sprint(a.Counted()), "guest")
+			a.isAway(true)
+			time.Sleep(a.opts.Renew / 10)
+		}
+		assert.Equal(t, 1, strings.Count(a.log.String(), said), a.log.String())
+		switches[1]()
+		a.isAway(false)
+		b.counts(a.Counted())
+		b.waits(a.Counted(), func() any { return len(b.told) })
+	}
+	assert.Equal(t, 2, strings.Count(a.log.String(), "level=WARN"), a.log.String())
+}
+
+// Redis does not answer. Clicks count at once from the moment in which that is noticed.
+func TestMember_CountsWhileRedisIsAway(t *testing.T) {
+	server, a, b := pair(t, shortLease)
+	a.click()
+	thaw := server.Freeze()
+	a.isAway(true)
 	began := time.Now()
-	p.Leave(ctx)
-	assert.Less(t, time.Since(began), answerWithin/2)
+	for range 500 {
+		a.click()
+		a.Set(fmt.Sprint(a.Counted()), "guest")
+	}
+	assert.Less(t, time.Since(began), 50*a.opts.Renew, "none of the 500 waits for an answer")
+	thaw()
+	b.counts(501)
+	b.waits(500, func() any { return len(b.told) })
+	for _, line := range []string{"redis is away", "redis is back", "level=WARN"} {
+		assert.Equal(t, 1, strings.Count(a.log.String(), line), "%s in the log:\n%s", line, a.log.String())
+	}
+}
+
+// A connection that was dropped without a word costs no click, and is no reason to say that
+// Redis is away.
+func TestMember_CutConnectionIsNoAbsence(t *testing.T) {
+	server, a, b := pair(t, func(url string) Options { return Options{URL: url, Lease: time.Hour, Renew: time.Second} })
+	for n := 1; n <= 8; n++ {
+		require.NoError(t, server.ClientKillByFilter(t.Context(), "TYPE", []string{"normal", "pubsub"}[n%2]).Err())
+		a.Set("1", fmt.Sprint(n))
+		a.click()
+		b.counts(n)
+		b.sees(entries{"1": fmt.Sprint(n)})
+	}
+	assert.NotContains(t, a.log.String()+b.log.String(), "level=WARN")
+}
+
+// Two installations on one Redis have a database or a prefix each, and never meet. What is
+// not ours is ignored and counted.
+func TestMember_MeetsOnlyItsOwn(t *testing.T) {
+	server, a, b := pair(t, longLease)
+	other, base := longLease(server.URL), longLease(strings.TrimSuffix(server.URL, "0")+"1")
+	other.Prefix = "another"
+	strangers := []*peer{another(t, other), another(t, base)}
+	for i, p := range append(strangers, a) {
+		p.Set(fmt.Sprint(i), "guest")
+		p.Count(100 * (i + 1))
+	}
+	b.counts(300)
+	b.sees(entries{"2": "guest"})
+	for i, p := range strangers {
+		p.counts(100 * (i + 1))
+		p.sees(entries{})
+	}
+	id := a.own.id
+	for _, text := range []string{
+		"hello", "", "{}", `{"counts":{"` + id + `":-1}}`, `{"counts":{"` + id + `":9e15}}`, `{"counts":{"sum":7}}`, `{"server":"me","version":7}`, `[1]`,
+		`{"counts":{"` + id + `":"7"}}`,
+	} {
+		require.NoError(t, server.Publish(t.Context(), a.link.channel, text).Err())
+	}
+	server.HSet(t.Context(), a.link.keys[0], "theirs", "100", "sum", 0)
+	a.click()
+	b.counts(301)
+	assert.Equal(t, 9, b.Ignored())
+	late := another(t, longLease(server.URL))
+	late.counts(301)
+	assert.Equal(t, 1, late.Ignored())
+}
+
+// A cluster of one keeps its count where it is told to, and waits until that is done.
+func TestMember_KeepsItsCount(t *testing.T) {
+	kept := map[string]int64{fmt.Sprintf("%026d", 1): 12}
+	p := another(t, Options{Kept: kept, Keep: func(life string, n int64) { kept[life] = n }})
+	p.counts(12)
+	p.click()
+	assert.EqualValues(t, 1, kept[p.own.id])
+	p.counts(13)
+	assert.False(t, p.Away())
+	another(t, Options{Kept: kept}).counts(13)
 }
 
 func TestStart_TriesUntilRedisIsThere(t *testing.T) {
@@ -601,37 +680,64 @@ func TestStart_TriesUntilRedisIsThere(t *testing.T) {
 	started := make(chan *peer, 1)
 	go func() {
 		defer close(started)
-		started <- newPeer(t, longLease(server.URL))
+		started <- another(t, shortLease(server.URL))
 	}()
-	<-time.After(retry) // for attempts in vain
+	<-time.After(time.Second) // for attempts in vain
 	assert.Empty(t, started)
 	server.Start()
 	require.NotNil(t, <-started)
 }
 
-// Start says why, when its time is over or it is certain that it cannot.
+// Start says why, when its time is over or it is certain that it cannot. The permissions
+// that the documentation lists are enough, and none of them can be missing.
 func TestStart_SaysWhyItCannot(t *testing.T) {
 	t.Parallel()
-	server := visitor.NewRedis(t)
+	socket := filepath.Join(t.TempDir(), "socket")
+	server, node := visitor.NewRedis(t, "--unixsocket", socket), visitor.NewRedis(t, "--cluster-enabled", "yes")
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() })
 	rude := visitor.NewNetwork(t, "127.0.0.1:1")
-	for name, row := range map[string]struct {
+	operating, err := os.ReadFile("../../docs/operating.md")
+	require.NoError(t, err)
+	rules := strings.Fields(regexp.MustCompile(`ACL SETUSER realtime (.*)`).FindStringSubmatch(string(operating))[1])
+	user := func(name string, rules []string) {
+		args := []any{"ACL", "SETUSER", name}
+		for _, rule := range rules {
+			args = append(args, rule)
+		}
+		require.NoError(t, server.Do(t.Context(), args...).Err(), rules)
+	}
+	at := "redis at " + server.Addr + ": "
+	type row struct {
 		url, want string
 		certain   bool
-	}{
+	}
+	rows := map[string]row{
 		"no address":    {"here", "not valid", true},
 		"a password":    {"redis://:secret%zz@127.0.0.1:6379/0", "not valid", true},
 		"nobody there":  {"redis://127.0.0.1:1/0", "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused", false},
 		"no answer":     {"redis://" + silent.Addr().String() + "/0", "redis at " + silent.Addr().String() + ": ", false},
-		"hangs up":      {"redis://" + rude.Addr() + "/0", "redis at " + rude.Addr() + ": ", false},
-		"no such base":  {"redis://" + server.Addr + "/99", "redis at " + server.Addr + ": ", true},
-		"wrong secrets": {"redis://me:secret@" + server.Addr + "/0", "redis at " + server.Addr + ": ", true},
-	} {
+		"hangs up":      {"redis://" + rude.Addr() + "/0", "want rediss:// if it speaks TLS", false},
+		"no such base":  {"redis://" + server.Addr + "/99", at, true},
+		"wrong secrets": {"redis://me:secret@" + server.Addr + "/0", at, true},
+		"plain":         {"rediss://" + server.Addr + "/0", at + "it does not speak TLS: want redis:// instead of rediss://", false},
+		"foreign CA":    {"rediss" + strings.TrimPrefix(httptest.NewTLSServer(nil).URL, "https"), "SSL_CERT_FILE", true},
+		"a node":        {"redis://" + node.Addr + "/0", "a Redis Cluster, which is not supported", true},
+		"all rights":    {"redis://all:secret@" + server.Addr + "/1", "", true},
+		"a socket":      {"unix://" + socket, "", true},
+	}
+	user("all", append(rules, "on", ">secret"))
+	for i, right := range []string{"+subscribe", "+evalsha", "+hset", "+publish", "&realtime:*", "~realtime:*"} {
+		require.Contains(t, rules, right)
+		name := fmt.Sprint("without", i)
+		user(name, append(slices.DeleteFunc(slices.Clone(rules), func(r string) bool { return r == right }), "on", ">secret"))
+		rows["without "+right] = row{"redis://" + name + ":secret@" + server.Addr + "/0", "docs/operating.md lists the permissions", true}
+	}
+	for name, row := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			within := 3 * answerWithin // time for a first attempt
+			within := 6 * time.Second // time for a first attempt
 			if row.certain {
 				within = visitor.Soon
 			}
@@ -639,7 +745,17 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 			defer cancel()
 			m, err := New(Options{URL: row.url})
 			if err == nil {
-				err = m.Start(ctx)
+				err = m.Start(ctx, func(int) {}, &peer{known: entries{}}, func() {})
+			}
+			if row.want == "" {
+				require.NoError(t, err)
+				m.Set("1", "Alice")
+				m.Count(1)
+				m.Remove("1")
+				m.Count(2)
+				m.Leave(t.Context())
+				assert.EqualValues(t, 2, m.own.inRedis)
+				return
 			}
 			require.Error(t, err)
 			assert.Equal(t, row.certain, ctx.Err() == nil, "it ends before its time is over")

@@ -5,28 +5,30 @@ import (
 	"fmt"
 
 	"realtime/internal/cluster"
+	"realtime/internal/presence"
 )
 
-// A server without Redis is a cluster of one. With the URL of a Redis, the same
-// lines count on all servers.
+// A server without Redis is a cluster of one. With the URL of a Redis, the same lines count
+// on all servers.
 func Example() {
 	servers, err := cluster.New(cluster.Options{URL: ""})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	servers.OnCounter(func(total int) { fmt.Println("another server has counted:", total) })
-	if err := servers.Start(context.Background()); err != nil {
+	others := 0
+	counted := func(elsewhere int) { others = elsewhere }
+	if err := servers.Start(context.Background(), counted, presence.New(presence.Options{}), func() {}); err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer servers.Close()
-	for range 3 {
-		total, err := servers.Increment()
-		fmt.Println(total, err, servers.Away())
+	defer servers.Leave(context.Background())
+	for own := 1; own <= 3; own++ {
+		servers.Count(own)
+		fmt.Println(own+others, servers.Away())
 	}
 	// Output:
-	// 1 <nil> false
-	// 2 <nil> false
-	// 3 <nil> false
+	// 1 false
+	// 2 false
+	// 3 false
 }

@@ -58,6 +58,9 @@ type Listed struct {
 type Options struct {
 	Grace  time.Duration // how long a connection stays online after its socket has ended; default: DefaultGrace
 	Listed int           // how many users View lists; default: DefaultListed
+
+	// Announce hears of the connections of this server. Default: nobody does.
+	Announce Announcer
 }
 
 // Record is who is online. It has a lock of its own and is safe for concurrent use.
@@ -65,8 +68,7 @@ type Options struct {
 // Connections are known by an ID. The ID of a connection whose socket has ended is
 // never used again.
 type Record struct {
-	opts     Options
-	announce Announcer // nil if there is no other server
+	opts Options
 
 	mu          sync.Mutex
 	connections map[string]connection // by ID
@@ -103,10 +105,6 @@ func New(opts Options) *Record {
 	return &Record{opts: opts, connections: map[string]connection{}, users: map[User]*online{}}
 }
 
-// Announce makes the Record announce every connection of this server that comes
-// online or leaves. It must be called before the Record is used.
-func (r *Record) Announce(a Announcer) { r.announce = a }
-
 // Join brings a connection online as one of u's. It replaces a connection of u that
 // is in its grace period, if there is one: that is a reload, and the user has as
 // many tabs as before. A connection that was online as another user leaves that one.
@@ -137,8 +135,8 @@ func (r *Record) join(id string, u User, elsewhere bool) {
 	}
 	r.connections[id] = connection{user, elsewhere}
 	user.tabs++
-	if r.announce != nil && !elsewhere {
-		r.announce.Set(id, u.String())
+	if r.opts.Announce != nil && !elsewhere {
+		r.opts.Announce.Set(id, u.String())
 	}
 	if len(user.ended) > 0 {
 		r.removeLocked(user.ended[0])
@@ -198,8 +196,8 @@ func (r *Record) removeLocked(id string) bool {
 		return false
 	}
 	delete(r.connections, id)
-	if r.announce != nil && !user.elsewhere {
-		r.announce.Remove(id)
+	if r.opts.Announce != nil && !user.elsewhere {
+		r.opts.Announce.Remove(id)
 	}
 	user.tabs--
 	if i := slices.Index(user.ended, id); i >= 0 {

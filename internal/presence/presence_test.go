@@ -60,8 +60,7 @@ func (a *announcements) Remove(id string)    { *a = append(*a, id+" is gone") }
 
 func TestRecord_OfSeveralServersIsOne(t *testing.T) {
 	var told announcements
-	r := New(Options{})
-	r.Announce(&told)
+	r := New(Options{Announce: &told})
 	r.Join("here", alice)
 	r.SetElsewhere("there", alice.String())
 	r.SetElsewhere("other", bob.String())
@@ -101,7 +100,7 @@ func pass(d time.Duration) {
 func TestRecord_ReloadOnAnotherServerTakesThePlaceOfTheOldConnection(t *testing.T) {
 	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
-		r.Announce(&told)
+		r.opts.Announce = &told
 		r.Join("before", alice)
 		r.Join("other tab", alice)
 		end("before")
@@ -118,7 +117,7 @@ func TestRecord_ReloadOnAnotherServerTakesThePlaceOfTheOldConnection(t *testing.
 func TestRecord_StopLetsAnotherServerBeQuicker(t *testing.T) {
 	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
-		r.Announce(&told)
+		r.opts.Announce = &told
 		r.Join("alice", alice)
 		r.Join("bob", bob)
 		r.Stop()
@@ -161,7 +160,7 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
 			time.Sleep(100 * time.Millisecond) // rapid shortens a failure for half a minute, of this clock
 			w := &world{T: rt, here: New(Options{}), elsewhere: New(Options{})}
-			w.here.Announce(w)
+			w.here.opts.Announce = w
 			session := rapid.SampledFrom([]string{"browser1", "browser2", "browser3"})
 			name := rapid.SampledFrom([]string{"Alice", "Bob", "Carl"})
 			rt.Repeat(map[string]func(*rapid.T){

@@ -241,7 +241,7 @@ func TestFramework_OnALivePage(t *testing.T) {
 		peer.Do("press", nil)
 		tb.Shows("Shared: 1")
 		mended(t, !strings.Contains(tb.Text(), "refused"), "keeps an error until its own tab acts",
-			"the reasons kept in the state (MultiUserSyncState.Problem, PresenceState.NameError), and site.Refuse,")
+			"the reason kept in the state (PresenceState.NameError), and site.Refuse,")
 		mended(t, renderings.Load() > before, "renders only what has changed",
 			"the split of a page into fixed text and a live part (internal/site/layout.go)")
 	})

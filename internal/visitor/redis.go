@@ -21,19 +21,20 @@ type Redis struct {
 	URL  string
 	*redis.Client
 
-	t   testing.TB
-	dir string
-	cmd *exec.Cmd
+	t    testing.TB
+	dir  string
+	args []string
+	cmd  *exec.Cmd
 }
 
-// NewRedis runs a Redis server until the test ends. Without the program it is
-// Missing.
-func NewRedis(t testing.TB) *Redis {
+// NewRedis runs a Redis server until the test ends, with arguments beside its own. Without
+// the program it is Missing.
+func NewRedis(t testing.TB, args ...string) *Redis {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		Missing(t, "no redis-server: `make test` installs it as root on Debian, or put one on the PATH")
 	}
-	s := &Redis{Addr: FreeAddr(t), t: t, dir: t.TempDir()}
+	s := &Redis{Addr: FreeAddr(t), t: t, dir: t.TempDir(), args: args}
 	s.URL = "redis://" + s.Addr + "/0"
 	s.Client = redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() {
@@ -47,8 +48,8 @@ func NewRedis(t testing.TB) *Redis {
 // Start starts the server, with the data that it has on disk.
 func (s *Redis) Start() {
 	s.t.Helper()
-	s.cmd = exec.Command("redis-server", "--port", portOf(s.Addr), "--bind", "127.0.0.1", "--dir", s.dir,
-		"--save", "", "--appendonly", "yes", "--appendfsync", "always")
+	s.cmd = exec.Command("redis-server", append([]string{"--port", portOf(s.Addr), "--bind", "127.0.0.1", "--dir", s.dir,
+		"--save", "", "--appendonly", "yes", "--appendfsync", "always"}, s.args...)...)
 	require.NoError(s.t, s.cmd.Start())
 	require.Eventually(s.t, func() bool { return s.Ping(context.Background()).Err() == nil }, 20*time.Second, 5*time.Millisecond, "redis-server answers")
 }

@@ -132,9 +132,9 @@ func (everyone) Identify(*http.Request) (string, error) { return "everyone", nil
 
 // state is what the page shows.
 type state struct {
-	Title, Category, Problem string
-	Counter                  int
-	Away                     bool
+	Title, Category string
+	Counter         int
+	Away            bool
 }
 
 var first = &state{Title: "Multi-User Refresh", Category: "Real-Time & Multi-User"}

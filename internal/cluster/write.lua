@@ -1,0 +1,33 @@
+-- Applies a message and publishes it; applying it again changes nothing. Returns 0, and does
+-- not publish, if its entries do not follow the ones that are here: it comes late, or they
+-- were lost.
+local counts, servers, own, left = unpack(KEYS)
+local channel, text, lease, transit = unpack(ARGV)
+local message = cjson.decode(text)
+
+for life, n in pairs(message.counts or {}) do
+	local before, sum = unpack(redis.call('HMGET', counts, life, 'sum'))
+	local more = n - (tonumber(before) or 0)
+	if more > 0 then redis.call('HSET', counts, life, n, 'sum', (tonumber(sum) or 0) + more) end
+end
+
+if message.server then
+	local version = tonumber(redis.call('HGET', own, 'version') or 0)
+	if message.version < 0 then
+		redis.call('SET', left, '', 'PX', transit)
+		if version ~= -message.version then return 0 end
+	elseif message.whole then
+		if version < 0 or version >= message.version or redis.call('EXISTS', left) == 1 then return 0 end
+		redis.call('DEL', own)
+		redis.call('SADD', servers, message.server)
+	elseif version ~= message.version - 1 then
+		return 0
+	end
+	for id, value in pairs(message.entries or {}) do
+		if value == cjson.null then redis.call('HDEL', own, id) else redis.call('HSET', own, id, value) end
+	end
+	redis.call('HSET', own, 'version', message.version)
+	redis.call('PEXPIRE', own, lease)
+end
+redis.call('PUBLISH', channel, text)
+return 1

@@ -1,0 +1,131 @@
+// Package store keeps counts in a file, for a server that has no Redis. A count belongs to
+// one life of a process, and only grows: a process that starts again begins another beside
+// it. So the file can be copied, or restored from a backup, and nothing counts twice.
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// lockWithin is how long Open waits for another process to end.
+const lockWithin = time.Second
+
+var bucket = []byte("realtime counts")
+
+// Store is a file that is open, and locked against other processes. Its methods are safe for
+// concurrent use.
+type Store struct {
+	log  *slog.Logger
+	db   *bbolt.DB
+	kept map[string]int64 // as Open has found them
+
+	mu     sync.Mutex // held while the file is written
+	latest latest
+	last   int64 // that is in the file
+	failed bool
+}
+
+// latest is the greatest count that anybody has asked to keep.
+type latest struct {
+	mu    sync.Mutex
+	count int64
+}
+
+// Open opens a file, and makes it if there is none. An error says in one sentence why it
+// cannot be used: another process has it open, it is damaged, or it is not such a file.
+func Open(path string, log *slog.Logger) (s *Store, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // the file is mapped, and may be too short
+	defer func() {
+		if broken := recover(); broken != nil {
+			s, err = nil, fmt.Errorf("%s is damaged, or no file of counts (%v)", path, broken)
+		}
+	}()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWithin})
+	var file *fs.PathError
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("%s is in use by another process", path)
+	case errors.As(err, &file):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%s is damaged, or no file of counts (%w)", path, err)
+	}
+	s = &Store{log: log, db: db, kept: map[string]int64{}}
+	if err := db.Update(s.read); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("%s is damaged, or no file of counts (%w)", path, err)
+	}
+	return s, nil
+}
+
+// read reads every count. A new file gets a bucket for them.
+func (s *Store) read(tx *bbolt.Tx) error {
+	counts := tx.Bucket(bucket)
+	if counts == nil {
+		if first, _ := tx.Cursor().First(); first != nil {
+			return errors.New("another program has written it")
+		}
+		_, err := tx.CreateBucket(bucket)
+		return err
+	}
+	return counts.ForEach(func(life, value []byte) error {
+		if len(value) != 12 || binary.BigEndian.Uint32(value[8:]) != checksum(life, value[:8]) {
+			return errors.New("a count in it is not what was written")
+		}
+		s.kept[string(life)] = int64(binary.BigEndian.Uint64(value))
+		return nil
+	})
+}
+
+func checksum(life, number []byte) uint32 {
+	return crc32.Update(crc32.ChecksumIEEE(life), crc32.IEEETable, number)
+}
+
+// Counts returns the counts that Open has found, by life.
+func (s *Store) Counts() map[string]int64 { return s.kept }
+
+// Keep returns once a count of this life is on the disk. Counts that arrive while one is
+// being written are written together. What cannot be written is logged, once, and tried
+// again with the next count.
+func (s *Store) Keep(life string, count int64) {
+	s.latest.raise(count)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last >= count {
+		return
+	}
+	count = s.latest.raise(count)
+	value := binary.BigEndian.AppendUint64(nil, uint64(count))
+	value = binary.BigEndian.AppendUint32(value, checksum([]byte(life), value))
+	err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(life), value) })
+	switch {
+	case err != nil && !s.failed:
+		s.log.Error("the count cannot be kept: it is lost if this process ends", slog.Any("error", err))
+	case err == nil && s.failed:
+		s.log.Info("the count is kept again")
+	}
+	if s.failed = err != nil; !s.failed {
+		s.last = count
+	}
+}
+
+func (l *latest) raise(count int64) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count = max(l.count, count)
+	return l.count
+}
+
+// Close closes the file.
+func (s *Store) Close() error { return s.db.Close() }
