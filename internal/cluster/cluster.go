@@ -1,25 +1,18 @@
-// Package cluster lets servers share a number and entries through Redis. Every server
-// knows all of it, and its pages read what it knows: they never read Redis.
+// Package cluster lets servers share a number and entries through Redis. Every server knows
+// all of it, and its pages read what it knows. Without Redis, a server is a cluster of one.
 //
-// The number is a sum (the literature calls it a grow-only counter). Each life of a process
-// has a count that only it raises. So a count may be written again, and of two the larger is
-// right: nothing counts twice, and a Redis that has lost data is told again. Entries belong
-// to the server that sets them, under a lease. A change of them applies only to the version
-// that it follows, so a command that comes late does nothing.
-//
-// A server writes what it changes, hears on a channel what others change, and compares what
-// it knows with Redis whenever it renews its lease: a lost message costs no more than that
-// time. A server without Redis is a cluster of one.
-//
-// The framework has a Redis broadcaster. It carries actions but no state, loses what is sent
-// while it is not connected, serves one page, and would refresh every tab at each change.
+// The number is a sum, a grow-only counter: each life of a process has a count that only it
+// raises. So a count may be written again, and of two the larger is right: nothing counts
+// twice, and a Redis that has lost data is told again. Entries belong to their server, under
+// a lease. A change applies only to the version that it follows, so one that comes late does
+// nothing. A server writes what it changes, hears on a channel what others change, and
+// compares all with Redis whenever it renews its lease: a lost message costs only time.
 package cluster
 
 import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -27,26 +20,18 @@ import (
 	"time"
 )
 
-// Options configure a Member.
+// Options configure a Member. The zero value is a cluster of one.
 type Options struct {
-	// URL is redis://[USER:PASSWORD@]HOST:PORT/DB, rediss:// with TLS, or unix://PATH.
-	// Without it, the Member is the only one.
-	URL string
-	// Prefix begins every name in Redis. Default: "realtime".
-	Prefix string
-	// Keep returns once it has kept a count of a life of the process. Kept are the counts of
-	// earlier lives. Default: nothing is kept.
-	Keep func(life string, count int64)
-	Kept map[string]int64
-	// Log is for the operator. Default: slog.Default().
-	Log *slog.Logger
-	// Lease is how long entries stay when their server has died. Default: 6 seconds.
-	Lease time.Duration
-	// Renew is how often a lease is renewed, and how long Redis may take for an answer.
-	// Default: 2 seconds.
-	Renew time.Duration
-	// Grace is how long entries stay after Leave. Default: not at all.
-	Grace time.Duration
+	URL    string       // redis://[USER:PASSWORD@]HOST:PORT/DB, rediss:// with TLS, or unix://PATH
+	Prefix string       // of all names in Redis; default: "realtime"
+	Log    *slog.Logger // default: slog.Default()
+
+	Keep func(life string, count int64) // returns once it has kept a count; default: nothing is kept
+	Kept map[string]int64               // counts of earlier lives of the process
+
+	Lease time.Duration // how long entries stay when their server has died; default: 6 seconds
+	Renew time.Duration // how often leases are renewed, and how long Redis may take to answer; default: 2 seconds
+	Grace time.Duration // how long entries stay after Leave
 }
 
 // Member is one of the servers that share a Redis. Its methods are safe for concurrent use.
@@ -71,12 +56,12 @@ func New(opts Options) (m *Member, err error) {
 }
 
 // Start reads everything, and follows Redis from then on. While Redis cannot be reached it
-// tries again until ctx ends. An error means that Redis cannot be used.
-//
-// It calls counted with the sum of all counts but the Member's own when that has grown,
-// changed when entries have changed, and both when Away has changed.
+// tries again until ctx ends. An error means that Redis cannot be used. It calls counted with
+// the sum of all counts but the Member's own when that has grown, changed when entries have
+// changed, and both when Away has changed.
 func (m *Member) Start(ctx context.Context, counted func(elsewhere int), entries Entries, changed func()) error {
-	m.others = &others{Entries: entries, counted: counted, changed: changed, own: m.own.id, counts: map[string]int64{}, servers: map[string]*server{}}
+	m.others = &others{Entries: entries, own: m.own.id, counted: counted, changed: changed, counts: map[string]int64{},
+		versions: map[string]int64{}, ids: map[string]map[string]bool{}, alive: map[string]time.Time{}}
 	m.others.merge(m.opts.Kept)
 	if m.link == nil {
 		return nil
@@ -99,18 +84,15 @@ func (m *Member) reach(ctx context.Context) (err error) {
 		if failed == nil {
 			return nil
 		}
-		failed, mayPass := m.link.explain(failed)
+		m.link.close()
+		failed, mayPass := explain(failed, m.link.Options())
 		if err == nil || ctx.Err() == nil { // otherwise it only says that time is over
 			err = failed
 		}
-		if !mayPass {
+		if !mayPass || ctx.Err() != nil {
 			return err
 		}
-		select {
-		case <-time.After(m.pause()):
-		case <-ctx.Done():
-			return err
-		}
+		time.Sleep(m.pause())
 	}
 }
 
@@ -126,24 +108,19 @@ func (m *Member) Leave(ctx context.Context) {
 	err := context.Canceled
 	select {
 	case <-m.ended:
-		if m.Away() {
-			return
-		}
 		if err = m.write(ctx, nil); err == nil {
 			_, err = m.link.write(ctx, message{Server: m.own.id, Version: -m.own.version}, m.opts.Grace)
 		}
 	case <-ctx.Done():
 	}
 	if err != nil {
-		m.opts.Log.Warn("other servers could not be told that this one stops: they keep its people until its lease ends", slog.Any("error", err))
+		m.opts.Log.Warn("other servers could not be told that this one stops: they keep its entries until its lease ends", slog.Any("error", err))
 	}
 }
 
 // Count raises the count of this Member to n. It returns once that is kept, and Redis has it
-// or cannot be told; then it is told later.
-//
-// One command is on its way at a time, and carries all that has changed meanwhile: a crowd
-// costs Redis little more than one person.
+// or cannot be told; then it is told later. One command is on its way at a time, and carries
+// all that has changed meanwhile: a crowd costs Redis little more than one person.
 func (m *Member) Count(n int) {
 	m.own.change(func() { m.own.count = max(m.own.count, int64(n)) })
 	if m.opts.Keep != nil {
@@ -197,18 +174,17 @@ func (m *Member) follow(ctx context.Context) {
 			}
 			err = m.write(ctx, nil)
 		case msg := <-m.link.heard:
-			err = m.hear(ctx, msg.Payload)
-		}
-		if err != nil && !m.Away() && !refused(err) && !timedOut(err) {
-			err = m.sync(ctx) // perhaps only the connection was broken
-		}
-		if ctx.Err() != nil {
-			return
+			if !m.others.apply(parse(msg.Payload)) {
+				err = m.sync(ctx)
+			}
 		}
 		if err != nil {
+			m.link.close()
 			due.Reset(m.pause())
 		}
-		m.note(err)
+		if ctx.Err() == nil {
+			m.note(err)
+		}
 	}
 }
 
@@ -225,7 +201,7 @@ func (m *Member) note(err error) {
 	case err == nil:
 		m.opts.Log.Info("redis is back")
 	case refused(err):
-		m.opts.Log.Warn("redis refuses what servers share: until it does not, they do not hear of each other", slog.Any("error", err))
+		m.opts.Log.Warn("redis refuses what servers share: until it takes it, they do not hear of each other", slog.Any("error", err))
 	default:
 		m.opts.Log.Warn("redis is away: until it is back, servers do not hear of each other", slog.Any("error", err))
 	}
@@ -237,30 +213,29 @@ func (m *Member) note(err error) {
 // sync makes this server and Redis agree with each other, and renews the lease. It
 // subscribes before it reads, so that no change in between is missed.
 func (m *Member) sync(ctx context.Context) error {
-	sum, versions := m.others.total, map[string]int64{}
-	m.own.locked(func() { sum += m.own.inRedis; versions[m.own.id] = m.own.version })
-	gap := m.link.heard == nil
+	sum, gap := m.others.total, m.link.heard == nil
+	m.own.locked(func() { sum += m.own.inRedis; m.others.versions[m.own.id] = m.own.version })
 	if gap {
+		sum = -1 // that it is equal would prove nothing
 		if err := m.link.open(ctx); err != nil {
 			return err
 		}
-		sum = -1 // that it is equal would prove nothing
 	}
-	for id, s := range m.others.servers {
-		versions[id] = s.version
-		if gap {
-			s.alive = time.Now() // nor does silence
-		}
-	}
-	f, err := m.link.read(ctx, sum, versions)
+	f, err := m.link.read(ctx, m.opts.Lease, sum, m.others.versions)
 	if err != nil {
 		return err
 	}
-	m.own.found(f)
-	return m.write(ctx, m.others.compare(f, m.opts.Lease, m.opts.Renew/2))
+	m.own.locked(func() {
+		if f.Counts != nil {
+			m.own.inRedis = f.Counts[m.own.id]
+		}
+		m.own.whole = m.own.whole || f.Leases[m.own.id] == 0 || f.Changed[m.own.id].Whole
+	})
+	return m.write(ctx, m.others.compare(f, m.opts, gap))
 }
 
-// write writes and publishes what this server has changed, and counts that Redis lacks.
+// write writes and publishes what this server has changed, and counts that Redis lacks. If
+// Redis has not applied it, or may not have, it gets everything next.
 func (m *Member) write(ctx context.Context, missing map[string]int64) error {
 	msg, ok := m.own.next()
 	if len(missing) > 0 {
@@ -271,18 +246,10 @@ func (m *Member) write(ctx context.Context, missing map[string]int64) error {
 		return nil
 	}
 	applied, err := m.link.write(ctx, msg, m.opts.Lease)
-	m.own.written(msg, applied)
+	if applied {
+		m.own.locked(func() { m.own.inRedis = max(m.own.inRedis, msg.Counts[m.own.id]) })
+	} else {
+		m.own.change(func() { m.own.whole = m.own.whole || msg.Server != "" })
+	}
 	return err
-}
-
-// hear takes over what another server has changed.
-func (m *Member) hear(ctx context.Context, text string) error {
-	var msg message
-	if json.Unmarshal([]byte(text), &msg) != nil {
-		msg = message{} // which is ignored
-	}
-	if !m.others.apply(msg) {
-		return m.sync(ctx)
-	}
-	return nil
 }

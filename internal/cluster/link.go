@@ -8,35 +8,36 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-const (
-	inTransit = time.Minute      // longer than a command is on its way to Redis
-	maxIdle   = 30 * time.Second // firewalls forget a connection in which nothing happens for longer
-)
+//go:embed read.lua
+var readScript string
 
-var (
-	//go:embed read.lua
-	readScript string
-	//go:embed write.lua
-	writeScript string
+//go:embed write.lua
+var writeScript string
 
-	read, write = redis.NewScript(readScript), redis.NewScript(writeScript)
-)
+var read, write = redis.NewScript(readScript), redis.NewScript(writeScript)
 
 // message is what a server has changed. It is published as it is written.
 type message struct {
-	Counts map[string]int64 `json:"counts,omitempty"` // by life of a process
-
+	Counts  map[string]int64   `json:"counts,omitempty"`  // by life of a process
 	Server  string             `json:"server,omitempty"`  // whose entries have changed
 	Version int64              `json:"version,omitempty"` // of its entries; negative if it leaves
 	Whole   bool               `json:"whole,omitempty"`   // these are all of them
 	Entries map[string]*string `json:"entries,omitempty"` // nil if removed
+}
+
+// parse returns an empty message for what no server can have sent.
+func parse(text string) (msg message) {
+	if json.Unmarshal([]byte(text), &msg) != nil {
+		return message{}
+	}
+	return msg
 }
 
 // found is what Redis has.
@@ -49,13 +50,11 @@ type found struct {
 // link is the way to Redis.
 type link struct {
 	*redis.Client
-	lease   time.Duration
 	keys    []string // counts, servers, and of this server its entries and whether it has left
 	prefix  string   // of the keys of entries
-	channel string   // all databases have their channels in common: its name has the number
-
-	sub   *redis.PubSub
-	heard <-chan *redis.Message // nil while the link is closed
+	channel string   // its name has the number of the database, because channels have none
+	sub     *redis.PubSub
+	heard   <-chan *redis.Message // nil while the link is closed
 }
 
 func newLink(opts Options, id string) (*link, error) {
@@ -63,14 +62,14 @@ func newLink(opts Options, id string) (*link, error) {
 	if err != nil { // it quotes the URL, which may hold a password
 		return nil, errors.New("the address of redis is not valid: want redis://HOST:PORT/0")
 	}
-	config.MaxRetries, config.DialerRetries = -1, 1 // follow tries again
-	config.DialTimeout, config.ReadTimeout, config.WriteTimeout, config.PoolTimeout = opts.Renew, opts.Renew, opts.Renew, opts.Renew
-	config.ConnMaxIdleTime = maxIdle
+	config.MaxRetries, config.DialerRetries = 1, 1 // nothing changes if it is done twice
+	answer := opts.Renew / 2
+	config.DialTimeout, config.ReadTimeout, config.WriteTimeout, config.PoolTimeout = answer, answer, answer, answer
 	config.ContextTimeoutEnabled, config.DisableIdentity = true, true
+	config.ConnMaxIdleTime = 30 * time.Second // before a firewall forgets the connection
 	of := opts.Prefix + ":"
 	return &link{
 		Client:  redis.NewClient(config),
-		lease:   opts.Lease,
 		keys:    []string{of + "counts", of + "servers", of + "server:" + id, of + "left:" + id},
 		prefix:  of + "server:",
 		channel: fmt.Sprint(of, config.DB, ":changes"),
@@ -78,12 +77,11 @@ func newLink(opts Options, id string) (*link, error) {
 }
 
 func (l *link) open(ctx context.Context) error {
-	sub := l.Subscribe(ctx, l.channel)
-	if _, err := sub.ReceiveTimeout(ctx, l.Options().ReadTimeout); err != nil {
-		sub.Close()
+	l.sub = l.Subscribe(ctx, l.channel)
+	if _, err := l.sub.ReceiveTimeout(ctx, l.Options().ReadTimeout); err != nil {
 		return err
 	}
-	l.sub, l.heard = sub, sub.Channel() // it pings, and subscribes again if need be
+	l.heard = l.sub.Channel() // it pings, and subscribes again if need be
 	return nil
 }
 
@@ -95,11 +93,10 @@ func (l *link) close() {
 }
 
 // read renews the lease. It leaves out counts with that sum, and entries of those versions.
-func (l *link) read(ctx context.Context, sum int64, versions map[string]int64) (f found, err error) {
+func (l *link) read(ctx context.Context, lease time.Duration, sum int64, versions map[string]int64) (f found, err error) {
 	known, _ := json.Marshal(versions)
-	text, err := read.Run(ctx, l, l.keys, l.lease.Milliseconds(), l.prefix, sum, known).Text()
+	text, err := read.Run(ctx, l, l.keys, lease.Milliseconds(), l.prefix, sum, known).Text()
 	if err != nil {
-		l.close()
 		return f, err
 	}
 	return f, json.Unmarshal([]byte(text), &f)
@@ -107,12 +104,9 @@ func (l *link) read(ctx context.Context, sum int64, versions map[string]int64) (
 
 // write reports whether the message followed what Redis has, and was published.
 func (l *link) write(ctx context.Context, msg message, lease time.Duration) (applied bool, err error) {
+	const transit = time.Minute  // longer than a command is on its way
 	text, _ := json.Marshal(msg) // of text and numbers: it cannot fail
-	applied, err = write.Run(ctx, l, l.keys, l.channel, text, lease.Milliseconds(), inTransit.Milliseconds()).Bool()
-	if err != nil {
-		l.close()
-	}
-	return applied, err
+	return write.Run(ctx, l, l.keys, l.channel, text, lease.Milliseconds(), transit.Milliseconds()).Bool()
 }
 
 // refused reports that Redis is there, and does not do what it is asked.
@@ -121,29 +115,24 @@ func refused(err error) bool {
 	return errors.As(err, &answer) && !isAny(err, "LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "max number of clients")
 }
 
-func timedOut(err error) bool {
-	var network net.Error
-	return errors.As(err, &network) && network.Timeout()
-}
-
 func isAny(err error, prefixes ...string) bool {
 	return slices.ContainsFunc(prefixes, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) })
 }
 
 // explain says why a server cannot start, and whether that may pass.
-func (l *link) explain(err error) (explained error, mayPass bool) {
+func explain(err error, with *redis.Options) (explained error, mayPass bool) {
 	var plain tls.RecordHeaderError
 	var certificate *tls.CertificateVerificationError
 	switch {
-	case errors.As(err, &plain) || timedOut(err) && l.Options().TLSConfig != nil:
-		return errors.New("it does not speak TLS: want redis:// instead of rediss://"), timedOut(err)
+	case errors.As(err, &plain) || os.IsTimeout(err) && with.TLSConfig != nil:
+		return errors.New("it does not speak TLS: want redis:// instead of rediss://"), os.IsTimeout(err)
 	case errors.As(err, &certificate):
 		return fmt.Errorf("%w (SSL_CERT_FILE may name a file with its CA)", err), false
 	case errors.Is(err, io.EOF):
 		return errors.New("it closes the connection: want rediss:// if it speaks TLS"), true
 	case isAny(err, "MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"):
 		return errors.New("it is a node of a Redis Cluster, which is not supported: want a single Redis"), false
-	case redis.IsPermissionError(err) || isAny(err, "The user executing the script"):
+	case isAny(err, "NOPERM", "The user executing the script"):
 		return fmt.Errorf("%w (docs/operating.md lists the permissions that are needed)", err), false
 	}
 	return err, !refused(err) || isAny(err, "OOM", "MISCONF", "READONLY", "NOREPLICAS")

@@ -8,9 +8,6 @@ import (
 	"time"
 )
 
-// maxCount is the greatest count that scripts of Redis read and write exactly.
-const maxCount = 1e14 - 1
-
 // Entries is where a Member puts the entries of other servers.
 type Entries interface {
 	SetElsewhere(id, value string)     // adds an entry, or changes it
@@ -21,30 +18,24 @@ type Entries interface {
 // others is what is known of the other servers. The goroutine that follows Redis owns it.
 type others struct {
 	Entries
-	counted func(total int)
-	changed func()
-
-	own     string           // ID of this server
-	counts  map[string]int64 // by life of a process
-	total   int64
-	servers map[string]*server
-	ignored atomic.Int64 // messages and counts that no server can have written
-}
-
-type server struct {
-	version int64           // of its entries; negative once it has left
-	alive   time.Time       // when it was last known to be
-	ids     map[string]bool // of its entries
+	own      string // ID of this server
+	counted  func(total int)
+	changed  func()
+	counts   map[string]int64 // by life of a process
+	total    int64
+	versions map[string]int64           // of the entries of each server; negative once it has left
+	ids      map[string]map[string]bool // of its entries
+	alive    map[string]time.Time       // when it was last known to be
+	ignored  atomic.Int64               // messages and counts that no server can have written
 }
 
 // merge takes over counts: of each, the larger.
 func (o *others) merge(counts map[string]int64) {
 	before := o.total
 	for life, n := range counts {
-		switch {
-		case len(life) != len(o.own) || n < 0 || n > maxCount:
+		if len(life) != len(o.own) || n < 0 || n >= 1e14 { // that scripts cannot write exactly
 			o.ignored.Add(1)
-		case life != o.own && n > o.counts[life]:
+		} else if life != o.own && n > o.counts[life] {
 			o.total += n - o.counts[life]
 			o.counts[life] = n
 		}
@@ -57,67 +48,70 @@ func (o *others) merge(counts map[string]int64) {
 // apply takes over what a server has changed, and reports whether nothing was missed.
 func (o *others) apply(msg message) bool {
 	o.merge(msg.Counts)
-	s := o.servers[msg.Server]
+	known := o.versions[msg.Server]
 	switch {
 	case msg.Server == o.own || msg.Server == "" && msg.Counts != nil:
 	case len(msg.Server) != len(o.own):
 		o.ignored.Add(1)
-	case s != nil && (s.version < 0 || 0 < msg.Version && msg.Version <= s.version): // is known
+	case known < 0 || 0 < msg.Version && msg.Version <= known: // is known
 	case msg.Whole:
-		o.servers[msg.Server] = &server{ids: map[string]bool{}}
-		o.change(o.servers[msg.Server], msg)
-		if s != nil {
-			maps.DeleteFunc(s.ids, func(id string, _ bool) bool { _, stays := msg.Entries[id]; return stays })
-			o.remove(s)
-		}
-	case s == nil || msg.Version > s.version+1:
+		before := o.ids[msg.Server]
+		o.ids[msg.Server] = map[string]bool{}
+		o.change(msg)
+		o.remove(before, o.ids[msg.Server])
+	case known == 0 || msg.Version > known+1:
 		return false
 	default:
-		o.change(s, msg)
+		o.change(msg)
 	}
 	return true
 }
 
-func (o *others) change(s *server, msg message) {
-	s.version, s.alive = msg.Version, time.Now()
+func (o *others) change(msg message) {
+	o.versions[msg.Server], o.alive[msg.Server] = msg.Version, time.Now()
 	for id, value := range msg.Entries {
 		if value != nil {
-			s.ids[id] = true
+			o.ids[msg.Server][id] = true
 			o.SetElsewhere(id, *value)
 		} else {
-			delete(s.ids, id)
+			delete(o.ids[msg.Server], id)
 			o.Leave(id)
 		}
 	}
-	for id := range s.ids {
-		if s.version < 0 {
+	for id := range o.ids[msg.Server] {
+		if msg.Version < 0 {
 			o.Disconnect(id, o.changed)
 		}
 	}
 	o.changed()
 }
 
-func (o *others) remove(s *server) {
-	for id := range s.ids {
-		o.Leave(id)
+func (o *others) remove(ids, except map[string]bool) {
+	for id := range ids {
+		if !except[id] {
+			o.Leave(id)
+		}
 	}
 	o.changed()
 }
 
 // compare takes over what was found in Redis, and returns the counts that are missing there.
-//
 // A server is gone when it has not been alive for a lease, and not when one answer lacks it:
 // leases end early if the clock of Redis is set, or its memory is full.
-func (o *others) compare(f found, lease, tolerance time.Duration) (missing map[string]int64) {
-	for id, s := range o.servers {
+func (o *others) compare(f found, opts Options, gap bool) (missing map[string]int64) {
+	for id, alive := range o.alive {
 		left, ok := f.Leases[id]
-		alive := time.Now().Add(time.Duration(left)*time.Millisecond - lease)
+		renewed := time.Now().Add(time.Duration(left)*time.Millisecond - opts.Lease)
 		switch {
-		case ok && alive.After(s.alive):
-			s.alive = alive
-		case !ok && (s.version < 0 || time.Since(s.alive) > lease-tolerance):
-			delete(o.servers, id)
-			o.remove(s)
+		case gap: // it may have been cut off as well
+			o.alive[id] = time.Now()
+		case ok && renewed.After(alive):
+			o.alive[id] = renewed
+		case !ok && (o.versions[id] < 0 || time.Since(alive) > opts.Lease-opts.Renew/2): // an answer takes time
+			o.remove(o.ids[id], nil)
+			delete(o.versions, id)
+			delete(o.alive, id)
+			delete(o.ids, id)
 		}
 	}
 	// Those that have left come first: their people may be back on one that has not.

@@ -16,7 +16,6 @@ type own struct {
 	sharing bool       // Redis takes what is written
 	count   int64
 	inRedis int64 // the same, as Redis has it
-
 	entries map[string]*string
 	changed map[string]*string // those that were not written yet; nil if removed
 	version int64              // of what was last written
@@ -71,25 +70,4 @@ func (o *own) next() (msg message, ok bool) {
 		o.changed, o.whole = map[string]*string{}, false
 	}
 	return msg, msg.Server != "" || msg.Counts != nil
-}
-
-// written notes that Redis has applied a message, or may not have: then it gets everything.
-func (o *own) written(msg message, applied bool) {
-	if applied {
-		o.locked(func() { o.inRedis = max(o.inRedis, msg.Counts[o.id]) })
-	} else {
-		o.change(func() { o.whole = o.whole || msg.Server != "" })
-	}
-}
-
-// found notes what Redis has of it.
-func (o *own) found(f found) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, leased := f.Leases[o.id]
-	_, differs := f.Changed[o.id]
-	o.whole = o.whole || differs || !leased
-	if f.Counts != nil {
-		o.inRedis = f.Counts[o.id]
-	}
 }

@@ -1,27 +1,24 @@
--- Renews the lease of a server. Returns what is left of every lease, all entries of each
--- server of which another version is known, and all counts unless their sum is known.
+-- Renews the lease of a server. Returns what is left of all leases, the entries of servers of
+-- which another version is known, and the counts unless their sum is known.
 local counts, servers, own = unpack(KEYS)
 local lease, prefix, sum, known = unpack(ARGV)
-known = cjson.decode(known)
+local versions, found = cjson.decode(known), {leases = {}, changed = {}}
 local function hash(key, convert)
 	local list, fields = redis.call('HGETALL', key), {}
 	for i = 1, #list, 2 do fields[list[i]] = convert(list[i + 1]) end
 	return fields
 end
-
-local found = {leases = {}, changed = {}}
 for _, id in ipairs(redis.call('SMEMBERS', servers)) do
-	local key = prefix .. id
-	local version = tonumber(redis.call('HGET', key, 'version'))
-	if not version then
-		redis.call('SREM', servers, id)
-	else
-		if key == own then redis.call('PEXPIRE', own, lease) end
-		found.leases[id] = redis.call('PTTL', key)
-		if version ~= known[id] then
-			found.changed[id] = {server = id, version = version, whole = true, entries = hash(key, tostring)}
+	local version = tonumber(redis.call('HGET', prefix .. id, 'version'))
+	if version then
+		if prefix .. id == own and version > 0 then redis.call('PEXPIRE', own, lease) end
+		found.leases[id] = redis.call('PTTL', prefix .. id)
+		if version ~= versions[id] then
+			found.changed[id] = {server = id, version = version, whole = true, entries = hash(prefix .. id, tostring)}
 			found.changed[id].entries.version = nil
 		end
+	else
+		redis.call('SREM', servers, id)
 	end
 end
 if (redis.call('HGET', counts, 'sum') or '0') ~= sum then

@@ -1,16 +1,13 @@
--- Applies a message and publishes it; applying it again changes nothing. Returns 0, and does
--- not publish, if its entries do not follow the ones that are here: it comes late, or they
--- were lost.
+-- Applies a message, and publishes it. Returns 0 instead if its entries do not follow the
+-- ones that are here: it comes late, or data was lost. Applied again, it changes nothing.
 local counts, servers, own, left = unpack(KEYS)
 local channel, text, lease, transit = unpack(ARGV)
 local message = cjson.decode(text)
-
 for life, n in pairs(message.counts or {}) do
 	local before, sum = unpack(redis.call('HMGET', counts, life, 'sum'))
 	local more = n - (tonumber(before) or 0)
 	if more > 0 then redis.call('HSET', counts, life, n, 'sum', (tonumber(sum) or 0) + more) end
 end
-
 if message.server then
 	local version = tonumber(redis.call('HGET', own, 'version') or 0)
 	if message.version < 0 then
