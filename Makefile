@@ -10,7 +10,7 @@ NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/p
 
 run: assets
 	@go build -o bin/realtime .
-	@exec bin/realtime -addr $(ADDR)
+	@exec bin/realtime -addr $(ADDR) -data bin/counts-$(subst /,-,$(ADDR))
 
 # make check does the vetting.
 GO_TEST := go test -race -shuffle=on -vet=off

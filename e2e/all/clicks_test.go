@@ -1,0 +1,121 @@
+//go:build all || soak
+
+package all
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
+)
+
+const rounds = 20 // in which a server is killed
+
+// A server is killed again and again while people click on it, and starts again with the
+// file of its count. No click that was answered is lost, and none counts twice.
+func TestClicks_SurviveAKillWithAFile(t *testing.T) {
+	t.Parallel()
+	file, b := filepath.Join(t.TempDir(), "counts"), books{t: t}
+	for round := range rounds {
+		p := visitor.StartExe(t, visitor.BuildPlain(t), "-data", file)
+		b.balance(round, p)
+		stop := b.click(p)
+		<-time.After(time.Duration(50+rand.IntN(100)) * time.Millisecond)
+		p.Stop(syscall.SIGKILL)
+		stop()
+	}
+	t.Logf("%d clicks were answered, and %d that were not may have counted", b.answered.Load(), b.sent.Load()-b.answered.Load())
+}
+
+// One of three servers is killed again and again while people click on all. No click that
+// was answered is lost.
+func TestClicks_SurviveAKillOfOneOfThreeServers(t *testing.T) {
+	t.Parallel()
+	redis, b := visitor.NewRedis(t), books{t: t}
+	start := func() *visitor.Program { return visitor.StartExe(t, visitor.BuildPlain(t), "-redis", redis.URL) }
+	servers := []*visitor.Program{start(), start(), start()}
+	for round := range rounds {
+		var stops []func()
+		for _, s := range servers {
+			stops = append(stops, b.click(s))
+		}
+		<-time.After(time.Duration(50+rand.IntN(100)) * time.Millisecond)
+		killed := rand.IntN(len(servers))
+		servers[killed].Stop(syscall.SIGKILL)
+		for _, stop := range stops {
+			stop()
+		}
+		servers[killed] = start()
+		for _, s := range servers {
+			b.balance(round, s)
+		}
+	}
+	t.Logf("%d clicks were answered, and %d that were not may have counted", b.answered.Load(), b.sent.Load()-b.answered.Load())
+}
+
+// What a server counts while Redis is away is lost if it is killed before Redis is back, and
+// its page has said that the others do not hear of it.
+func TestClicks_OfAServerThatIsKilledWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	redis, servers := visitor.StartServers(t, 2)
+	visitor.New(t, servers[0].URL).Click()
+	redis.Stop()
+	tb := visitor.New(t, servers[0].URL).Open(visitor.CounterPage)
+	tb.Shows("Clicks on other servers are missing here")
+	visitor.New(t, servers[0].URL).Click()
+	visitor.New(t, servers[1].URL).Click()
+	tb.Shows("Counter: 2 ")
+	servers[0].Stop(syscall.SIGKILL)
+	redis.Start()
+	visitor.New(t, servers[1].URL).Open(visitor.CounterPage).Shows("Counter: 2 ") // of three
+}
+
+// books are the clicks that were sent to some servers, and those that were answered.
+type books struct {
+	t              testing.TB
+	sent, answered atomic.Int64
+}
+
+// click lets eight browsers click on a server until it ends, or stop is called.
+func (b *books) click(p *visitor.Program) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var clicking sync.WaitGroup
+	for range 8 {
+		v := visitor.New(b.t, p.URL)
+		clicking.Go(func() {
+			for ctx.Err() == nil {
+				b.sent.Add(1)
+				resp, err := v.Client.PostForm(p.URL+visitor.CounterPage, url.Values{"increment": {""}})
+				if err != nil {
+					return
+				}
+				resp.Body.Close()
+				if resp.StatusCode == http.StatusSeeOther {
+					b.answered.Add(1)
+				}
+				time.Sleep(25 * time.Millisecond) // as fast as one browser may
+			}
+		})
+	}
+	return func() { cancel(); clicking.Wait() }
+}
+
+// balance checks that a server shows every click that was answered, and none twice.
+func (b *books) balance(round int, p *visitor.Program) {
+	b.t.Helper()
+	tb := visitor.New(b.t, p.URL).Open(visitor.CounterPage)
+	defer tb.Close()
+	require.Eventually(b.t, func() bool { return int64(tb.Counter()) >= b.answered.Load() }, visitor.Soon, time.Millisecond,
+		"round %d: answered %d", round, b.answered.Load())
+	require.LessOrEqual(b.t, int64(tb.Counter()), b.sent.Load(), "round %d", round)
+}
