@@ -238,3 +238,27 @@ func TestProgram_SaysWhyItCannotStart(t *testing.T) {
 		})
 	}
 }
+
+// The counter goes on where it was, also on a Redis that has never heard of it. The file
+// belongs to one process.
+func TestProgram_KeepsTheCounterInItsFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "counts")
+	p := visitor.Start(t, "-drain", "10ms", "-data", file)
+	visitor.New(t, p.URL).Click()
+	_, stderr, code := run(t, "", "-addr", "127.0.0.1:0", "-log-level", "warn", "-data", file)
+	assert.Equal(t, 1, code)
+	assert.Equal(t, "realtime: "+file+" is in use by another process\n", stderr)
+	assert.Zero(t, p.Stop(syscall.SIGTERM))
+
+	p = visitor.Start(t, "-drain", "10ms", "-data", file)
+	visitor.New(t, p.URL).Click()
+	assert.Contains(t, visitor.New(t, p.URL).Get(visitor.CounterPage), "Counter: 2 ")
+	assert.Zero(t, p.Stop(syscall.SIGTERM))
+
+	redis := visitor.NewRedis(t)
+	for _, args := range [][]string{{"-data", file}, nil} {
+		server := visitor.Serve(t, append(args, "-redis", redis.URL)...)
+		assert.Contains(t, visitor.New(t, server).Get(visitor.CounterPage), "Counter: 2 ")
+	}
+}

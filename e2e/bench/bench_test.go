@@ -107,9 +107,16 @@ func BenchmarkFanout(b *testing.B) {
 			r.Shares = append(r.Shares, measureShare(b, m, visitor.PresencePage, size.PresenceTabs))
 		})
 	}
-	part("sharing", func(b *testing.B) { r.Sharing = measureSharing(b) })
+	part("sharing", func(b *testing.B) {
+		r.Sharing = measureSharing(b)
+		b.Logf("%+v", r.Sharing)
+	})
 	for _, servers := range size.Clusters {
-		part(fmt.Sprintf("servers=%d", servers), func(b *testing.B) { r.Clusters = append(r.Clusters, measureCluster(b, servers)) })
+		part(fmt.Sprintf("servers=%d", servers), func(b *testing.B) {
+			got := measureCluster(b, servers)
+			b.Logf("%+v", got)
+			r.Clusters = append(r.Clusters, got)
+		})
 	}
 	if asked == parts {
 		r.check(b)

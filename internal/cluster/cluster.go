@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -71,7 +72,7 @@ func (m *Member) Start(ctx context.Context, counted func(elsewhere int), entries
 		return fmt.Errorf("redis at %s: %w", m.link.Options().Addr, err)
 	}
 	m.opts.Log.Info("sharing state through redis", slog.String("address", m.link.Options().Addr))
-	m.own.locked(func() { m.own.sharing = true })
+	m.own.tell(func() { m.own.sharing = true })
 	ctx, m.end = context.WithCancel(context.Background())
 	go m.follow(ctx)
 	return nil
@@ -103,7 +104,7 @@ func (m *Member) Leave(ctx context.Context) {
 		return
 	}
 	defer m.link.Close()
-	defer m.own.locked(func() { m.own.sharing = false })
+	defer m.own.tell(func() { m.own.sharing = false })
 	m.end()
 	err := context.Canceled
 	select {
@@ -173,8 +174,10 @@ func (m *Member) follow(ctx context.Context) {
 				continue
 			}
 			err = m.write(ctx, nil)
-		case msg := <-m.link.heard:
-			if !m.others.apply(parse(msg.Payload)) {
+		case heard := <-m.link.heard:
+			var msg message
+			json.Unmarshal([]byte(heard.Payload), &msg) // others ignore what no server can have sent
+			if !m.others.apply(msg) {
 				err = m.sync(ctx)
 			}
 		}
@@ -205,7 +208,7 @@ func (m *Member) note(err error) {
 	default:
 		m.opts.Log.Warn("redis is away: until it is back, servers do not hear of each other", slog.Any("error", err))
 	}
-	m.own.locked(func() { m.own.sharing = err == nil })
+	m.own.tell(func() { m.own.sharing = err == nil })
 	m.others.counted(int(m.others.total))
 	m.others.changed()
 }
@@ -225,7 +228,7 @@ func (m *Member) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.own.locked(func() {
+	m.own.tell(func() {
 		if f.Counts != nil {
 			m.own.inRedis = f.Counts[m.own.id]
 		}
@@ -247,7 +250,7 @@ func (m *Member) write(ctx context.Context, missing map[string]int64) error {
 	}
 	applied, err := m.link.write(ctx, msg, m.opts.Lease)
 	if applied {
-		m.own.locked(func() { m.own.inRedis = max(m.own.inRedis, msg.Counts[m.own.id]) })
+		m.own.tell(func() { m.own.inRedis = max(m.own.inRedis, msg.Counts[m.own.id]) })
 	} else {
 		m.own.change(func() { m.own.whole = m.own.whole || msg.Server != "" })
 	}

@@ -32,14 +32,6 @@ type message struct {
 	Entries map[string]*string `json:"entries,omitempty"` // nil if removed
 }
 
-// parse returns an empty message for what no server can have sent.
-func parse(text string) (msg message) {
-	if json.Unmarshal([]byte(text), &msg) != nil {
-		return message{}
-	}
-	return msg
-}
-
 // found is what Redis has.
 type found struct {
 	Leases  map[string]int64   // milliseconds that are left, by server

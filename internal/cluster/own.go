@@ -28,11 +28,15 @@ func newOwn(id string) *own {
 	return o
 }
 
-// locked lets do read and change everything.
 func (o *own) locked(do func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	do()
+}
+
+// tell is locked for what ends a wait.
+func (o *own) tell(do func()) {
+	o.locked(do)
 	o.told.Broadcast()
 }
 

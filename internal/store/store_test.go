@@ -115,10 +115,9 @@ func TestOpen_SurvivesEveryDamage(t *testing.T) {
 	for i := range int64(300) {
 		s.Keep(string(rune('a'+i%26))+strings.Repeat("life", 6), i+1)
 	}
-	want := s.Counts()
 	require.NoError(t, s.Close())
 	s = open(t, path)
-	want = s.Counts()
+	want := s.Counts()
 	require.NoError(t, s.Close())
 	content, err := os.ReadFile(path)
 	require.NoError(t, err)
