@@ -14,36 +14,33 @@ import (
 	"realtime/internal/site"
 )
 
-// The controller owns the shared state. An action changes it, copies the result into
-// the state of its own tab, and publishes; its peers, the other tabs, then read the
-// shared state again. A refresh carries no data, so refreshes can be merged: no tab
-// stays wrong as long as one refresh follows the last change.
+// The controllers own what is shared. An action changes it and publishes; its peers, the
+// other tabs, then read it again. A refresh carries no data, so refreshes can be merged.
 
-// everyone gives all visitors one identity, so that their SelfTopic is one topic. By
-// default it is the topic of one browser, and other browsers would hear of nothing.
+// everyone gives all visitors one identity, so that their SelfTopic is one topic, allTabs.
+// By default it is the topic of one browser, and other browsers would hear of nothing.
 type everyone struct {
 	*livetemplate.AnonymousAuthenticator
 }
 
 func (everyone) Identify(*http.Request) (string, error) { return "everyone", nil }
 
-// allTabs is that topic, for changes that no action has made.
 var allTabs = livetemplate.UserTopic("everyone")
 
 // MultiUserSyncController owns the counter that every tab shows.
 type MultiUserSyncController struct {
-	peers   *fanout.Peers
-	servers *cluster.Member // a single server is a cluster of one
-
-	mu        sync.Mutex
-	counter   int // counted on this server
-	elsewhere int // counted on others, and in earlier lives of this one
+	peers     *fanout.Peers
+	servers   *cluster.Member // a single server is a cluster of one
+	mu        sync.Mutex      // guards the rest
+	counter   int             // counted on this server
+	elsewhere int             // counted on others, and in earlier lives of this one
 }
 
 // Mount subscribes before it reads, so that no change in between is missed.
 func (c *MultiUserSyncController) Mount(s MultiUserSyncState, ctx *livetemplate.Context) (MultiUserSyncState, error) {
 	err := ctx.Subscribe(ctx.SelfTopic())
-	return c.read(s), err
+	s, _ = c.RefreshCounter(s, ctx)
+	return s, err
 }
 
 // Increment adds one for everybody.
@@ -59,22 +56,18 @@ func (c *MultiUserSyncController) Increment(s MultiUserSyncState, ctx *livetempl
 
 // RefreshCounter runs in every other tab.
 func (c *MultiUserSyncController) RefreshCounter(s MultiUserSyncState, _ *livetemplate.Context) (MultiUserSyncState, error) {
-	return c.read(s), nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.Counter, s.Away = c.counter+c.elsewhere, c.servers.Away()
+	return s, nil
 }
 
-// counted takes over what other servers have counted.
+// counted is called when another server has counted, or Away has changed.
 func (c *MultiUserSyncController) counted(elsewhere int) {
 	c.mu.Lock()
 	c.elsewhere = elsewhere
 	c.mu.Unlock()
 	c.peers.PublishTo(allTabs, "RefreshCounter")
-}
-
-func (c *MultiUserSyncController) read(s MultiUserSyncState) MultiUserSyncState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s.Counter, s.Away = c.counter+c.elsewhere, c.servers.Away()
-	return s
 }
 
 // PresenceController owns the record of who is online.
@@ -96,23 +89,20 @@ func (c *PresenceController) Mount(s PresenceState, ctx *livetemplate.Context) (
 
 // Join puts this tab online under the typed name, or says why it cannot.
 func (c *PresenceController) Join(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
-	typed := site.Text(ctx, "username")
-	name, problem := s.name(typed)
-	if problem != "" {
-		s.Draft, s.NameError = typed, problem
+	s.Draft = site.Text(ctx, "username")
+	name, problem := s.name(s.Draft)
+	if s.NameError = problem; problem != "" {
 		return s, site.Refuse(ctx, s, problem)
 	}
 	c.online.Join(s.ID, presence.NewUser(ctx.GroupID(), name))
-	s.Username, s.Joined, s.Draft, s.NameError = name, true, "", ""
+	s.Username, s.Joined, s.Draft = name, true, ""
 	return c.read(s), c.peers.Publish(ctx, ctx.SelfTopic(), "PresenceChanged")
 }
 
 // Leave takes this tab offline, and no other.
 func (c *PresenceController) Leave(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
+	c.online.Leave(s.ID)
 	s.Username, s.Joined = "", false
-	if !c.online.Leave(s.ID) {
-		return c.read(s), nil
-	}
 	return c.read(s), c.peers.Publish(ctx, ctx.SelfTopic(), "PresenceChanged")
 }
 

@@ -233,18 +233,18 @@ func TestPages_MountSubscribesBeforeItReads(t *testing.T) {
 	counter.mu.Lock()         // both pages can do everything but read
 	defer counter.mu.Unlock()
 	for page, row := range map[string]struct {
-		controller string
+		controller string // where it reads
 		publish    func()
 	}{
-		visitor.CounterPage:  {"MultiUserSyncController", func() { counter.peers.PublishTo(allTabs, "RefreshCounter") }},
-		visitor.PresencePage: {"PresenceController", people.changed},
+		visitor.CounterPage:  {"MultiUserSyncController).RefreshCounter", func() { counter.peers.PublishTo(allTabs, "RefreshCounter") }},
+		visitor.PresencePage: {"PresenceController).read", people.changed},
 	} {
 		ws, err := visitor.New(t, server).Dial(page)
 		require.NoError(t, err)
 		defer ws.Close()
 		stacks := make([]byte, 8<<20)
 		require.Eventually(t, func() bool {
-			return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), row.controller+").read")
+			return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), row.controller)
 		}, visitor.Soon, time.Millisecond, "Mount waits to read")
 		row.publish()
 		answer := httptest.NewRecorder()

@@ -2,11 +2,10 @@
 // all of it, and its pages read what it knows. Without Redis, a server is a cluster of one.
 //
 // The number is a sum, a grow-only counter: each life of a process has a count that only it
-// raises. So a count may be written again, and of two the larger is right: nothing counts
-// twice, and a Redis that has lost data is told again. Entries belong to their server, under
-// a lease. A change applies only to the version that it follows, so one that comes late does
-// nothing. A server writes what it changes, hears on a channel what others change, and
-// compares all with Redis whenever it renews its lease: a lost message costs only time.
+// raises. So it may be written again, and of two counts the larger is right. Entries belong
+// to their server, under a lease. A change applies only to the version that it follows, so
+// one that comes late does nothing. A server writes what it changes, hears on a channel what
+// others change, and compares all with Redis when it renews its lease.
 package cluster
 
 import (
@@ -17,22 +16,21 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	mathrand "math/rand/v2"
 	"time"
+
+	"realtime/internal/dial"
 )
 
 // Options configure a Member. The zero value is a cluster of one.
 type Options struct {
-	URL    string       // redis://[USER:PASSWORD@]HOST:PORT/DB, rediss:// with TLS, or unix://PATH
-	Prefix string       // of all names in Redis; default: "realtime"
-	Log    *slog.Logger // default: slog.Default()
-
-	Keep func(life string, count int64) // returns once it has kept a count; default: nothing is kept
-	Kept map[string]int64               // counts of earlier lives of the process
-
-	Lease time.Duration // how long entries stay when their server has died; default: 6 seconds
-	Renew time.Duration // how often leases are renewed, and how long Redis may take to answer; default: 2 seconds
-	Grace time.Duration // how long entries stay after Leave
+	URL    string                         // redis://[USER:PASSWORD@]HOST:PORT/DB, rediss:// with TLS, or unix://PATH
+	Prefix string                         // of all names in Redis; default: "realtime"
+	Log    *slog.Logger                   // default: slog.Default()
+	Keep   func(life string, count int64) // returns once it has kept a count; default: nothing is kept
+	Kept   map[string]int64               // counts of earlier lives of the process
+	Lease  time.Duration                  // how long entries stay when their server has died; default: 6 seconds
+	Renew  time.Duration                  // how often leases are renewed, and how long Redis may take to answer; default: 2 seconds
+	Grace  time.Duration                  // how long entries stay after Leave
 }
 
 // Member is one of the servers that share a Redis. Its methods are safe for concurrent use.
@@ -57,7 +55,7 @@ func New(opts Options) (m *Member, err error) {
 }
 
 // Start reads everything, and follows Redis from then on. While Redis cannot be reached it
-// tries again until ctx ends. An error means that Redis cannot be used. It calls counted with
+// tries again until ctx ends; an error means that it cannot be used. Start calls counted with
 // the sum of all counts but the Member's own when that has grown, changed when entries have
 // changed, and both when Away has changed.
 func (m *Member) Start(ctx context.Context, counted func(elsewhere int), entries Entries, changed func()) error {
@@ -86,14 +84,14 @@ func (m *Member) reach(ctx context.Context) (err error) {
 			return nil
 		}
 		m.link.close()
-		failed, mayPass := explain(failed, m.link.Options())
+		failed, mayPass := dial.Explain(failed, m.link.Client)
 		if err == nil || ctx.Err() == nil { // otherwise it only says that time is over
 			err = failed
 		}
 		if !mayPass || ctx.Err() != nil {
 			return err
 		}
-		time.Sleep(m.pause())
+		time.Sleep(m.opts.Renew / 3)
 	}
 }
 
@@ -120,8 +118,7 @@ func (m *Member) Leave(ctx context.Context) {
 }
 
 // Count raises the count of this Member to n. It returns once that is kept, and Redis has it
-// or cannot be told; then it is told later. One command is on its way at a time, and carries
-// all that has changed meanwhile: a crowd costs Redis little more than one person.
+// or cannot be told; then it is told later. Counts that come together are one command.
 func (m *Member) Count(n int) {
 	m.own.change(func() { m.own.count = max(m.own.count, int64(n)) })
 	if m.opts.Keep != nil {
@@ -130,12 +127,12 @@ func (m *Member) Count(n int) {
 	m.own.wait(int64(n))
 }
 
-// Set adds or changes an entry of this Member. It does not wait for Redis.
+// Set adds or changes an entry of this Member, without waiting for Redis.
 func (m *Member) Set(id, value string) {
 	m.own.change(func() { m.own.entries[id], m.own.changed[id] = &value, &value })
 }
 
-// Remove removes an entry of this Member. It does not wait for Redis.
+// Remove removes an entry of this Member, without waiting for Redis.
 func (m *Member) Remove(id string) {
 	m.own.change(func() { delete(m.own.entries, id); m.own.changed[id] = nil })
 }
@@ -183,27 +180,21 @@ func (m *Member) follow(ctx context.Context) {
 		}
 		if err != nil {
 			m.link.close()
-			due.Reset(m.pause())
+			due.Reset(m.opts.Renew / 3)
 		}
-		if ctx.Err() == nil {
-			m.note(err)
-		}
+		m.note(ctx, err)
 	}
 }
 
-// pause is the time before another attempt. It is random, so that servers that have lost
-// Redis together do not come back all at once.
-func (m *Member) pause() time.Duration { return m.opts.Renew/4 + mathrand.N(m.opts.Renew/4) }
-
 // note says it if Redis has gone away, or is back.
-func (m *Member) note(err error) {
-	if away := err != nil; away == m.Away() {
+func (m *Member) note(ctx context.Context, err error) {
+	if away := err != nil; away == m.Away() || ctx.Err() != nil {
 		return
 	}
 	switch {
 	case err == nil:
 		m.opts.Log.Info("redis is back")
-	case refused(err):
+	case dial.Refused(err):
 		m.opts.Log.Warn("redis refuses what servers share: until it takes it, they do not hear of each other", slog.Any("error", err))
 	default:
 		m.opts.Log.Warn("redis is away: until it is back, servers do not hear of each other", slog.Any("error", err))
@@ -240,12 +231,9 @@ func (m *Member) sync(ctx context.Context) error {
 // write writes and publishes what this server has changed, and counts that Redis lacks. If
 // Redis has not applied it, or may not have, it gets everything next.
 func (m *Member) write(ctx context.Context, missing map[string]int64) error {
-	msg, ok := m.own.next()
-	if len(missing) > 0 {
-		maps.Copy(missing, msg.Counts)
-		msg.Counts, ok = missing, true
-	}
-	if !ok {
+	msg := m.own.next()
+	maps.Copy(msg.Counts, missing)
+	if msg.Server == "" && len(msg.Counts) == 0 {
 		return nil
 	}
 	applied, err := m.link.write(ctx, msg, m.opts.Lease)

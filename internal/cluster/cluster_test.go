@@ -376,8 +376,7 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 	var sent []message
 	sends := func(change func()) {
 		change()
-		msg, ok := p.own.next()
-		require.True(t, ok)
+		msg := p.own.next()
 		applied, err := p.link.write(ctx, msg, time.Hour)
 		require.NoError(t, err)
 		require.True(t, applied)

@@ -2,17 +2,14 @@ package cluster
 
 import (
 	"context"
-	"crypto/tls"
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"realtime/internal/dial"
 )
 
 //go:embed read.lua
@@ -50,21 +47,16 @@ type link struct {
 }
 
 func newLink(opts Options, id string) (*link, error) {
-	config, err := redis.ParseURL(opts.URL)
-	if err != nil { // it quotes the URL, which may hold a password
-		return nil, errors.New("the address of redis is not valid: want redis://HOST:PORT/0")
+	client, err := dial.Redis(opts.URL, opts.Renew/2) // which tries twice
+	if err != nil {
+		return nil, err
 	}
-	config.MaxRetries, config.DialerRetries = 1, 1 // nothing changes if it is done twice
-	answer := opts.Renew / 2
-	config.DialTimeout, config.ReadTimeout, config.WriteTimeout, config.PoolTimeout = answer, answer, answer, answer
-	config.ContextTimeoutEnabled, config.DisableIdentity = true, true
-	config.ConnMaxIdleTime = 30 * time.Second // before a firewall forgets the connection
 	of := opts.Prefix + ":"
 	return &link{
-		Client:  redis.NewClient(config),
+		Client:  client,
 		keys:    []string{of + "counts", of + "servers", of + "server:" + id, of + "left:" + id},
 		prefix:  of + "server:",
-		channel: fmt.Sprint(of, config.DB, ":changes"),
+		channel: fmt.Sprint(of, client.Options().DB, ":changes"),
 	}, nil
 }
 
@@ -99,33 +91,4 @@ func (l *link) write(ctx context.Context, msg message, lease time.Duration) (app
 	const transit = time.Minute  // longer than a command is on its way
 	text, _ := json.Marshal(msg) // of text and numbers: it cannot fail
 	return write.Run(ctx, l, l.keys, l.channel, text, lease.Milliseconds(), transit.Milliseconds()).Bool()
-}
-
-// refused reports that Redis is there, and does not do what it is asked.
-func refused(err error) bool {
-	var answer redis.Error
-	return errors.As(err, &answer) && !isAny(err, "LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "max number of clients")
-}
-
-func isAny(err error, prefixes ...string) bool {
-	return slices.ContainsFunc(prefixes, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) })
-}
-
-// explain says why a server cannot start, and whether that may pass.
-func explain(err error, with *redis.Options) (explained error, mayPass bool) {
-	var plain tls.RecordHeaderError
-	var certificate *tls.CertificateVerificationError
-	switch {
-	case errors.As(err, &plain) || os.IsTimeout(err) && with.TLSConfig != nil:
-		return errors.New("it does not speak TLS: want redis:// instead of rediss://"), os.IsTimeout(err)
-	case errors.As(err, &certificate):
-		return fmt.Errorf("%w (SSL_CERT_FILE may name a file with its CA)", err), false
-	case errors.Is(err, io.EOF):
-		return errors.New("it closes the connection: want rediss:// if it speaks TLS"), true
-	case isAny(err, "MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"):
-		return errors.New("it is a node of a Redis Cluster, which is not supported: want a single Redis"), false
-	case isAny(err, "NOPERM", "The user executing the script"):
-		return fmt.Errorf("%w (docs/operating.md lists the permissions that are needed)", err), false
-	}
-	return err, !refused(err) || isAny(err, "OOM", "MISCONF", "READONLY", "NOREPLICAS")
 }

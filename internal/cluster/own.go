@@ -8,12 +8,11 @@ import (
 // own is what this server shares: a count that only it raises, and its entries. Any
 // goroutine may change them. The one that follows Redis writes them.
 type own struct {
-	id   string        // of this life of the process; never used again
-	wake chan struct{} // there is something to write
-
-	mu      sync.Mutex
-	told    *sync.Cond // Redis has the count, or takes nothing
-	sharing bool       // Redis takes what is written
+	id      string        // of this life of the process; never used again
+	wake    chan struct{} // there is something to write
+	mu      sync.Mutex    // guards the rest
+	told    *sync.Cond    // Redis has the count, or takes nothing
+	sharing bool          // Redis takes what is written
 	count   int64
 	inRedis int64 // the same, as Redis has it
 	entries map[string]*string
@@ -34,7 +33,7 @@ func (o *own) locked(do func()) {
 	do()
 }
 
-// tell is locked for what ends a wait.
+// tell is locked for what may end a wait.
 func (o *own) tell(do func()) {
 	o.locked(do)
 	o.told.Broadcast()
@@ -58,12 +57,13 @@ func (o *own) wait(n int64) {
 	}
 }
 
-// next is what Redis has to be told next, if ok.
-func (o *own) next() (msg message, ok bool) {
+// next is what Redis has to be told next. It may be nothing.
+func (o *own) next() (msg message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	msg.Counts = map[string]int64{}
 	if o.count > o.inRedis {
-		msg.Counts = map[string]int64{o.id: o.count}
+		msg.Counts[o.id] = o.count
 	}
 	if o.whole {
 		o.changed = maps.Clone(o.entries)
@@ -73,5 +73,5 @@ func (o *own) next() (msg message, ok bool) {
 		msg.Server, msg.Version, msg.Whole, msg.Entries = o.id, o.version, o.whole, o.changed
 		o.changed, o.whole = map[string]*string{}, false
 	}
-	return msg, msg.Server != "" || msg.Counts != nil
+	return msg
 }

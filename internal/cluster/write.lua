@@ -1,5 +1,4 @@
--- Applies a message, and publishes it. Returns 0 instead if its entries do not follow the
--- ones that are here: it comes late, or data was lost. Applied again, it changes nothing.
+-- Applies a message and publishes it, or returns 0 if its entries do not follow those here.
 local counts, servers, own, left = unpack(KEYS)
 local channel, text, lease, transit = unpack(ARGV)
 local message = cjson.decode(text)
