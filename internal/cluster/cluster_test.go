@@ -372,10 +372,13 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 	server, p := alone(t, longLease)
 	p.die()
 	ctx := t.Context()
-	state := func() map[string]string { return server.HGetAll(ctx, p.link.keys[2]).Val() }
+	state := func() [2]map[string]string {
+		return [2]map[string]string{server.HGetAll(ctx, p.link.keys[2]).Val(), server.HGetAll(ctx, p.link.keys[0]).Val()}
+	}
 	var sent []message
 	sends := func(change func()) {
 		change()
+		p.click()
 		msg := p.own.next()
 		applied, err := p.link.write(ctx, msg, time.Hour)
 		require.NoError(t, err)
@@ -454,6 +457,33 @@ func TestEntries_EndWithTheLease(t *testing.T) {
 	b.others.alive[a.own.id] = time.Time{}
 	require.NoError(t, b.sync(t.Context()))
 	assert.WithinDuration(t, time.Now().Add(-59*time.Minute), b.others.alive[a.own.id], time.Minute/2)
+}
+
+// A click that was answered outlives its server. The way to Redis is long here.
+func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
+	t.Parallel()
+	server := visitor.NewRedis(t)
+	network := visitor.NewNetwork(t, server.Addr)
+	p := another(t, longLease("redis://"+network.Addr()+"/0"))
+	network.Delay(50 * time.Millisecond)
+	p.Count(7)
+	assert.Equal(t, "7", server.HGet(t.Context(), p.link.keys[0], p.own.id).Val())
+}
+
+// A count that Redis has lost, or an older one, is told again, also when no other server
+// knows it.
+func TestCount_IsToldAgain(t *testing.T) {
+	server, p := alone(t, longLease)
+	p.Count(7)
+	p.die()
+	for _, lose := range []func(){
+		func() { server.FlushAll(t.Context()) },
+		func() { server.HSet(t.Context(), p.link.keys[0], p.own.id, 3, "sum", 3) },
+	} {
+		lose()
+		require.NoError(t, p.sync(t.Context()))
+		assert.Equal(t, map[string]string{p.own.id: "7", "sum": "7"}, server.HGetAll(t.Context(), p.link.keys[0]).Val())
+	}
 }
 
 // While leases are renewed, nothing is written again, and nothing is connected again.
