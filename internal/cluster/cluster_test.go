@@ -459,7 +459,8 @@ func TestEntries_EndWithTheLease(t *testing.T) {
 	assert.WithinDuration(t, time.Now().Add(-59*time.Minute), b.others.alive[a.own.id], time.Minute/2)
 }
 
-// A click that was answered outlives its server. The way to Redis is long here.
+// A click that was answered outlives its server. The way to Redis is long here, and breaks
+// once: that is no absence.
 func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
 	t.Parallel()
 	server := visitor.NewRedis(t)
@@ -468,6 +469,12 @@ func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
 	network.Delay(50 * time.Millisecond)
 	p.Count(7)
 	assert.Equal(t, "7", server.HGet(t.Context(), p.link.keys[0], p.own.id).Val())
+
+	network.Delay(300 * time.Millisecond)
+	time.AfterFunc(150*time.Millisecond, network.Cut)
+	p.Count(8)
+	assert.Equal(t, "8", server.HGet(t.Context(), p.link.keys[0], p.own.id).Val())
+	assert.NotContains(t, p.log.String(), "level=WARN")
 }
 
 // A count that Redis has lost, or an older one, is told again, also when no other server
