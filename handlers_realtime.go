@@ -14,11 +14,8 @@ import (
 	"realtime/internal/site"
 )
 
-// The controllers own what is shared. An action changes it and publishes; its peers, the
-// other tabs, then read it again. A refresh carries no data, so refreshes can be merged.
-
-// everyone gives all visitors one identity, so that their SelfTopic is one topic, allTabs.
-// By default it is the topic of one browser, and other browsers would hear of nothing.
+// everyone gives all visitors one identity, so that their SelfTopic is one, allTabs. By
+// default it reaches one browser, and others hear of nothing.
 type everyone struct {
 	*livetemplate.AnonymousAuthenticator
 }
@@ -27,7 +24,8 @@ func (everyone) Identify(*http.Request) (string, error) { return "everyone", nil
 
 var allTabs = livetemplate.UserTopic("everyone")
 
-// MultiUserSyncController owns the counter that every tab shows.
+// MultiUserSyncController owns the counter. An action changes it and publishes; its peers,
+// the other tabs, then read it again. A refresh carries no data, so refreshes can be merged.
 type MultiUserSyncController struct {
 	peers     *fanout.Peers
 	servers   *cluster.Member // a single server is a cluster of one
@@ -101,8 +99,10 @@ func (c *PresenceController) Join(s PresenceState, ctx *livetemplate.Context) (P
 
 // Leave takes this tab offline, and no other.
 func (c *PresenceController) Leave(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
-	c.online.Leave(s.ID)
 	s.Username, s.Joined = "", false
+	if !c.online.Leave(s.ID) {
+		return c.read(s), nil
+	}
 	return c.read(s), c.peers.Publish(ctx, ctx.SelfTopic(), "PresenceChanged")
 }
 
