@@ -88,7 +88,6 @@ func (l *link) read(ctx context.Context, lease time.Duration, sum int64, version
 
 // write reports whether the message followed what Redis has, and was published.
 func (l *link) write(ctx context.Context, msg message, lease time.Duration) (applied bool, err error) {
-	const transit = time.Minute  // longer than a command is on its way
 	text, _ := json.Marshal(msg) // of text and numbers: it cannot fail
-	return write.Run(ctx, l, l.keys, l.channel, text, lease.Milliseconds(), transit.Milliseconds()).Bool()
+	return write.Run(ctx, l, l.keys, l.channel, text, lease.Milliseconds()).Bool()
 }

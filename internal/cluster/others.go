@@ -78,8 +78,8 @@ func (o *others) change(msg message) {
 			o.Leave(id)
 		}
 	}
-	for id := range o.ids[msg.Server] {
-		if msg.Version < 0 {
+	if msg.Version < 0 {
+		for id := range o.ids[msg.Server] {
 			o.Disconnect(id, o.changed)
 		}
 	}
@@ -119,8 +119,10 @@ func (o *others) compare(f found, opts Options, gap bool) (missing map[string]in
 	for _, msg := range slices.SortedFunc(maps.Values(f.Changed), byVersion) {
 		o.apply(msg)
 	}
-	o.merge(f.Counts)
-	missing = maps.Clone(o.counts)
-	maps.DeleteFunc(missing, func(life string, n int64) bool { return f.Counts == nil || n <= f.Counts[life] })
+	if f.Counts != nil {
+		o.merge(f.Counts)
+		missing = maps.Clone(o.counts)
+		maps.DeleteFunc(missing, func(life string, n int64) bool { return n <= f.Counts[life] })
+	}
 	return missing
 }

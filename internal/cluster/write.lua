@@ -1,6 +1,6 @@
 -- Applies a message and publishes it, or returns 0 if its entries do not follow those here.
 local counts, servers, own, left = unpack(KEYS)
-local channel, text, lease, transit = unpack(ARGV)
+local channel, text, lease = unpack(ARGV)
 local message = cjson.decode(text)
 for life, n in pairs(message.counts or {}) do
 	local before, sum = unpack(redis.call('HMGET', counts, life, 'sum'))
@@ -10,7 +10,7 @@ end
 if message.server then
 	local version = tonumber(redis.call('HGET', own, 'version') or 0)
 	if message.version < 0 then
-		redis.call('SET', left, '', 'PX', transit)
+		redis.call('SET', left, '', 'EX', 60) -- longer than a command is on its way
 		if version ~= -message.version then return 0 end
 	elseif message.whole then
 		if version < 0 or version >= message.version or redis.call('EXISTS', left) == 1 then return 0 end
