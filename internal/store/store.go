@@ -45,10 +45,11 @@ type latest struct {
 // Open opens a file, and makes it if there is none. An error says in one sentence why it
 // cannot be used: another process has it open, it is damaged, or it is not such a file.
 func Open(path string, log *slog.Logger) (s *Store, err error) {
+	unusable := func(why any) error { return fmt.Errorf("%s is damaged, or no file of counts (%v)", path, why) }
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // the file is mapped, and may be too short
 	defer func() {
 		if broken := recover(); broken != nil {
-			s, err = nil, fmt.Errorf("%s is damaged, or no file of counts (%v)", path, broken)
+			s, err = nil, unusable(broken)
 		}
 	}()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWithin})
@@ -59,12 +60,12 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 	case errors.As(err, &file):
 		return nil, err
 	case err != nil:
-		return nil, fmt.Errorf("%s is damaged, or no file of counts (%w)", path, err)
+		return nil, unusable(err)
 	}
 	s = &Store{log: log, db: db, kept: map[string]int64{}}
-	if err := db.Update(s.read); err != nil {
+	if err := db.Update(s.read); err != nil { // which also makes both of the file's meta pages lead to these counts
 		db.Close()
-		return nil, fmt.Errorf("%s is damaged, or no file of counts (%w)", path, err)
+		return nil, unusable(err)
 	}
 	return s, nil
 }
