@@ -3,12 +3,10 @@
 package all
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	mathrand "math/rand/v2"
+	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -285,17 +283,14 @@ func (d *deployment) keepClicking(meanwhile func()) (clicked int, failed []strin
 	var done atomic.Bool
 	clicking.Go(func() {
 		for ; !done.Load(); <-time.After(200 * time.Millisecond) {
-			resp, err := v.Client.PostForm(d.URL+visitor.CounterPage, url.Values{"increment": {""}})
-			switch {
+			switch status, err := v.TryClick(); {
 			case err != nil:
 				failed = append(failed, err.Error())
-				continue
-			case resp.StatusCode == http.StatusSeeOther:
+			case status == http.StatusSeeOther:
 				clicked++
 			default:
-				failed = append(failed, resp.Status)
+				failed = append(failed, fmt.Sprint(status, " ", http.StatusText(status)))
 			}
-			resp.Body.Close()
 		}
 	})
 	meanwhile()
@@ -309,11 +304,7 @@ func TestSoak_StormsOfManyTabs(t *testing.T) { storm.Run(t, 64) }
 // Everything that can happen to a Redis happens for 40 seconds, while people click on three
 // servers. No click is refused, and in the end all servers show the number of all.
 func TestSoak_ChaosRefusesNoClick(t *testing.T) {
-	seed := cmp.Or(os.Getenv("SEED"), fmt.Sprint(time.Now().UnixNano()%1000))
-	n, err := strconv.ParseUint(seed, 10, 64)
-	require.NoError(t, err)
-	t.Logf("repeat it with SEED=%s", seed)
-	random := mathrand.New(mathrand.NewPCG(n, 1))
+	random := rand.New(rand.NewPCG(visitor.Seed(t), 0))
 	redis, b := visitor.NewRedis(t, "--enable-debug-command", "local"), books{t: t}
 	ctx := t.Context()
 	var servers []*visitor.Program

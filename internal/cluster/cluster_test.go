@@ -164,6 +164,24 @@ func pair(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a
 	return server, a, another(t, opts(server.URL))
 }
 
+// pairOnline is pair with somebody online on the first.
+func pairOnline(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a, b *peer) {
+	t.Helper()
+	server, a, b = pair(t, opts)
+	a.Set("1", "Alice")
+	b.sees(entries{"1": "Alice"})
+	return server, a, b
+}
+
+// acl changes what a user of Redis may do.
+func acl(t require.TestingT, server *visitor.Redis, user string, rules ...string) {
+	args := []any{"ACL", "SETUSER", user}
+	for _, rule := range rules {
+		args = append(args, rule)
+	}
+	require.NoError(t, server.Do(context.Background(), args...).Err(), rules)
+}
+
 // Whatever happens, all agree in the end: on the entries of those that live, and on a number
 // that holds every click once. No click waits for ever, and no number goes back. Only clicks
 // that nobody else knows end with their server.
@@ -206,7 +224,7 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 			"emptied":            func() { h.thaw(); server.FlushAll(context.Background()) },
 			"an older state":     func() { h.thaw(); h.restore() },
 			"full":               func() { h.thaw(); server.ConfigSet(context.Background(), "maxmemory", "1") },
-			"may not publish":    func() { h.thaw(); h.acl("-publish") },
+			"may not publish":    func() { h.thaw(); acl(rt, server, "default", "-publish") },
 			"a lease that ends":  func() { h.thaw(); server.Del(context.Background(), h.any().link.keys[2]) },
 			"a state to restore": func() { h.thaw(); h.save() },
 			"all is well":        func() { h.heals() },
@@ -265,14 +283,19 @@ func (h *history) crowd() {
 	}
 }
 
+// entry is the ID of one of ten.
+func (h *history) entry(m *member) string {
+	return fmt.Sprint(rapid.IntRange(0, 9).Draw(h.T, "entry"), " of ", m.Member.own.id)
+}
+
 func (h *history) sets(m *member) {
-	id := fmt.Sprint(rapid.IntRange(0, 9).Draw(h.T, "entry"), " of ", m.Member.own.id)
+	id := h.entry(m)
 	m.own[id] = fmt.Sprint("guest ", rapid.IntRange(0, 99).Draw(h.T, "guest"))
 	m.Set(id, m.own[id])
 }
 
 func (h *history) removes(m *member) {
-	id := fmt.Sprint(rapid.IntRange(0, 9).Draw(h.T, "entry"), " of ", m.Member.own.id)
+	id := h.entry(m)
 	delete(m.own, id)
 	m.Remove(id)
 }
@@ -308,15 +331,11 @@ func (h *history) thaw() {
 	}
 }
 
-func (h *history) acl(rule string) {
-	h.server.Do(context.Background(), "ACL", "SETUSER", "default", rule)
-}
-
 // heals ends every fault.
 func (h *history) heals() {
 	h.thaw()
 	h.server.ConfigSet(context.Background(), "maxmemory", "0")
-	h.acl("+publish")
+	acl(h, h.server, "default", "+publish")
 	for _, m := range h.members {
 		m.release()
 	}
@@ -384,17 +403,20 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 	state := func() [2]map[string]string {
 		return [2]map[string]string{server.HGetAll(ctx, p.link.keys[2]).Val(), server.HGetAll(ctx, p.link.keys[0]).Val()}
 	}
-	var sent []message
-	sends := func(change func()) {
-		change()
-		p.click()
-		msg := p.own.next()
+	applies := func(msg message) bool {
 		applied, err := p.link.write(ctx, msg, time.Hour)
 		require.NoError(t, err)
-		require.True(t, applied)
-		sent = append(sent, msg)
+		return applied
 	}
-	for i, change := range []func(){
+	var sent []message
+	comeLate := func() {
+		before := state()
+		for _, late := range slices.Backward(sent) {
+			assert.False(t, applies(late), "%v after %d", late, len(sent))
+		}
+		assert.Equal(t, before, state())
+	}
+	for _, change := range []func(){
 		func() { p.Set("1", "Alice") },
 		func() { p.own.locked(func() { p.own.whole = true }) }, // the answer was lost
 		func() { p.Remove("1") },
@@ -402,28 +424,18 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 		func() { p.own.locked(func() { p.own.whole = true }) },
 		func() { p.Set("3", "Carol") },
 	} {
-		sends(change)
-		before := state()
-		for _, late := range slices.Backward(sent) {
-			applied, err := p.link.write(ctx, late, time.Hour)
-			require.NoError(t, err)
-			assert.False(t, applied, "%v after change %d", late, i)
-		}
-		assert.Equal(t, before, state())
+		change()
+		p.click()
+		msg := p.own.next()
+		require.True(t, applies(msg))
+		sent = append(sent, msg)
+		comeLate()
 	}
 	another(t, longLease(server.URL)).sees(entries{"2": "Bob", "3": "Carol"})
 
-	left, err := p.link.write(ctx, message{Server: p.own.id, Version: -p.own.version}, time.Hour)
-	require.NoError(t, err)
-	require.True(t, left)
+	require.True(t, applies(message{Server: p.own.id, Version: -p.own.version}))
 	for range 2 { // with what it has left behind, and without
-		before := state()
-		for _, late := range sent {
-			applied, err := p.link.write(ctx, late, time.Hour)
-			require.NoError(t, err)
-			assert.False(t, applied, "%v after the end", late)
-		}
-		assert.Equal(t, before, state())
+		comeLate()
 		server.Del(ctx, p.link.keys[2])
 	}
 }
@@ -431,9 +443,7 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 // Leases end early when the clock of Redis is set, or its memory is full. Nobody is gone
 // until they have not been seen for a lease, and their server brings them back.
 func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
-	server, a, b := pair(t, longLease)
-	a.Set("1", "Alice")
-	b.sees(entries{"1": "Alice"})
+	server, a, b := pairOnline(t, longLease)
 	a.die()
 	b.die()
 	for _, lose := range []func(){
@@ -456,9 +466,7 @@ func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
 // A server that is killed is gone when its lease ends, and not a lease after somebody has
 // seen it last.
 func TestEntries_EndWithTheLease(t *testing.T) {
-	server, a, b := pair(t, longLease)
-	a.Set("1", "Alice")
-	b.sees(entries{"1": "Alice"})
+	server, a, b := pairOnline(t, longLease)
 	a.die()
 	b.die()
 	server.PExpire(t.Context(), a.link.keys[2], time.Minute) // it was renewed 59 minutes ago
@@ -504,9 +512,7 @@ func TestCount_IsToldAgain(t *testing.T) {
 
 // While leases are renewed, nothing is written again, and nothing is connected again.
 func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
-	server, a, b := pair(t, renewing)
-	a.Set("1", "Alice")
-	b.sees(entries{"1": "Alice"})
+	server, a, b := pairOnline(t, renewing)
 	state := func() []any {
 		info := server.InfoMap(t.Context(), "stats").Val()["Stats"]["total_connections_received"]
 		return []any{info, server.HGetAll(t.Context(), a.link.keys[2]).Val()}
@@ -522,9 +528,7 @@ func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 
 // A message that was missed makes a member read everything.
 func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
-	_, a, b := pair(t, longLease)
-	a.Set("1", "Alice")
-	b.sees(entries{"1": "Alice"})
+	_, a, b := pairOnline(t, longLease)
 	b.die()
 	a.Set("2", "Bob")
 	a.waits(0, func() any { a.own.mu.Lock(); defer a.own.mu.Unlock(); return len(a.own.changed) })
@@ -538,9 +542,7 @@ func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 // Other members hear at once that one leaves, or when they start. Its entries stay for
 // the grace period.
 func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
-	server, a, b := pair(t, renewing)
-	a.Set("1", "Alice")
-	b.sees(entries{"1": "Alice"})
+	server, a, b := pairOnline(t, renewing)
 	a.Set("2", "Bob") // on its way
 	a.Count(1)
 	a.Member.Leave(t.Context())
@@ -573,8 +575,8 @@ func TestLeave_EndsWithItsContext(t *testing.T) {
 // however many servers there ever were.
 func TestMember_CostsRedisLittle(t *testing.T) {
 	server, a, b := pair(t, longLease)
-	for range 1000 {
-		server.HIncrBy(t.Context(), a.link.keys[0], newOwn(fmt.Sprintf("%026d", time.Now().UnixNano())).id, 1)
+	for life := range 1000 {
+		server.HSet(t.Context(), a.link.keys[0], fmt.Sprintf("%026d", life), 1)
 	}
 	server.HSet(t.Context(), a.link.keys[0], "sum", 1000)
 	a.die()
@@ -608,18 +610,18 @@ func TestMember_CostsRedisLittle(t *testing.T) {
 // it, and all is told later.
 func TestMember_IsRefused(t *testing.T) {
 	server, a, b := pair(t, renewing)
-	acl := func(rule string) { require.NoError(t, server.Do(t.Context(), "ACL", "SETUSER", "default", rule).Err()) }
+	may := func(rule string) { acl(t, server, "default", rule) }
 	memory := func(limit string) { require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", limit).Err()) }
 	for said, switches := range map[string][2]func(){
 		"OOM command not allowed":       {func() { memory("1") }, func() { memory("0") }},
-		"The user executing the script": {func() { acl("-publish") }, func() { acl("+publish") }},
+		"The user executing the script": {func() { may("-publish") }, func() { may("+publish") }},
 	} {
 		switches[0]()
 		for range 20 {
 			a.click()
 			a.Set(fmt.Sprint(a.Counted()), "guest")
 			a.isAway(true)
-			time.Sleep(a.opts.Renew / 20)
+			time.Sleep(a.opts.Renew / 20) // in all, longer than until it tries again
 		}
 		assert.Equal(t, 1, strings.Count(a.log.String(), said), a.log.String())
 		switches[1]()
@@ -724,7 +726,7 @@ func TestStart_TriesUntilRedisIsThere(t *testing.T) {
 }
 
 // Start says why, when its time is over or it is certain that it cannot. The permissions
-// that the documentation lists are enough, and none of them can be missing.
+// that the documentation lists are enough, and a start says if one that it needs is missing.
 func TestStart_SaysWhyItCannot(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "socket")
@@ -732,17 +734,12 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() })
-	rude := visitor.NewNetwork(t, "127.0.0.1:1")
+	rude, foreign := visitor.NewNetwork(t, "127.0.0.1:1"), httptest.NewTLSServer(nil)
+	t.Cleanup(foreign.Close)
 	operating, err := os.ReadFile("../../docs/operating.md")
 	require.NoError(t, err)
 	rules := strings.Fields(regexp.MustCompile(`ACL SETUSER realtime (.*)`).FindStringSubmatch(string(operating))[1])
-	user := func(name string, rules []string) {
-		args := []any{"ACL", "SETUSER", name}
-		for _, rule := range rules {
-			args = append(args, rule)
-		}
-		require.NoError(t, server.Do(t.Context(), args...).Err(), rules)
-	}
+	user := func(name string, rules []string) { acl(t, server, name, append(rules, "on", ">secret")...) }
 	at := "redis at " + server.Addr + ": "
 	type row struct {
 		url, want string
@@ -757,16 +754,16 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 		"no such base":  {"redis://" + server.Addr + "/99", at, true},
 		"wrong secrets": {"redis://me:secret@" + server.Addr + "/0", at, true},
 		"plain":         {"rediss://" + server.Addr + "/0", at + "it does not speak TLS: want redis:// instead of rediss://", false},
-		"foreign CA":    {"rediss" + strings.TrimPrefix(httptest.NewTLSServer(nil).URL, "https"), "SSL_CERT_FILE", true},
+		"foreign CA":    {"rediss" + strings.TrimPrefix(foreign.URL, "https"), "SSL_CERT_FILE", true},
 		"a node":        {"redis://" + node.Addr + "/0", "a Redis Cluster, which is not supported", true},
 		"all rights":    {"redis://all:secret@" + server.Addr + "/1", "", true},
 		"a socket":      {"unix://" + socket, "", true},
 	}
-	user("all", append(rules, "on", ">secret"))
+	user("all", rules)
 	for i, right := range []string{"+subscribe", "+evalsha", "+hset", "+publish", "&realtime:*", "~realtime:*"} {
 		require.Contains(t, rules, right)
 		name := fmt.Sprint("without", i)
-		user(name, append(slices.DeleteFunc(slices.Clone(rules), func(r string) bool { return r == right }), "on", ">secret"))
+		user(name, slices.DeleteFunc(slices.Clone(rules), func(r string) bool { return r == right }))
 		rows["without "+right] = row{"redis://" + name + ":secret@" + server.Addr + "/0", "docs/operating.md lists the permissions", true}
 	}
 	for name, row := range rows {

@@ -95,6 +95,16 @@ func (v *Visitor) Click() {
 	require.Equal(v.t, http.StatusSeeOther, resp.StatusCode)
 }
 
+// TryClick is Click on a server that may end meanwhile. A click that counted is answered
+// with http.StatusSeeOther.
+func (v *Visitor) TryClick() (status int, err error) {
+	resp, err := v.Client.PostForm(v.Base+CounterPage, url.Values{"increment": {""}})
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
 // Send sends a request as a browser without scripts does.
 func (v *Visitor) Send(method, path, contentType, body string) (*http.Response, string) {
 	v.t.Helper()
