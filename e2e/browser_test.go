@@ -3,7 +3,9 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp/kb"
@@ -198,6 +200,98 @@ func TestBrowser_FormsWorkWithoutScripts(t *testing.T) {
 	tb.Navigate(server + visitor.PresencePage)
 	tb.Shows(visitor.NotLive)
 	assert.False(t, tb.Has("button:disabled, input:disabled, fieldset:disabled"))
+}
+
+// A page whose scripts do not all run works, and says that it may be out of date.
+func TestBrowser_ScriptThatDoesNotArriveIsNoticed(t *testing.T) {
+	t.Parallel()
+	const missing = "This page may be out of date"
+	server := visitor.Serve(t)
+	for name, row := range map[string]struct {
+		lost   string
+		answer http.HandlerFunc
+	}{
+		"the client is blocked":                 {"livetemplate-client", http.NotFound},
+		"the client is not the one of the page": {"livetemplate-client", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("changed()")) }},
+		"the client hangs":                      {"livetemplate-client", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+		"live.js is blocked":                    {"/live-", http.NotFound},
+		"all are blocked":                       {".js", http.NotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tb := browser.New(t).Load("about:blank")
+			for _, part := range []string{"404", "Refused to execute", "integrity", "net::ERR_"} {
+				tb.ExpectErrors(part)
+			}
+			tb.Eval(`void location.assign(` + browser.Quote(visitor.NewProxy(t, server, func(app http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if strings.HasPrefix(r.URL.Path, "/static/") && strings.Contains(r.URL.Path, row.lost) {
+						row.answer(w, r)
+						return
+					}
+					app.ServeHTTP(w, r)
+				})
+			})+visitor.CounterPage) + `)`)
+			tb.Shows(missing)
+			assert.NotContains(t, tb.Text(), "Connecting…")
+			assert.Contains(t, tb.Eval(`getComputedStyle(document.querySelector(".figure"), "::after").content`), "as of the last request")
+			before := tb.Number(`document.querySelector("article strong").innerText`)
+			tb.Click("increment")
+			tb.WaitUntil(fmt.Sprintf(`document.querySelector("article strong").innerText > %v`, before), "the click to count")
+		})
+	}
+}
+
+// The browsers that the README names lack these.
+func TestBrowser_OldBrowsersKeepUp(t *testing.T) {
+	t.Parallel()
+	server := visitor.Serve(t)
+	network := visitor.NewNetwork(t, server)
+	tb := browser.New(t).Load("about:blank")
+	tb.ExpectErrors("net::ERR_")
+	tb.InEveryPage(`
+		delete AbortSignal.timeout, delete AbortSignal.any, delete window.requestIdleCallback, delete window.structuredClone;
+		delete HTMLFormElement.prototype.requestSubmit, delete crypto.randomUUID, delete Object.hasOwn, delete Promise.withResolvers;
+		for (const late of ["at", "findLast", "findLastIndex", "toReversed", "toSorted", "toSpliced", "with"]) delete Array.prototype[late];`)
+	tb.Navigate(network.URL + visitor.CounterPage)
+	tb.WaitUntil(browser.Live, "a live page")
+	network.Leave()
+	tb.Shows("Reconnecting…")
+	tb.Eval(`void document.addEventListener("live", () => document.querySelector("[name=increment]").click(), {once: true})`)
+	network.ComeBack()
+	tb.Shows("Counter: 1")
+	network.Leave()
+	tb.Shows("Reconnecting…")
+	visitor.New(t, server).Click()
+	network.ComeBack()
+	tb.Shows("Counter: 2")
+}
+
+// Where somebody who uses the keyboard goes on after each form.
+func TestBrowser_FormKeepsTheFocus(t *testing.T) {
+	t.Parallel()
+	tb := browser.New(t).Open(visitor.Serve(t) + visitor.PresencePage)
+	hasFocus := func(name string) {
+		t.Helper()
+		tb.WaitUntil(`document.activeElement.name === "`+name+`"`, "the focus on "+name)
+	}
+	tb.TypeInto("username", strings.Repeat("A", 41))
+	tb.Press(kb.Enter)
+	tb.Shows(visitor.LongName)
+	hasFocus("username")
+	tb.Press(kb.Backspace + kb.Enter)
+	tb.Shows("Logged in as " + strings.Repeat("A", 40))
+	hasFocus("leave")
+	tb.Press(kb.Enter)
+	tb.Shows("0 user(s) online")
+	hasFocus("username")
+	tb.Eval(`document.activeElement.blur()`)
+	tb.Reload()
+	tb.WaitUntil(browser.Live, "a live page")
+	tb.Join("Bob")
+	tb.Reload()
+	tb.Shows("Logged in as Bob")
+	assert.Equal(t, "BODY", tb.Eval(`document.activeElement.tagName`), "nobody has pressed anything")
 }
 
 func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {

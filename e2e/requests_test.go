@@ -128,7 +128,7 @@ func TestPages_AreThere(t *testing.T) {
 			"ctx.Subscribe", "ctx.SelfTopic", "ctx.Publish", "Try:"},
 		visitor.PresencePage: {
 			"<title>Presence Tracking · Real-Time &amp; Multi-User</title>", "<h1>Presence Tracking</h1>",
-			`role="status" aria-live="polite"><mark>0 user(s) online<`, `<label for="username">Username</label>`,
+			`<mark>0 user(s) online<`, `<label for="username">Username</label>`,
 			`name="username"`, `placeholder="Pick a name…"`, `<button name="join">`, "Closed tabs", "Same names"},
 		"/healthz":        {"ok"},
 		"/readyz":         {"ready"},

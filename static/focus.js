@@ -1,10 +1,13 @@
-// After every update the browser client moves the focus back to the text field
-// that had it last, even when the person has moved on to a button or a link.
-// This makes it forget a field as soon as the person leaves it.
+// Keeps the keyboard focus where the person has put it.
 //
-// It sets an internal of the client, focusManager.lastFocusedElement, for which
-// there is no public switch. TestBrowser_UpdateNeverMovesFocus guards it, and
-// docs/framework.md lists it.
+// After every update the browser client moves the focus back to the text field that had it
+// last, even when the person has moved on to a button or a link. This makes it forget a
+// field as soon as the person leaves it. It sets an internal of the client,
+// focusManager.lastFocusedElement, for which there is no public switch.
+//
+// While a form is submitted, the client disables its fieldset, and the answer may replace
+// the form. Both take the focus away. It returns when the form is answered, or moves to the
+// first control of the form that came instead.
 (() => {
   const remember = (field) => {
     const focus = window.liveTemplateClient?.focusManager;
@@ -15,4 +18,24 @@
     // A field that an update took away may come back, and then keeps the focus.
     if (event.target.isConnected) remember(event.relatedTarget);
   });
+
+  const touch = matchMedia("(pointer: coarse)");
+  let submitted; // the control that had the focus in a form, until the form is answered
+
+  document.addEventListener("submit", ({ target }) => {
+    submitted = target.contains(document.activeElement) ? document.activeElement : undefined;
+  }, true);
+
+  // The client's events do not bubble. A refresh names no action.
+  document.addEventListener("lvt:updated", ({ target, detail }) => {
+    if (!submitted || !detail.action) return;
+    const before = submitted;
+    submitted = undefined;
+    queueMicrotask(() => { // the client enables the form first
+      if (document.activeElement !== document.body) return;
+      const next = before.isConnected ? before : target.querySelector("form :is(input:not([type=hidden]), textarea, select, button)");
+      // On a phone, a text field that gets the focus opens the keyboard.
+      if (next === before || next?.matches("button") || !touch.matches) next?.focus({ preventScroll: true });
+    });
+  }, true);
 })();

@@ -9,41 +9,53 @@
 //   "unanswered" Something the person did may not have counted: no answer has come.
 //   "uncounted"  Something the person did has not counted. The detail is "too fast",
 //                "refused" or "not sent".
+//   "outdated"   The server is of another build than the page, and nothing that the person
+//                did waits for an answer. This comes with every answer of the server.
 //   "socket"     The page has made a socket, which is the detail. window.openSockets
 //                has all that are not closed.
 //
 // This script does all the reconnecting, because the client gives up after one attempt
 // that fails. The layout switches the client's own heartbeat off. This script must load
-// before the client, because it bounds the client's requests and numbers its sockets.
+// before the client, because it bounds the client's requests and watches its sockets.
 // docs/framework.md lists the behaviour of the client that it answers.
 (() => {
   if (!document.querySelector("[data-lvt-id]")) return; // nothing on this page is live
 
   // All in milliseconds.
   const firstWait = 250, longestWait = 5000; // between two attempts
+  const sharedWait = 1000;    // the first, after a break that may be everybody's
   const calmWait = 15000;     // the longest while the page works by requests
   const stopWait = 500;       // the longest while the server is stopping
   const heartbeat = 5000;     // between two pings
   const answerWithin = 5000;  // for a ping: a slow network may hold it up for seconds
   const actionWithin = 10000; // for an action, or a ping behind it: the server may wait for Redis
-  const offlineWithin = 250;  // for a ping while offline: only this machine can answer
+  const offlineWithin = 2000; // for a ping while the browser takes itself for offline, rightly or not
+  const late = 1000;          // a timer that fires so late was held up, and the whole page with it
   const socketWithin = 75000; // for a trial: Firefox holds back sockets that failed, for up to 60 s
   const leavingFor = 5000;    // from the start of a navigation until a browser has closed the sockets
 
+  const goingAway = 1001; // the code with which a server that stops closes a socket
   const news = "live-again"; // the key of localStorage by which tabs tell each other
 
+  // What the server says of itself when it answers, and why it would refuse a socket.
+  // Whatever else answers is not the server: a login, or a page about maintenance.
+  const room = new Map([["ok", ""], ["full", "full"], ["session full", "crowded"]]);
+
   const client = () => window.liveTemplateClient;
+  const now = () => performance.now(); // which no change of the clock moves
   let ours = false;       // the client's first attempt has ended; all others are ours
   let state = "";         // as told
-  let since = Date.now(); // when the page was last up, or the server said that it is stopping
+  let since = now();      // when the page was last up, or the server said that it is stopping
   let open = false;       // the socket; the page is up with the first update it brings
   let refused = "";       // why the server would refuse a socket: "full", "crowded"
   let attempting;         // the AbortController of the attempt that is under way
   let connecting = false; // that attempt has the client open a socket, and the client takes no action
   let left = false;       // the page was left; the Back button may bring it back
-  let leaving = 0;        // when a navigation began last
+  let leaving = -Infinity; // when a navigation began last
   let pending = 0;        // actions on their way through the socket
-  let held = [];          // forms that were submitted while the client took no action
+  let held = [];          // buttons that were pressed while the client took no action
+  let closedBy;           // the code with which the last socket was closed
+  let outdated = false;   // the server is of another build than the page
   let retrying, deadline; // timers
 
   const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
@@ -51,7 +63,7 @@
 
   function become(next) {
     if (state === next) return;
-    if (state === "" || state === "up") since = Date.now();
+    if (state === "" || state === "up") since = now();
     state = next;
     tell("live", state);
     release();
@@ -60,7 +72,7 @@
 
   function tellOtherTabs() {
     try {
-      localStorage.setItem(news, Date.now());
+      localStorage.setItem(news, Math.random()); // other tabs hear of a change
     } catch {
       // The browser blocks site data.
     }
@@ -68,10 +80,10 @@
 
   function release() {
     if (state === "down") return;
-    const forms = held;
+    const buttons = held;
     held = [];
-    for (const { form, button } of forms) {
-      if (form.isConnected && button?.form === form) form.requestSubmit(button);
+    for (const { form, button } of buttons) {
+      if (form.isConnected && button?.form === form) button.click();
       else tell("uncounted", "not sent"); // an update has taken the form away
     }
   }
@@ -79,7 +91,7 @@
   // Full jitter: up to the time that has passed already, within bounds.
   function retry(atLeast = firstWait) {
     clearTimeout(retrying);
-    const passed = Math.max(Date.now() - since, atLeast);
+    const passed = Math.max(now() - since, atLeast);
     retrying = setTimeout(reconnect, Math.random() * Math.min(passed, served() ? calmWait : longestWait));
   }
 
@@ -102,9 +114,9 @@
     attempting = new AbortController();
     const { signal } = attempting;
     const says = await ask(attempting);
-    refused = { "full": "full", "session full": "crowded" }[says] ?? "";
-    const stopping = says === "stopping", answers = Boolean(says) && !stopping;
-    if (stopping) since = Date.now(); // the server is not away yet
+    refused = room.get(says) ?? "";
+    const stopping = says === "stopping", answers = room.has(says);
+    if (stopping) since = now(); // the server is not away yet
     if (answers && state === "") become(refused || "off");
     if (answers && !(refused && served()) && (state !== "off" || await socketOpens(signal))) {
       connecting = true;
@@ -125,12 +137,11 @@
   // question, a network that drops everything makes the client wait for long. A slow
   // network is given more time the longer the page has been down.
   async function ask(attempt) {
-    const within = Math.min(Math.max(Date.now() - since, answerWithin), actionWithin);
+    const within = Math.min(Math.max(now() - since, answerWithin), actionWithin);
     const timer = setTimeout(() => attempt.abort("late"), within);
     try {
       const answer = await fetch("/healthz", { cache: "no-store", signal: attempt.signal });
-      const says = (await answer.text()).trim();
-      return answer.ok || says === "stopping" ? says : "";
+      return (await answer.text()).trim();
     } catch {
       return "";
     } finally {
@@ -160,22 +171,32 @@
     pending = 0;
     if (attempting || left) return;
     become("down");
-    retry();
+    // A server that stops closes one socket after the other. Whatever else ends a socket
+    // may have ended those of all tabs, which must not come back all at once.
+    retry(closedBy === goingAway ? firstWait : sharedWait);
   }
 
   // When the person leaves the page, the browser closes its sockets, some browsers as
   // soon as the navigation begins. What was sent before that reaches the server.
   function unanswered() {
-    if (!left && Date.now() - leaving > leavingFor) tell("unanswered");
+    if (!left && now() - leaving > leavingFor) tell("unanswered");
   }
 
   // A socket can be dead without having been closed. The server answers in order, so a
   // ping waits for the actions before it. wsconn turns its answer into an event.
   function ping(within = pending > 0 ? actionWithin : answerWithin) {
     if (client().isReady()) client().send({ action: "__ping__" });
-    deadline ??= setTimeout(() => client().disconnect(), within);
+    deadline ??= setTimeout(unanswering, within, now() + within);
   }
-  const answered = () => { deadline = clearTimeout(deadline); };
+  function unanswering(due) {
+    deadline = undefined;
+    if (now() - due > late) return ping(); // the silence was ours: the answer may wait behind this timer
+    closedBy = undefined;
+    client().disconnect();
+  }
+  function answered() {
+    deadline = clearTimeout(deadline);
+  }
   setInterval(() => { if (open && !document.hidden) ping(); }, heartbeat);
 
   // Something has happened to the network or to the page.
@@ -183,15 +204,25 @@
 
   on("lvt:connected", () => { open = ours = true; });
   on("lvt:disconnected", lost);
-  on("lvt:error", answered);
+  on("lvt:error", () => {
+    answered();
+    compare();
+  });
   on("lvt:updated", (event) => {
     answered();
     if (event.detail.action) pending = Math.max(pending - 1, 0); // refreshes name none
-    if (open || ours) return become(open ? "up" : refused || "off");
-    ours = true; // the client's first attempt has ended with a request
-    attempt();   // finds out why
+    if (!open && !ours) {
+      ours = true; // the client's first attempt has ended with a request
+      return attempt(); // finds out why
+    }
+    become(open ? "up" : refused || "off");
+    compare();
   });
   on("lvt:pending", () => { if (open) pending++; });
+
+  function compare() {
+    if (outdated && state !== "down" && pending === 0) tell("outdated");
+  }
 
   on("submit", (event) => {
     if (state !== "down" && !connecting || !event.target.closest("[data-lvt-id]")) return;
@@ -214,15 +245,22 @@
   // or go on much later and open a second socket.
   const request = window.fetch;
   window.fetch = (url, options = {}) => {
-    const answer = request(url, { signal: AbortSignal.timeout(actionWithin), ...options });
-    if (options.method === "POST") answer.then(({ status }) => posted(status), () => posted(0));
+    const limit = new AbortController();
+    setTimeout(() => limit.abort(), actionWithin);
+    const answer = request(url, { signal: limit.signal, ...options });
+    if (options.method === "POST") answer.then(posted, posted);
     return answer;
   };
 
-  function posted(status) {
+  // The client ignores how its request has ended.
+  function posted({ status, headers }) {
+    const type = headers?.get("Content-Type") ?? "";
     if (status === 429) tell("uncounted", "too fast");
     else if (status >= 400 && status < 500) tell("uncounted", "refused");
-    else if (status === 0 || status >= 500) {
+    else if (status === 200 && type.startsWith("application/json")) {
+      isOf(headers.get("Page-Build"));
+      compare();
+    } else { // there is no answer, or it is not the server's
       unanswered();
       hurry(); // finds out whether the server is away
     }
@@ -230,7 +268,7 @@
 
   addEventListener("online", check);
   addEventListener("offline", () => {
-    answered(); // a ping that was sent before has a later deadline
+    answered(); // a ping that was sent before may have a later deadline
     if (open) ping(offlineWithin);
   });
   addEventListener("storage", (event) => {
@@ -245,7 +283,7 @@
     if (!document.hidden) check();
   }, true); // before the client's own listener
 
-  addEventListener("beforeunload", () => { leaving = Date.now(); });
+  addEventListener("beforeunload", () => { leaving = now(); });
 
   // A page that is left may be kept for the Back button, and one that is hidden for
   // long may be frozen. Chromium then takes the socket from the page, but leaves it
@@ -270,17 +308,30 @@
   addEventListener("pageshow", (event) => { if (event.persisted) comeBack(); });
   on("resume", comeBack);
 
+  // A server tells the build of its pages by the subprotocol of a socket, which is the
+  // only part of its answer that a page can see. Of two that the page offers, it takes
+  // the first if the page is one of its own.
+  const { build } = document.documentElement.dataset;
+  const protocols = [`page.${build}`, "page"];
+  const isOf = (other) => { outdated = other !== build; };
+
   // The panel "On the wire" says which socket is which: they are numbered in the order in
   // which the page made them. Until it is opened, nothing looks at their frames.
   const sockets = window.openSockets = new Set();
   let made = 0;
   window.WebSocket = class extends WebSocket {
-    constructor(...options) {
-      super(...options);
+    constructor(url) {
+      super(url, protocols);
       this.number = ++made;
       sockets.add(this);
-      this.addEventListener("open", () => { this.openedAt = new Date(); });
-      this.addEventListener("close", () => sockets.delete(this));
+      this.addEventListener("open", () => {
+        this.openedAt = new Date();
+        isOf(this.protocol.slice("page.".length));
+      });
+      this.addEventListener("close", ({ code }) => {
+        sockets.delete(this);
+        closedBy = code;
+      });
       tell("socket", this);
     }
   };

@@ -11,6 +11,7 @@
 (() => {
   const key = window === window.top ? "presence-name" : `presence-name in ${window.name}`;
   let leaving = false; // Leave was pressed and is not answered yet
+  let sent;            // the name that was sent last; the one that is shown may be translated
   let inPage = null;   // the name, for a browser that blocks site data
 
   const remembered = () => {
@@ -34,8 +35,10 @@
   mark();
 
   document.addEventListener("submit", (event) => {
+    if (event.submitter?.name === "join") sent = event.target.elements.username.value;
     if (event.submitter?.name !== "leave") return;
     leaving = true;
+    sent = undefined;
     remember(null);
   }, true);
 
@@ -51,14 +54,14 @@
   // The client's events do not bubble.
   document.addEventListener("lvt:updated", () => {
     if (!shown()) return;
-    document.title = document.title.replace(/^(\(\d+\) )?/, `(${parseInt(shown().textContent)}) `);
+    const count = parseInt(shown().textContent);
+    if (count >= 0) document.title = document.title.replace(/^(\(\d+\) )?/, `(${count}) `);
 
-    const joined = document.querySelector("article form strong");
-    if (!joined) {
+    if (!document.querySelector("article form strong")) {
       leaving = false;
       if (document.querySelector("[aria-invalid]")) remember(null); // the server no longer takes the name
-    } else if (!leaving) {
-      remember(joined.textContent.trim());
+    } else if (!leaving && sent !== undefined) {
+      remember(sent);
     }
   }, true);
 })();

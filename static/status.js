@@ -39,11 +39,12 @@
   }
 
   function look() {
+    if (state === "connecting" && !document.documentElement.dataset.scripts) return; // another line says so
     if (state === "up" || told !== "up") tell();
     else if (document.hidden) waiting = clearTimeout(waiting);
     else waiting ??= setTimeout(tell, state === "connecting" ? patience : quiet);
   }
-  look();
+  addEventListener("DOMContentLoaded", look);
 
   document.addEventListener("live", (event) => {
     state = event.detail;

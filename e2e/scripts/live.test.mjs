@@ -38,9 +38,9 @@ class Case {
   pass(time) { return this.server.clock.pass(time); }
 
   // The server becomes something, and the socket ends.
-  async lose(server) {
+  async lose(server, code) {
     this.server.becomes(server);
-    this.server.cut();
+    this.server.cut(code);
     await this.pass(1);
   }
   // The server becomes something, and the page has a minute to notice.
@@ -222,18 +222,27 @@ const cases = {
     await pressAndPing(Infinity);
     it.tells(["unanswered"], 2);
   },
-  "up: offline, and the server does not answer for 250 ms": async (it) => {
+  "up: a ping is not answered, and the page itself stood still": async (it) => {
+    it.server.answersAfter = 100;
+    it.tab.happens("online");
+    await it.pass(50);
+    it.server.clock.stands(minute); // a closed laptop
+    await it.pass(5 * second);
+    is(it.did("socket"), 0, "new sockets");
+  },
+  "up: offline, and the server does not answer for 2 s": async (it) => {
     it.server.becomes("away");
     it.server.answersAfter = Infinity;
     it.tab.happens("online"); // a ping that has longer
     it.tab.happens("offline");
-    await it.pass(249);
+    await it.pass(1999);
     is(it.tab.state, "up", "before");
     await it.pass(1);
   },
   "up: offline, but the server answers": async (it) => {
+    it.server.answersAfter = 1600; // on the slowest network that a page lives with
     it.tab.happens("offline");
-    await it.pass(second);
+    await it.pass(3 * second);
     is([it.did("__ping__"), it.did("socket")], [1, 0], "pings, new sockets");
   },
   "up: online": async (it) => {
@@ -265,7 +274,27 @@ const cases = {
     it.says("");
     await it.pass(1);
     it.says(lines.down, true);
-    between(it.when("health")[0], 1, 251, "the first question");
+    between(it.when("health")[0], 990, 1000, "the first question");
+  },
+  "up: the server stops, and closes the socket": async (it) => {
+    await it.lose("away", 1001);
+    await it.pass(251);
+    is(it.did("health"), 1, "questions");
+  },
+  "up: lost and back, on a server of another build": async (it) => {
+    it.server.build = "2";
+    it.server.answersAfter = 100;
+    await it.lose("up");
+    it.tab.press();
+    await it.pass(1100);
+    is([it.tab.state, it.tab.outdated], ["up", 0], "the state, and how often the page is told while a press waits");
+    await it.pass(100);
+    it.tells([], 1);
+    is(it.tab.outdated, 1, "how often the page is told");
+    it.server.build = "1";
+    await it.lose("up");
+    await it.pass(minute);
+    is(it.tab.outdated, 1, "how often the page is told in all");
   },
   "up: the socket ends while the tab is hidden": async (it) => {
     it.tab.hide();
@@ -311,7 +340,7 @@ const cases = {
   },
   "down: the server is back within a second": async (it) => {
     it.server.becomes("up");
-    await it.pass(250);
+    await it.pass(999);
     it.says("");
   },
   "down: no socket opens": serverIs("without sockets", "off"),
@@ -328,6 +357,12 @@ const cases = {
   },
   "down: the server stays away": serverIsAway,
   "down: a proxy answers 502": serverIs(502, "down"),
+  "down: something else answers, such as a login": serverIs("another", "down"),
+  "down: the clock is set back an hour": async (it) => {
+    it.tab.clockIsWrongBy = -60 * minute;
+    await it.pass(minute);
+    between(it.did("health"), 12, 20, "questions in a minute");
+  },
   "down: the answer hangs": async (it) => {
     it.server.becomes("hangs");
     await it.pass(5 * minute);
@@ -422,6 +457,18 @@ const cases = {
     await answeredWith(500, "unanswered", "What you did last may not have counted.")(it);
     is(it.when("health"), [0], "questions");
   },
+  "off: a press is answered by something else": async (it) => {
+    it.server.answersAs("another");
+    await answeredWith("html", "unanswered", "What you did last may not have counted.")(it);
+    is(it.when("health"), [0], "questions");
+  },
+  "off: a press is answered by a server of another build": async (it) => {
+    it.server.build = "2";
+    it.tab.press();
+    await it.pass(0);
+    it.tells([], 1);
+    is(it.tab.outdated, 1, "how often the page is told");
+  },
   "off: a press is not answered for 10 s": async (it) => {
     it.server.becomes("hangs");
     it.tab.press();
@@ -514,7 +561,9 @@ for (const { away, backWithin, inOneSecond } of [
     server.becomes("up");
     await clock.pass(6 * second);
     const asked = tabs.map((tab) => tab.did.find(({ what }) => what === "health").at - lost);
-    between(Math.max(...asked), 0, 250, "the first question of the last tab, in ms");
+    between(Math.max(...asked), 0, second, "the first question of the last tab, in ms");
+    const at = (from) => asked.filter((time) => time >= from && time < from + 250).length;
+    between(Math.max(...[0, 250, 500, 750].map(at)), 200, 300, "tabs that ask in the same quarter of a second");
     const back = tabs.map((tab) => tab.did.findLast(({ what }) => what === "socket").at - returned).sort((a, b) => a - b);
     between(back[0], 0, back[999], "when the first was back");
     between(back[999], 0, backWithin * second, "when the last was back, in ms");
@@ -524,11 +573,31 @@ for (const { away, backWithin, inOneSecond } of [
   });
 }
 
+test("a number that changes all the time is announced once a second, and the last one is", async () => {
+  const server = new Server(new Clock()), tab = new Tab(server), { clock } = server;
+  const announced = [];
+  const line = tab.lines.announced;
+  Object.defineProperty(line, "textContent", { set: (text) => { if (text) announced.push(text); } });
+  const shows = async (text, wait) => {
+    tab.figure = text;
+    tab.happens("lvt:updated", { detail: {} });
+    await clock.pass(wait);
+  };
+  for (let i = 1; i <= 220; i++) await shows(`Counter: ${i}`, 10 * second / 220);
+  await clock.pass(second);
+  between(announced.length, 10, 12, "announcements in 11 seconds");
+  is([announced[0], announced.at(-1)], ["Counter: 1", "Counter: 220"]);
+  await shows("Counter: 221", 100); // at once
+  await shows("Counter: 222", 100);
+  await shows("Counter: 221", second);
+  is(announced.slice(-2), ["Counter: 220", "Counter: 221"], "nothing for what was announced before");
+});
+
 // Whatever has happened, in any order: once all is well, the page is live, has one socket,
 // and has told of each press that has not counted. WALK=seed repeats one walk, and
 // WALKS=n takes more of them.
 const happenings = {
-  ...Object.fromEntries(["up", "without sockets", "full", "session full", "silent", "stopping", "away", "hangs", 502].map((what) =>
+  ...Object.fromEntries(["up", "without sockets", "full", "session full", "silent", "stopping", "another", "away", "hangs", 502].map((what) =>
     [`the server is ${what}`, (it) => it.server.becomes(what)])),
   "sockets end": (it) => it.server.cut(),
   "hidden": (it) => it.tab.hide(),

@@ -9,7 +9,7 @@ const script = (file) => {
   const source = readFileSync(new URL(`../../static/${file}`, import.meta.url), "utf8");
   return new Function("page", "exports", `with (page) {${source}\n}`);
 };
-const scripts = ["presence.js", "status.js", "live.js", "notice.js"].map(script);
+const scripts = ["presence.js", "status.js", "live.js", "notice.js", "number.js"].map(script);
 const transport = script("node_modules/@livetemplate/client/dist/transport/websocket.js");
 
 const settled = () => new Promise(setImmediate); // all promises that can go on have done so
@@ -53,12 +53,16 @@ export class Clock {
     while (this.#timers[0]?.at <= until) {
       const timer = this.#take(), { call } = timer;
       if (!call) continue;
-      this.now = timer.at;
+      this.now = Math.max(this.now, timer.at);
       if (timer.every) this.#plan(timer, timer.every);
       call();
       await settled();
     }
-    this.now = until;
+    this.now = Math.max(this.now, until);
+  }
+  // Time passes, and nobody has run.
+  stands(milliseconds) {
+    this.now += milliseconds;
   }
 }
 const sooner = (a, b) => a.at < b.at || a.at === b.at && a.nth < b.nth;
@@ -80,6 +84,7 @@ const servers = {
   "full": { ...up, health: "full", socket: "refused" },
   "session full": { ...up, health: "session full", socket: "refused" },
   "silent": { ...up, socket: "silent" },
+  "another": { health: "<h1>Please log in</h1>", HEAD: 200, GET: "html", POST: "html", socket: "refused" },
 };
 for (const all of ["away", "hangs", 502]) {
   servers[all] = { health: all, HEAD: all, GET: all, POST: all, socket: all === "hangs" ? all : "refused" };
@@ -92,6 +97,7 @@ export class Server {
   counted = [];        // the actions that have reached it
   sockets = new Set(); // those that are open
   answersAfter = 0;    // milliseconds, for what comes through a socket
+  build = "1";         // that of the pages is 1
   #hanging = [];
 
   constructor(clock) {
@@ -108,17 +114,19 @@ export class Server {
     this.answersAs(what);
     for (const again of this.#hanging.splice(0)) again();
   }
-  cut() {
-    for (const socket of this.sockets) socket.end();
+  cut(code) {
+    for (const socket of this.sockets) socket.end(code);
   }
 
   request(kind, body, { resolve, reject }) {
     const does = this[kind];
     if (does === "hangs") return this.#hanging.push(() => this.request(kind, body, { resolve, reject }));
     if (does === "away") return reject(noServer);
-    const status = kind !== "health" ? does : { stopping: 503, 502: 502 }[does] ?? 200;
-    if (kind === "POST" && status === 200) this.counted.push(body.action);
-    resolve({ status, ok: status === 200, headers: new Map(), text: async () => `${does}\n`, json: async () => ({}) });
+    const status = kind !== "health" && does !== "html" ? does : { stopping: 503, 502: 502 }[does] ?? 200;
+    if (kind === "POST" && does === 200) this.counted.push(body.action);
+    const json = () => does === "html" ? Promise.reject(new SyntaxError("no JSON")) : Promise.resolve({});
+    const headers = new Map([["Content-Type", does === "html" ? "text/html" : "application/json"], ["Page-Build", this.build]]);
+    resolve({ status, ok: status === 200, headers, text: async () => `${does}\n`, json });
   }
 
   meet(socket) {
@@ -126,6 +134,7 @@ export class Server {
     if (this.socket === "hangs") return this.#hanging.push(() => this.meet(socket));
     if (this.socket === "refused") return socket.end();
     this.sockets.add(socket);
+    socket.protocol = this.build === "1" ? socket.protocols[0] : socket.protocols[1];
     socket.opens();
     socket.silent = this.socket === "silent";
     this.#answer(socket, {});
@@ -207,12 +216,13 @@ function addClient(tab) {
 const addDocument = (page, tab) => {
   const shown = { "[data-lvt-id]": () => ({}), "article mark": () => ({ textContent: "1 user(s) online" }) };
   shown["article form strong"] = () => tab.joined && { textContent: `${tab.joined} ` };
-  tab.lines = { connection: { textContent: "" }, notice: { textContent: "" } };
+  tab.lines = { connection: { textContent: "" }, notice: { textContent: "" }, announced: { textContent: "" } };
+  shown[".figure"] = () => ({ textContent: tab.figure });
   tab.button = { disabled: false, setAttribute() {}, removeAttribute() {} };
   page.document = Object.assign(new EventTarget(), {
     hidden: false,
     title: "",
-    documentElement: { dataset: {}, toggleAttribute() {} },
+    documentElement: { dataset: { build: "1", scripts: "run" }, toggleAttribute() {} },
     querySelector: (query) => shown[query]?.() ?? null,
     querySelectorAll: () => [tab.button],
     getElementById: (id) => tab.lines[id] ?? null,
@@ -226,6 +236,9 @@ export class Tab {
   reloads = 0;          // forms that the browser has sent
   answered = 0;         // forms that the client takes for answered: any update will do
   joined = undefined;   // as whom, on the page
+  figure = "";          // what the page shows
+  outdated = 0;         // how often live.js has told that
+  clockIsWrongBy = 0;   // milliseconds
 
   constructor(server, { luck = () => 0.5, storage = new Map() } = {}) {
     const tab = this, { clock } = server;
@@ -236,15 +249,11 @@ export class Tab {
       setTimeout: (call, delay, ...args) => clock.set(() => call(...args), delay),
       setInterval: (call, delay) => clock.set(call, delay, delay),
       clearTimeout: clock.clear, clearInterval: clock.clear,
-      Date: Object.assign(function () {}, { now: () => clock.now }),
+      Date: Object.assign(function () {}, { now: () => clock.now + tab.clockIsWrongBy }),
+      performance: { now: () => clock.now },
       Math: Object.assign(Object.create(Math), { random: luck }),
-      AbortSignal: {
-        timeout(within) {
-          const attempt = new AbortController();
-          clock.set(() => attempt.abort("late"), within);
-          return attempt.signal;
-        },
-      },
+      AbortSignal: {}, // as in browsers that have no AbortSignal.timeout
+      matchMedia: () => ({ matches: true }),
       fetch: (url, { method = "GET", signal, body } = {}) => new Promise((resolve, reject) => {
         const kind = url === "/healthz" ? "health" : method;
         tab.note(kind);
@@ -256,18 +265,21 @@ export class Tab {
         static OPEN = 1;
         static CLOSED = 3;
         readyState = 0;
-        constructor() {
+        constructor(_, protocols) {
           super();
+          this.protocols = protocols;
           tab.note("socket");
           queueMicrotask(() => server.meet(this));
         }
         opens() {
           this.readyState = 1;
+          this.dispatchEvent(new Event("open"));
           this.onopen?.();
         }
-        end() { // by the server or the network
+        end(code = 1006) { // by the server or the network
           const before = this.readyState;
           this.close();
+          this.dispatchEvent(Object.assign(new Event("close"), { code }));
           if (before === 0) this.onerror?.();
           this.onclose?.();
         }
@@ -294,8 +306,10 @@ export class Tab {
     addDocument(page, this);
     page.document.addEventListener("live", ({ detail }) => { this.state = detail; });
     page.document.addEventListener("uncounted", ({ detail }) => this.told.push(detail));
+    page.document.addEventListener("outdated", () => { this.outdated++; });
     page.document.addEventListener("unanswered", () => this.told.push("unanswered"));
     for (const run of scripts) run(page);
+    page.dispatchEvent(new Event("DOMContentLoaded"));
     addClient(this);
   }
 
@@ -329,14 +343,15 @@ export class Tab {
   }
 
   press(name = "increment", username = "") {
-    const form = { isConnected: true, closest: () => form, requestSubmit: (submitter) => submit(submitter) };
+    const form = { isConnected: true, closest: () => form, elements: { username: { value: username } } };
+    const button = { form, name, username, click: () => submit(button) };
     const submit = (submitter) => {
       const event = Object.assign(new Event("submit", { cancelable: true }), { submitter });
       Object.defineProperty(event, "target", { value: form });
       this.page.document.dispatchEvent(event);
       if (!event.defaultPrevented) this.reloads++;
     };
-    submit({ form, name, username });
+    button.click();
     return form;
   }
 }

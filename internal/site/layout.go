@@ -1,6 +1,8 @@
 package site
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -17,8 +19,12 @@ type layout struct {
 	funcs     template.FuncMap
 }
 
-// livePart stands for the live part of a page while its fixed text is rendered.
-const livePart = "<live-part></live-part>"
+// What stands for the live part of a page, and for its build, while its fixed text is
+// rendered.
+const (
+	livePart  = "<live-part></live-part>"
+	pageBuild = "page-build"
+)
 
 // The kinds of a page, for the layout.
 const (
@@ -27,14 +33,17 @@ const (
 	framedPage = "framed" // a live page as it is in a frame
 )
 
-// fixedText is the text before and after the live part of a page.
-type fixedText struct{ before, after string }
+// fixedText is the text before and after the live part of a page. Its build is a hash of
+// all that a page is made of: that text, which names the hashes of scripts and styles, and
+// the template of the live part.
+type fixedText struct{ before, after, build string }
 
 // render renders a page of a kind from its template file.
 func (l layout) render(data any, file, kind string) (string, error) {
 	t := template.New("layout.tmpl").Funcs(l.funcs).Funcs(template.FuncMap{
 		"asset": l.files.Lookup,
 		"kind":  func() string { return kind },
+		"build": func() string { return pageBuild },
 	})
 	t, err := t.ParseFS(l.templates, "layout.tmpl", "parts.tmpl", file)
 	if err != nil {
@@ -54,10 +63,17 @@ func (l layout) around(data any, file, kind string) (text fixedText, err error) 
 	if err != nil {
 		return text, err
 	}
+	source, err := fs.ReadFile(l.templates, file)
+	if err != nil {
+		return text, err
+	}
+	hash := sha256.Sum256(append([]byte(page), source...))
+	text.build = hex.EncodeToString(hash[:8])
 	var found bool
 	if text.before, text.after, found = strings.Cut(page, livePart); !found {
 		return text, fmt.Errorf("%s has no live part", file)
 	}
+	text.before = strings.Replace(text.before, pageBuild, text.build, 1)
 	return text, nil
 }
 

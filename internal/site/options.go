@@ -18,9 +18,10 @@ type Options struct {
 	// layout.tmpl, which renders a page around its template "content"; parts.tmpl,
 	// whose definitions all pages may use; live.tmpl, which renders the template
 	// "live"; index.tmpl; and not-found.tmpl. These may call asset, which returns a
-	// file that a page loads, and kind, which returns "fixed" for a page without a live
-	// part, "live", or "framed" for a live page in a frame, where the layout should show
-	// "live" and little else.
+	// file that a page loads; kind, which returns "fixed" for a page without a live part,
+	// "live", or "framed" for a live page in a frame, where the layout should show "live"
+	// and little else; and build, which identifies what a live page is made of. The root
+	// element of a live page has the build as its attribute data-build.
 	Templates fs.FS
 	// Funcs are functions that these files may call as well. The files of live pages
 	// may call none: the framework reads them too, and does not know them.

@@ -53,6 +53,10 @@ func (p *Page) Connections() int { return p.upgrader.Open() }
 // refresh. It must be called before the site serves, and f must not wait.
 func (p *Page) OnRefresh(f func()) { p.upgrader.OnRefresh(f) }
 
+// anyPage is the subprotocol of a page of any build. A page offers it after the one of its
+// own build, and learns from the choice whether this server is of that build.
+const anyPage = "page"
+
 const (
 	// maxForm is the maximum length of a posted form, in bytes.
 	maxForm = 16 << 10
@@ -72,6 +76,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Add("Vary", "Accept") // the same address answers with HTML or JSON
+	w.Header().Set("Page-Build", p.text(r).build)
 	answer := newRecorder(w.Header())
 	if r.Method != http.MethodPost {
 		p.handler.ServeHTTP(answer, r)
@@ -203,14 +208,19 @@ func (p *Page) send(w http.ResponseWriter, r *http.Request, answer *recorder) {
 	}
 	w.WriteHeader(answer.status())
 	if answer.body.Len() > 0 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
-		text := p.whole
-		if inFrame(r) {
-			text = p.framed
-		}
+		text := p.text(r)
 		fmt.Fprint(w, text.before, answer.body.String(), text.after)
 		return
 	}
 	answer.body.WriteTo(w)
+}
+
+// text is the fixed text of the page that a request asks for.
+func (p *Page) text(r *http.Request) fixedText {
+	if inFrame(r) {
+		return p.framed
+	}
+	return p.whole
 }
 
 // close closes what the framework starts for a page and leaves running: the clean-up

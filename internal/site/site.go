@@ -105,7 +105,8 @@ func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, e
 		return nil, err
 	}
 	p := &Page{
-		upgrader:  wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.stats}),
+		upgrader: wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.stats,
+			Protocols: []string{anyPage + "." + whole.build, anyPage + "." + framed.build, anyPage}}),
 		admission: s.admission,
 		rate:      s.rate,
 		refused:   s.formRefused,

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -105,6 +106,33 @@ func built(t testing.TB, race string) (exe string) {
 		buildDirs[race] = dir
 	}
 	return filepath.Join(buildDirs[race], "realtime")
+}
+
+// BuildNext builds a later version of the program, as Build does, and returns the path of
+// the executable. Its pages say "Have a try:", and their style is of the version "next".
+func BuildNext(t testing.TB) (exe string) {
+	t.Helper()
+	dir := t.TempDir()
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for _, change := range []struct{ file, was, is string }{
+		{"static/app.css", "/* Only", ":root { --version: next; }\n/* Only"},
+		{"static/live.js", "// Keeps", "// It keeps"},
+		{"templates/realtime/multi-user-sync.tmpl", "Try:", "Have a try:"},
+		{"templates/realtime/presence.tmpl", "Try:", "Have a try:"},
+	} {
+		file := filepath.Join(Root(), change.file)
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Contains(t, string(source), change.was)
+		overlay.Replace[file] = filepath.Join(dir, filepath.Base(file))
+		require.NoError(t, os.WriteFile(overlay.Replace[file], []byte(strings.Replace(string(source), change.was, change.is, 1)), 0o600))
+	}
+	list, err := json.Marshal(overlay)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay"), list, 0o600))
+	exe = filepath.Join(dir, "realtime")
+	goTool(t, Root(), "build", raceFlag(), "-overlay", filepath.Join(dir, "overlay"), "-o", exe, ".")
+	return exe
 }
 
 // BuildCopy vets and builds a changed copy of the module, as Build does, and returns the

@@ -76,6 +76,10 @@ type Options struct {
 	Log       *slog.Logger // default: slog.Default()
 	Heartbeat Heartbeat
 	Stats     *Stats // may be shared by several Upgraders; default: new ones
+
+	// Protocols are subprotocols, the preferred first. A handshake that offers one of
+	// them gets it. Default: none.
+	Protocols []string
 }
 
 // Upgrader is a livetemplate.WSUpgrader.
@@ -106,6 +110,7 @@ func New(opts Options) *Upgrader {
 			WriteBufferSize: 1024,
 			WriteBufferPool: &sync.Pool{}, // an idle connection holds no write buffer
 			CheckOrigin:     func(*http.Request) bool { return true },
+			Subprotocols:    opts.Protocols,
 		},
 		heartbeat: heartbeat,
 		log:       cmp.Or(opts.Log, slog.Default()),

@@ -273,8 +273,8 @@ func (tb *Tab) Becomes(timeout time.Duration, script string) bool {
 }
 
 // readable is the text of a page without listings, which hold all words that the page
-// may say.
-const readable = `[...document.querySelectorAll("body > :not(main), main > :not(.listing)")].filter((part) => part.checkVisibility()).map((part) => part.innerText).join("\n")`
+// may say, and without what is only heard.
+const readable = `[...document.querySelectorAll("body > :not(main, .notices), .notices > :not(#announced), main > :not(.listing)")].filter((part) => part.checkVisibility()).map((part) => part.innerText).join("\n")`
 
 // Shows waits until the person reads want.
 func (tb *Tab) Shows(want string) {

@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"net/http/httputil"
+	"net/url"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
+	"realtime/internal/visitor/browser"
+)
+
+const (
+	// isNext is a script that is true on a page of a later version.
+	isNext = `document.readyState === "complete" && document.querySelector("main").innerText.includes("Have a try:") &&
+		getComputedStyle(document.documentElement).getPropertyValue("--version") === "next"`
+	newVersion = "There is a new version of this page."
+)
+
+// A deploy under open tabs: each becomes the new page by itself, at once where nothing is
+// lost, and otherwise at the press of a button.
+func TestDeploy_OpenPagesBecomeNew(t *testing.T) {
+	t.Parallel()
+	next := visitor.BuildNext(t)
+	before := visitor.Start(t, "-drain", "10ms")
+	person := browser.New(t)
+	open := func(page string) *browser.Tab {
+		tb := person.OpenWindow(before.URL + page)
+		tb.ExpectServerAway()
+		return tb
+	}
+	counter, joined, typing := open(visitor.CounterPage), open(visitor.PresencePage), open(visitor.PresencePage)
+	joined.Join("Alice")
+	typing.TypeInto("username", "half a name")
+	restart := func(exe string) {
+		require.Zero(t, before.Stop(syscall.SIGTERM))
+		before = visitor.StartExe(t, exe, "-drain", "10ms", "-addr", before.Addr())
+	}
+	tabs := []*browser.Tab{counter, joined, typing}
+	for _, tb := range tabs {
+		tb.CountConnects()
+	}
+	restart(visitor.Build(t))
+	for _, tb := range tabs {
+		tb.WaitUntil(`connects === 1`, "a page that is live again")
+	}
+	restart(next)
+	counter.WaitUntil(isNext, "the new page")
+	joined.WaitUntil(isNext, "the new page")
+	joined.Shows("Logged in as Alice")
+	assert.Equal(t, []int{2, 2}, []int{counter.Loads(), joined.Loads()}, "the restart with the same build loads no page")
+
+	typing.Shows(newVersion)
+	assert.Equal(t, "half a name", typing.Eval(typedName))
+	assert.Equal(t, 1, typing.Loads())
+	typing.Click("renew")
+	typing.WaitUntil(isNext+" && "+browser.Live, "the new page")
+	assert.Equal(t, "half a name", typing.Eval(typedName), "what was typed comes along")
+	assert.Empty(t, typing.Eval(`document.getElementById("renew").innerText`))
+	visitor.New(t, before.URL).Click()
+	counter.Shows("Counter: 1")
+	assert.Equal(t, 2, counter.Loads(), "once")
+}
+
+// A balancer between two versions that sends pages to one, and their sockets to the other.
+func TestDeploy_PageBetweenTwoVersionsIsLoadedAgainOnce(t *testing.T) {
+	t.Parallel()
+	old, next := visitor.Serve(t), visitor.StartExe(t, visitor.BuildNext(t))
+	target, err := url.Parse(next.URL)
+	require.NoError(t, err)
+	sockets := httputil.NewSingleHostReverseProxy(target)
+	network := visitor.NewNetwork(t, visitor.NewProxy(t, old, visitor.AnswerUpgrades(sockets.ServeHTTP)))
+	tb := browser.New(t).Open(network.URL + visitor.CounterPage)
+	tb.ExpectServerAway()
+	for range 3 {
+		tb.Shows(newVersion)
+		assert.Equal(t, 2, tb.Loads())
+		network.Cut()
+		tb.WaitUntil(`document.getElementById("renew").innerText === ""`, "a page that has lost its server")
+	}
+}

@@ -1,0 +1,12 @@
+// Removes the line that says that the page may be out of date, once all scripts of the page
+// have run. One that was blocked, damaged or lost on its way does not, and the line stays.
+// This script loads before all others.
+(() => {
+  let missing = false;
+  addEventListener("error", ({ target }) => { missing ||= target.tagName === "SCRIPT"; }, true);
+  addEventListener("DOMContentLoaded", () => {
+    if (missing) return;
+    document.getElementById("unscripted").remove();
+    document.documentElement.dataset.scripts = "run";
+  });
+})();
