@@ -165,6 +165,17 @@ func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
 	other.Shows("1 user(s) online Logged in as Alice Leave Alice (you) Joining needs")
 }
 
+func TestPresence_NameThatImitatesANoteIsNone(t *testing.T) {
+	server := newServer(t, config{})
+	alice, other := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
+	alice.Join("Alice")
+	alice.Shows("(you)")
+	other.Join("Anna (you) in 7 tabs")
+	alice.Shows("Alice (you) Anna (you) in 7 tabs ")
+	assert.Contains(t, alice.HTML(), `<bdi translate="no">Alice </bdi><small role="note">(you)</small> </li>`)
+	assert.Contains(t, alice.HTML(), `<bdi translate="no">Anna (you) in 7 tabs </bdi></li>`)
+}
+
 func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
 	server := newServer(t, config{})
 	alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)

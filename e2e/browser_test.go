@@ -125,9 +125,11 @@ func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 	t.Parallel()
 	tb := browser.New(t).Open(visitor.Serve(t) + visitor.PresencePage)
-	for _, name := range []string{"true", "1e-7", "{{.OnlineCount}}", `" onfocus="alert(2)`, "<img src=x onerror=alert(1)>"} {
+	for _, name := range []string{"true", "1e-7", "{{.OnlineCount}}", `" onfocus="alert(2)`, "<img src=x onerror=alert(1)>", "Anna (you)"} {
 		tb.Join(name)
 		tb.Shows("Logged in as " + name + " Leave " + name + " (you) Try:")
+		assert.Equal(t, "700 none, 400 solid", tb.Eval(`[...document.querySelectorAll("article li *")]
+			.map((part) => getComputedStyle(part)).map((look) => look.fontWeight + " " + look.borderStyle).join(", ")`), "only a note looks like one")
 		assert.False(t, tb.Has("main img"), "a name is text")
 		tb.Click("leave")
 	}

@@ -87,20 +87,57 @@ func TestNew_MissingFilesComeFromTheCDN(t *testing.T) {
 // Under its hashed address a file is kept for a year. Under its plain name a browser
 // asks each time.
 func TestHandler_SaysHowLongAFileIsKept(t *testing.T) {
+	looksHashed := "own-" + strings.Repeat("0", 64) + ".js"
 	files := newFiles(t, fstest.MapFS{
-		"package.json": {Data: []byte("{}")}, "own.css": {Data: []byte("p {}")}, "vendor/.gitignore": {Data: []byte("*")},
+		"package.json": {Data: []byte("{}")}, "own.css": {Data: []byte("p {}")}, looksHashed: {Data: []byte("run()")}, "LICENSE": {},
+		"vendor/.gitignore": {Data: []byte("*")}, "vendor/lock.json": {}, "node_modules/a/a.js": {},
 	})
-	own, err := files.Lookup("own.css")
-	require.NoError(t, err)
-	assert.Equal(t, "public, max-age=31536000", get(files, own.URL, "").Header.Get("Cache-Control"))
-	plain := get(files, "/static/own.css", "").Header
-	assert.Equal(t, "no-cache", plain.Get("Cache-Control"))
-	assert.Equal(t, http.StatusNotModified, get(files, "/static/own.css", plain.Get("ETag")).StatusCode)
-
+	for _, name := range []string{"own.css", looksHashed, "LICENSE"} {
+		file, err := files.Lookup(name)
+		require.NoError(t, err)
+		assert.Equal(t, "public, max-age=31536000", get(files, file.URL, "").Header.Get("Cache-Control"), file.URL)
+		plain := get(files, "/static/"+name, "").Header
+		assert.Equal(t, "no-cache", plain.Get("Cache-Control"), name)
+		assert.Equal(t, http.StatusNotModified, get(files, "/static/"+name, plain.Get("ETag")).StatusCode, name)
+	}
+	const hash = "-0123456789012345678901234567890123456789012345678901234567890123"
 	for _, path := range []string{
-		"/static/own-" + strings.Repeat("0", 64) + ".css", // content of another version
-		"/static/", "/static/nothing", "/static/package.json", "/static/vendor/.gitignore",
+		"/static/", "/static/vendor", "/static/nothing", "/static/package.json", "/static/vendor/.gitignore", "/static/vendor/lock.json",
+		"/static/node_modules/a/a.js", "/static/../assets.go", "/static/" + hash, "/static/nothing" + hash + ".css", "/static/vendor" + hash,
+		"/static/package" + hash + ".json", "/static/vendor/" + hash + ".gitignore", "/static/node_modules/a/a" + hash + ".js",
+		"/static/own" + hash + "0.css", "/static/own" + hash[:64] + ".css", "/static/own" + hash + ".css/own.css",
 	} {
 		assert.Equal(t, http.StatusNotFound, get(files, path, "").StatusCode, path)
+	}
+}
+
+// While servers restart one by one, a balancer sends what a page of one version asks
+// for to a server of the other.
+func TestHandler_PageOfAnotherVersionGetsAllItsFiles(t *testing.T) {
+	names := []string{"own.css", "own.js", "vendor/pico.min.css", "vendor/livetemplate-client.browser.js"}
+	version := func(changed string) *assets.Files {
+		folder := fstest.MapFS{"package.json": {Data: []byte("{}")}}
+		for _, name := range names {
+			folder[name] = &fstest.MapFile{Data: []byte("first " + name)}
+		}
+		folder[changed] = &fstest.MapFile{Data: []byte("changed " + changed)}
+		return newFiles(t, folder)
+	}
+	first := version("new.js")
+	for _, changed := range names {
+		second := version(changed)
+		for _, name := range names {
+			want, keep := "first "+name, "public, max-age=31536000"
+			if name == changed {
+				want, keep = "changed "+name, "no-store"
+			}
+			file, err := first.Lookup(strings.TrimPrefix(name, "vendor/"))
+			require.NoError(t, err)
+			resp := get(second, file.URL, "")
+			content, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			assert.Equal(t, want, string(content), file.URL)
+			assert.Equal(t, keep, resp.Header.Get("Cache-Control"), file.URL)
+		}
 	}
 }

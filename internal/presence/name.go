@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -16,20 +17,29 @@ const (
 	NoName      = "Please enter a name."
 	LongName    = "Please use at most 40 characters."
 	ControlName = "Please leave out control characters: nobody can see them, and some reverse the text around them."
+	UnknownName = "Please leave out characters that not every device can show."
+	MarkedName  = "Please use at most 4 accents on a letter: more of them cover other lines."
 )
 
-// Name returns the typed text as a name: in Unicode form NFC, with single spaces.
-// A name has 1 to MaxName characters, at least one of them visible, and none that
-// controls how the text around it is shown. Otherwise Name returns the problem.
+// Name returns the typed text as a name: in Unicode form NFC, with single spaces, and
+// without what nobody can see. A name has 1 to MaxName characters, none that controls
+// how the text around it is shown, and at most 4 accents in a row. Otherwise Name
+// returns the problem.
 func Name(typed string) (name, problem string) {
-	name = norm.NFC.String(strings.Join(strings.Fields(typed), " "))
+	name = norm.NFC.String(strings.Join(strings.Fields(seen(typed)), " "))
 	switch {
 	case strings.ContainsFunc(name, controls):
 		return "", ControlName
-	case !strings.ContainsFunc(name, visible):
+	case strings.ContainsFunc(name, unknown):
+		return "", UnknownName
+	case name == "":
 		return "", NoName
 	case utf8.RuneCountInString(name) > MaxName:
 		return "", LongName
+	case pile.MatchString(name):
+		return "", MarkedName
+	case name != typed:
+		return Name(name) // what was left out may have kept others apart
 	}
 	return name, ""
 }
@@ -40,8 +50,12 @@ func controls(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Bidi_Control)
 }
 
-// visible reports characters that can be seen on their own.
-func visible(r rune) bool {
-	return unicode.IsGraphic(r) && !unicode.IsSpace(r) &&
-		!unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
+// unknown reports what is no character, or one that only some devices can show: it is
+// private, or newer than the Unicode tables of Go.
+func unknown(r rune) bool {
+	return r == utf8.RuneError || unicode.In(r, unicode.Cn, unicode.Co)
 }
+
+// pile is more accents in a row than UTS 39, Unicode's rules of security, allows. A
+// joiner between them keeps them on the same letter.
+var pile = regexp.MustCompile(`[\p{Mn}\p{Me}\x{200d}]{5}`)

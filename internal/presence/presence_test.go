@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
@@ -325,9 +326,20 @@ func TestName_IsRefusedOrCanBeShown(t *testing.T) {
 		"inner white space":          {" Ann \t\r\n\u00a0\u2003 Lee\u3000", "Ann Lee", ""},
 		"NFC":                        {"Zoe\u0308", "Zoë", ""},
 		"empty":                      {"", "", NoName},
-		"zero-width space alone":     {"\u200b", "", NoName},
-		"variation selector alone":   {"\ufe0f", "", NoName},
-		"joined emoji":               {"👩\u200d🚀", "👩\u200d🚀", ""},
+		"nothing that can be seen":   {"\u200b\ufe0f\u034f\u00ad\u2060\ufeff\u200d\u17b4\U0001d173\U000e0041\U000e0002", "", NoName},
+		"nothing but blanks":         {"\u2800\u115f\u1160\u3164\uffa0\ufffc\U0001d159\U00013441\U00016fe4", "", NoName},
+		"an accent on nothing":       {"\u0301 \ufe0f\u20e3", "", NoName},
+		"nothing seen at the ends":   {"\ufeff\u2800\u0301 Alice\u200d\ufe0f\u3164", "Alice", ""},
+		"nothing seen inside":        {"A\u200dl\u00adi\ufe0fc\u034fe\u2800\U0001d159Lee", "Alice Lee", ""},
+		"nothing between accents":    {"क\u0301\u200b\u094d\u200dष", "क\u094d\u0301ष", ""},
+		"nothing to join or to vary": {"$\ufe0f علی\u200c ☕\u200d", "$ علی ☕", ""},
+		"4 accents":                  {"a" + strings.Repeat("\u0323", 5) + "b", "ạ" + strings.Repeat("\u0323", 4) + "b", ""},
+		"5 accents":                  {"x\u0301\u0302\u0303\u0304\u0305", "", MarkedName},
+		"5 accents and a joiner":     {"क\u094d\u094d\u094d\u200d\u0301\u0302", "", MarkedName},
+		"no UTF-8":                   {"Al\xffice", "", UnknownName},
+		"half a surrogate":           {"Al\ufffdice", "", UnknownName},
+		"private use":                {"\uf8ff", "", UnknownName},
+		"unassigned":                 {"Alice\U0003fffe", "", UnknownName},
 		"NUL":                        {"Al\x00ice", "", ControlName},
 		"right-to-left override":     {"Alice\u202e", "", ControlName},
 		"direction isolate":          {"\u2067Alice\u2069", "", ControlName},
@@ -338,6 +350,21 @@ func TestName_IsRefusedOrCanBeShown(t *testing.T) {
 		assert.Equal(t, row.want, got, name)
 		assert.Equal(t, row.wantProblem, problem, name)
 	}
+	for name, typed := range map[string]string{ // with what cannot be seen, but what others look different for
+		"joined emoji":        "👩🏽\u200d🚀",
+		"two colourful emoji": "❤\ufe0f 🏳\ufe0f\u200d🌈",
+		"keycap":              "1\ufe0f\u20e3",
+		"flag of Wales":       "🏴\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f",
+		"Persian":             "می\u200cخواهم",
+		"Hindi":               "क\u094d\u200cष",
+		"Malayalam":           "മോഹന\u0d4d\u200d",
+		"Bengali":             "র\u200d\u09cdয",
+		"Japanese":            "葛\U000e0100城",
+		"number sign":         "\u0600٣",
+	} {
+		got, problem := Name(typed)
+		assert.Equal(t, typed, got, name+problem)
+	}
 }
 
 // A typed text is either refused with a reason, or becomes a name that can be shown
@@ -345,6 +372,7 @@ func TestName_IsRefusedOrCanBeShown(t *testing.T) {
 func FuzzName(f *testing.F) {
 	for _, typed := range []string{
 		"", " ", "Alice", "  spaced \t\n\u00a0 out ", "Zoë", "Zoe\u0308", "☕", "👩‍👩‍👧‍👦", "\u202eecilA", "\u200b", "\x00", "\ufeff",
+		"क\u0301\u200b\u094d\u200dष", "f\u094d\u200d", "\u0309\u200d\u094d", "1\ufe0f\u20e3", "می\u200cخواهم", "葛\U000e0100城",
 		strings.Repeat("ü", 40), strings.Repeat("u\u0308", 41), "\U000e0041", "a\u0301\u0327\u0323", "<b>", "\xff", "ﷺ", "1e-7", "-Infinity",
 	} {
 		f.Add(typed)
@@ -353,17 +381,21 @@ func FuzzName(f *testing.F) {
 		name, problem := Name(typed)
 		if problem != "" {
 			assert.Empty(t, name)
-			assert.Contains(t, []string{NoName, LongName, ControlName}, problem)
+			assert.Contains(t, []string{NoName, LongName, ControlName, UnknownName, MarkedName}, problem)
 			return
 		}
 		assert.LessOrEqual(t, utf8.RuneCountInString(name), 40)
-		assert.True(t, strings.ContainsFunc(name, visible))
+		assert.True(t, strings.ContainsFunc(name, func(r rune) bool {
+			return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S, unicode.Prepended_Concatenation_Mark)
+		}), "something that can be seen")
 		assert.False(t, strings.ContainsFunc(name, controls))
 		assert.True(t, norm.NFC.IsNormalString(name))
 		assert.Equal(t, name, strings.Join(strings.Fields(name), " "))
-		assert.True(t, utf8.ValidString(name) || !utf8.ValidString(typed))
-		again, problem := Name(name)
-		assert.Equal(t, name, again)
-		assert.Empty(t, problem)
+		assert.True(t, utf8.ValidString(name))
+		for _, same := range []string{name, "\ufeff" + typed + "\u2800", "\u00ad" + name + "\u200b"} {
+			again, problem := Name(same)
+			assert.Equal(t, name, again)
+			assert.Empty(t, problem)
+		}
 	})
 }

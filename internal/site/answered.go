@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,12 +42,10 @@ func knownMethod(method string) string {
 // a page, "/static/" for every file, or "other".
 func (s *Site) route(r *http.Request) string {
 	switch _, pattern := s.mux.Handler(r); pattern {
-	case "/{$}":
-		return "/"
 	case "/", "":
 		return "other"
 	default:
-		return pattern
+		return cmp.Or(strings.TrimSuffix(pattern, "/{$}"), "/")
 	}
 }
 

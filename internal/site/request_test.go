@@ -79,6 +79,19 @@ func TestRequests_OnlyMethodsThatPagesHave(t *testing.T) {
 	}
 }
 
+func TestLivePages_AreAlsoFoundWithASlashAtTheEnd(t *testing.T) {
+	s := newSite(t, site.Options{})
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		for _, query := range []string{"", "?frame&a=%2F%26"} {
+			answer := ask(s, method, toyPage+"/"+query, nil, "")
+			assert.Equal(t, http.StatusPermanentRedirect, answer.Code, method)
+			assert.Equal(t, toyPage+query, answer.Header().Get("Location"), method)
+		}
+		assert.Equal(t, 2, metric(t, s, `realtime_request_duration_seconds_count{method="`+method+`",route="`+toyPage+`",status="308"}`))
+	}
+	assert.Equal(t, http.StatusNotFound, ask(s, http.MethodGet, toyPage+"/other", nil, "").Code)
+}
+
 // Only the index has frames, and only a page that is asked for as in a frame may be in
 // one. Where files are missing, they come from the CDN.
 func TestPolicy_IsOnEveryAnswer(t *testing.T) {

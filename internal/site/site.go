@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
@@ -149,10 +150,14 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 	}
 }
 
-// add adds a live page.
+// add adds a live page. Its address with a slash at the end leads to it.
 func (s *Site) add(p *Page) {
 	s.pages = append(s.pages, p)
 	s.mux.Handle(p.path, withSession(p))
+	s.mux.HandleFunc(p.path+"/{$}", func(w http.ResponseWriter, r *http.Request) {
+		to := url.URL{Path: p.path, RawQuery: r.URL.RawQuery}
+		http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
+	})
 	s.pageMetrics(p)
 }
 
