@@ -189,6 +189,13 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 	update()
 	tb.Shows(visitor.NoName)
 	assert.Equal(t, "   ", tb.Eval(typedName))
+
+	network.Cut() // the server forgets that it has refused a name
+	tb.TypeInto("username", "another")
+	tb.WaitUntil(`document.querySelector("[name=username]").form.innerText.trim() === "Username\nJoin"`, "no complaint")
+	tb.Press(kb.Tab)
+	update()
+	assert.Equal(t, "another", tb.Eval(typedName))
 }
 
 // The counter counts, and presence says why nobody can join.
@@ -281,6 +288,10 @@ func TestBrowser_FormKeepsTheFocus(t *testing.T) {
 	tb.Press(kb.Enter)
 	tb.Shows(visitor.LongName)
 	hasFocus("username")
+	tb.Click("join")
+	tb.Shows(visitor.LongName)
+	hasFocus("join")
+	tb.TypeInto("username", strings.Repeat("A", 41))
 	tb.Press(kb.Backspace + kb.Enter)
 	tb.Shows("Logged in as " + strings.Repeat("A", 40))
 	hasFocus("leave")

@@ -1,4 +1,4 @@
-// Keeps the keyboard focus where the person has put it.
+// Keeps the keyboard focus where the person has put it, and what they have typed.
 //
 // After every update the browser client moves the focus back to the text field that had it
 // last, even when the person has moved on to a button or a link. This makes it forget a
@@ -8,6 +8,9 @@
 // While a form is submitted, the client disables its fieldset, and the answer may replace
 // the form. Both take the focus away. It returns when the form is answered, or moves to the
 // first control of the form that came instead.
+//
+// An update that changes an attribute of a field without the focus resets its text. That is
+// put back, until the form is submitted.
 (() => {
   const remember = (field) => {
     const focus = window.liveTemplateClient?.focusManager;
@@ -22,12 +25,20 @@
   const touch = matchMedia("(pointer: coarse)");
   let submitted; // the control that had the focus in a form, until the form is answered
 
+  const typed = new Map(); // by field
+  document.addEventListener("input", ({ target }) => { typed.set(target, target.value); });
+
   document.addEventListener("submit", ({ target }) => {
+    for (const field of target.elements) typed.delete(field);
     submitted = target.contains(document.activeElement) ? document.activeElement : undefined;
   }, true);
 
   // The client's events do not bubble. A refresh names no action.
   document.addEventListener("lvt:updated", ({ target, detail }) => {
+    for (const [field, text] of typed) {
+      if (!field.isConnected) typed.delete(field);
+      else if (field.value !== text) field.value = text;
+    }
     if (!submitted || !detail.action) return;
     const before = submitted;
     submitted = undefined;

@@ -36,8 +36,8 @@ func mended(t testing.TB, today bool, now, mayGo string) {
 const stockTemplate = `<!DOCTYPE html><html><head><title>Stock</title><link rel="icon" href="data:,">
 <script src="/client.js" defer></script></head><body data-lvt-heartbeat-ms="1000">
 <p>Shared: {{.Shared}} Said: <b>{{.Said}}</b></p>
-<form method="POST"><input type="text" name="said"><button name="press">Press</button></form>
-<p><button id="elsewhere">Elsewhere</button></p>
+<form method="POST"><fieldset><input type="text" name="said"><button name="press">Press</button></fieldset></form>
+<p><button id="elsewhere">Elsewhere</button><input id="other" title="{{.Shared}}"></p>
 </body></html>`
 
 // listTemplate is a page that is one list and nothing else.
@@ -137,6 +137,19 @@ func TestClient_OnALivePage(t *testing.T) {
 			press(peer)
 			return tb.Eval(`document.activeElement.name`) == "said"
 		}, "leaves the focus where the person has moved it", "static/focus.js"},
+
+		{"DisablesTheFieldsetOfAFormThatIsSubmitted", func() bool {
+			disabled := tb.Eval(`document.querySelector("form").requestSubmit(document.querySelector("[name=press]")), document.querySelector("fieldset").disabled`)
+			presses++
+			tb.Shows(fmt.Sprintf("Shared: %d ", presses))
+			return disabled == "true"
+		}, "leaves the focus in a form that is submitted", "what static/focus.js does at a submit"},
+
+		{"ResetsAFieldWhoseAttributesChange", func() bool {
+			tb.Eval(`document.querySelector("#other").value = "typed"`)
+			press(peer)
+			return tb.Eval(`document.querySelector("#other").value`) == ""
+		}, "leaves what was typed", "the map of typed texts in static/focus.js"},
 
 		{"EventsDoNotBubble", func() bool {
 			tb.Eval(`void (window.bubbled = 0, document.addEventListener("lvt:updated", () => bubbled++))`)

@@ -5,6 +5,7 @@ package all
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -177,6 +178,38 @@ func (d *deployment) servesPagesOfFullServers() {
 	tb.Shows("The server is full")
 	tb.Click("increment")
 	tb.Shows("Counter: 4 ")
+}
+
+// A rolling restart with a new version. No page lacks a script while servers of two versions
+// answer, each page is loaded again once for each version that it leaves, and at the end
+// all are new, or say that they could be.
+func TestProxies_RollingDeploy(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, "haproxy", visitor.Build(t))
+	d.exe = visitor.BuildNext(t)
+	person, v := browser.New(t), visitor.New(t, d.URL)
+	var tabs []*browser.Tab
+	for range 4 {
+		tabs = append(tabs, d.open(person, visitor.CounterPage))
+	}
+	for i := range d.servers {
+		d.restart(i)
+		for range 14 {
+			_, page := v.Send(http.MethodGet, visitor.CounterPage, "", "")
+			for _, file := range regexp.MustCompile(`"(/static/[^"]+)"`).FindAllStringSubmatch(page, -1) {
+				resp, _ := v.Send(http.MethodGet, file[1], "", "")
+				assert.Equal(t, http.StatusOK, resp.StatusCode, file[1])
+			}
+		}
+	}
+	for _, tb := range tabs {
+		tb.WaitUntil(`document.readyState === "complete" && /Have a try:|There is a new version/.test(document.body.innerText)`, "a new page, or one that says so")
+		assert.LessOrEqual(t, tb.Loads(), 3)
+	}
+	v.Click()
+	for _, tb := range tabs {
+		tb.Shows("Counter: 1 ")
+	}
 }
 
 // A proxy that compresses as well leaves alone what the app has compressed.

@@ -214,14 +214,15 @@ function addClient(tab) {
 }
 
 const addDocument = (page, tab) => {
-  const shown = { "[data-lvt-id]": () => ({}), "article mark": () => ({ textContent: "1 user(s) online" }) };
-  shown["article form strong"] = () => tab.joined && { textContent: `${tab.joined} ` };
+  // The browser translates what the page shows.
+  const shown = { "[data-lvt-id]": () => ({}), "article mark": () => ({ textContent: "Ein Mensch ist hier" }) };
+  shown["article form strong"] = () => tab.joined && { textContent: `${tab.joined}, übersetzt` };
   tab.lines = { connection: { textContent: "" }, notice: { textContent: "" }, announced: { textContent: "" } };
   shown[".figure"] = () => ({ textContent: tab.figure });
   tab.button = { disabled: false, setAttribute() {}, removeAttribute() {} };
   page.document = Object.assign(new EventTarget(), {
     hidden: false,
-    title: "",
+    title: "Presence",
     documentElement: { dataset: { build: "1", scripts: "run" }, toggleAttribute() {} },
     querySelector: (query) => shown[query]?.() ?? null,
     querySelectorAll: () => [tab.button],

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -75,10 +74,10 @@ type together struct {
 func (together) Identify(*http.Request) (string, error) { return "together", nil }
 
 // templates are the pages of the toy site.
-func templates() fs.FS {
+func templates() fstest.MapFS {
 	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 	return fstest.MapFS{
-		"layout.tmpl": file(`<!DOCTYPE html><html><head><link rel="stylesheet" href="{{(asset "toy.css").URL}}">` +
+		"layout.tmpl": file(`<!DOCTYPE html><html class="{{kind}}"><head><link rel="stylesheet" href="{{(asset "toy.css").URL}}">` +
 			`{{with asset "pico.min.css"}}<link rel="stylesheet" href="{{.URL}}" integrity="{{.Integrity}}">{{end}}</head><body>` +
 			strings.Repeat("<p>The layout is long enough to compress.</p>", 30) + `{{template "content" .}}</body></html>`),
 		"parts.tmpl":     file(""),
@@ -110,7 +109,9 @@ func files(t testing.TB, fetched bool) *assets.Files {
 // newSite returns a toy site, and shuts it down when the test ends.
 func newSite(t testing.TB, opts site.Options) *site.Site {
 	t.Helper()
-	opts.Templates = templates()
+	if opts.Templates == nil {
+		opts.Templates = templates()
+	}
 	if opts.Authenticator == nil {
 		opts.Authenticator = together{&livetemplate.AnonymousAuthenticator{}}
 	}
@@ -131,6 +132,41 @@ func newSite(t testing.TB, opts site.Options) *site.Site {
 		assert.NoError(t, s.Shutdown(ctx), "shutdown")
 	})
 	return s
+}
+
+// A page that comes back offers its build to the server, which tells by what it takes whether
+// it has the same: whether all that the page is made of is the same.
+func TestPage_LearnsWhetherTheServerIsOfItsBuild(t *testing.T) {
+	build := func(s *site.Site, query string) string {
+		return "page." + ask(s, http.MethodGet, toyPage+query, nil, "").Header().Get("Page-Build")
+	}
+	page := newSite(t, site.Options{})
+	changed := func(file, was, is string) site.Options {
+		all := templates()
+		all[file] = &fstest.MapFile{Data: bytes.Replace(all[file].Data, []byte(was), []byte(is), 1)}
+		return site.Options{Templates: all}
+	}
+	for name, row := range map[string]struct {
+		server site.Options
+		same   bool
+	}{
+		"nothing":            {site.Options{}, true},
+		"the index":          {changed("index.tmpl", "<h1>", "<h1>New "), true},
+		"the layout":         {changed("layout.tmpl", "long", "very long"), false},
+		"the live part":      {changed("toy.tmpl", "Lamps:", "Lights:"), false},
+		"the files it loads": {site.Options{Files: files(t, false)}, false},
+	} {
+		_, url := serve(t, row.server)
+		for _, query := range []string{"", "?frame"} {
+			ws, _ := visitor.Knock(t, url, toyPage+query, http.Header{"Sec-WebSocket-Protocol": {build(page, query) + ", page"}})
+			require.NotNil(t, ws)
+			want := "page"
+			if row.same {
+				want = build(page, query)
+			}
+			assert.Equal(t, want, ws.Subprotocol(), name)
+		}
+	}
 }
 
 // serve serves a toy site until the test ends, and returns its address.
