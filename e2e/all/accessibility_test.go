@@ -86,6 +86,8 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	says(presence, "live", "off", "Live updates are off")
 	check(presence, "refused name, without live updates")
 	presence.Join("Alice")
+	says(presence, "outdated", "", "There is a new version of this page.")
+	check(presence, "joined, a new version")
 	presence.ToggleWire(true)
 	visitor.New(t, server).Open(visitor.PresencePage).Join("Bob")
 	presence.Shows("received")

@@ -2,9 +2,11 @@ package site
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -18,6 +20,7 @@ import (
 	"github.com/livetemplate/livetemplate"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
 	"realtime/internal/wsconn"
@@ -97,7 +100,11 @@ func TestLog_CountsMessagesOfNetHTTPTogether(t *testing.T) {
 	client := server.Client()
 	client.Transport.(*http.Transport).DisableKeepAlives = true
 	for range RepeatsLogged + 3 {
-		http.Get(server.URL) // does not trust the server's certificate
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		require.NoError(t, err)
+		assert.Error(t, tls.Client(conn, &tls.Config{ServerName: "example.com"}).Handshake(), "it does not trust the certificate")
+		io.Copy(io.Discard, conn) // until the server has logged that
+		conn.Close()
 		client.Get(server.URL)
 	}
 	server.Close()
