@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Patience is how long a Writer waits for a reader that takes nothing.
-const Patience = 200 * time.Millisecond
+// Patience is how long Write waits for a reader that takes nothing, once.
+const Patience = time.Second
 
 // maxWaiting is how much may wait for a reader that takes nothing, in bytes.
 const maxWaiting = 1 << 20
@@ -37,25 +37,25 @@ func New(out io.Writer, lost func(lines int) []byte) *Writer { return &Writer{ou
 // Write takes a line. It never fails: nobody could be told.
 func (w *Writer) Write(line []byte) (int, error) {
 	if idle := w.take(line); idle != nil {
-		wait(idle)
+		wait(idle, Patience)
 	}
 	return len(line), nil
 }
 
-// Flush waits until everything is written, but not longer than Patience.
-func (w *Writer) Flush() {
+// Flush waits until everything is written, but not longer than a time.
+func (w *Writer) Flush(within time.Duration) {
 	w.mu.Lock()
 	idle := w.idle
 	w.mu.Unlock()
 	if idle != nil {
-		wait(idle)
+		wait(idle, within)
 	}
 }
 
-func wait(idle <-chan struct{}) {
+func wait(idle <-chan struct{}, within time.Duration) {
 	select {
 	case <-idle:
-	case <-time.After(Patience):
+	case <-time.After(within):
 	}
 }
 

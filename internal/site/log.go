@@ -21,6 +21,9 @@ const (
 	RepeatsWithin = 10 * time.Second
 )
 
+// flushWithin is how long the end of the program may wait for the reader of its log.
+const flushWithin = 200 * time.Millisecond
+
 // NewLogger returns a logger that writes to w, as text or as JSON, messages of a
 // level and above. It counts repeated messages, keeps session cookies out of the
 // log, and adds the ID of the request that a message is about. A reader of w that is
@@ -35,7 +38,7 @@ func NewLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger,
 		return line.Bytes()
 	})
 	seen := &repeats{counts: map[message]*repeated{}}
-	return slog.New(calm{newHandler(lines, level, asJSON), seen}), func() { seen.flush(); lines.Flush() }
+	return slog.New(calm{newHandler(lines, level, asJSON), seen}), func() { seen.flush(); lines.Flush(flushWithin) }
 }
 
 func newHandler(w io.Writer, level slog.Level, asJSON bool) slog.Handler {
