@@ -1,6 +1,7 @@
 package site
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -48,7 +49,7 @@ func CanonicalOrigin(text string) (string, error) {
 	}
 	if err != nil || u.Scheme == "" || socketScheme.MatchString(u.Scheme) || !pageHost.MatchString(u.Hostname()) ||
 		*u != (url.URL{Scheme: u.Scheme, Host: u.Host}) {
-		return "", fmt.Errorf("%q is no origin: want one such as https://example.com or https://example.com:8443, exact and in ASCII", text)
+		return "", errors.New("want an origin such as https://example.com or https://example.com:8443, exact and in ASCII")
 	}
 	return u.Scheme + "://" + canonicalHost(u.Scheme, u.Host), nil
 }
@@ -57,7 +58,7 @@ func canonicalOrigins(texts []string) (origins []string, err error) {
 	for _, text := range texts {
 		origin, err := CanonicalOrigin(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("allowed origin %q: %w", text, err)
 		}
 		origins = append(origins, origin)
 	}
