@@ -65,6 +65,27 @@ func serve(t testing.TB, a *app, handler http.Handler) (url string) {
 	return server.URL
 }
 
+// It stops as a signal stops it, and says why.
+func TestServe_AnAddressThatFailsStopsTheApp(t *testing.T) {
+	for _, fails := range []string{"visitors", "admin"} {
+		listeners := map[string]net.Listener{}
+		for _, name := range []string{"visitors", "admin"} {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			listeners[name] = listener
+		}
+		ended := make(chan error)
+		a := newTestApp(t, config{})
+		go func() { ended <- a.serve(t.Context(), listeners["visitors"], listeners["admin"], visitor.Soon) }()
+		tb := visitor.New(t, "http://"+listeners["visitors"].Addr().String()).Open(visitor.CounterPage)
+		listeners[fails].Close()
+		<-tb.Ended
+		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping", fails)
+		assert.ErrorIs(t, <-ended, net.ErrClosed, fails)
+		assert.Error(t, listeners["admin"].Close(), "closed with the rest")
+	}
+}
+
 func TestState_HoldsOnlyData(t *testing.T) {
 	livetemplate.AssertPureState[MultiUserSyncState](t)
 	livetemplate.AssertPureState[PresenceState](t)

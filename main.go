@@ -18,8 +18,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -29,13 +27,14 @@ import (
 	"realtime/internal/assets"
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
+	"realtime/internal/flags"
 	"realtime/internal/listen"
 	"realtime/internal/listing"
+	"realtime/internal/lossy"
 	"realtime/internal/phone"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/store"
-	"realtime/internal/wsconn"
 )
 
 //go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
@@ -45,77 +44,85 @@ var embedded embed.FS
 var code = listing.In(embedded)
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout)
+	signal.Ignore(syscall.SIGPIPE) // who reads the log may end before the server
+	opts, err := flags.Parse(os.Args[1:], os.Stdout)
 	if err == nil {
+		err = run(opts)
+	}
+	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "realtime:", err)
-	if errors.Is(err, errUsage) {
+	fmt.Fprintln(lossy.New(os.Stderr, nil), "realtime:", err)
+	if errors.Is(err, flags.ErrUsage) {
 		os.Exit(2)
 	}
 	os.Exit(1)
 }
 
-// run serves until ctx ends, then closes every socket and returns nil. It prints
-// the address to out, and logs to standard error. An error in args is errUsage; -h and
-// -version print their answer to out and return nil.
-func run(ctx context.Context, args []string, out io.Writer) error {
-	opts, err := parseFlags(args, out)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	logger, flush := site.NewLogger(os.Stderr, opts.logLevel, opts.logFormat == "json")
+// run serves until a signal ends it or an address fails, and then closes every socket.
+func run(opts flags.Options) error {
+	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
+	defer stop()
+	logger, flush := site.NewLogger(os.Stderr, opts.LogLevel, opts.LogJSON)
 	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
 	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
 
-	listener, err := listen.On(opts.addr)
+	visitors, err := listen.On(opts.Addr)
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
-	app, err := newApp(ctx, opts.config)
-	if ctx.Err() != nil {
+	defer visitors.Close()
+	var admin net.Listener
+	if opts.AdminAddr != "" {
+		if admin, err = listen.On(opts.AdminAddr); err != nil {
+			return err
+		}
+		defer admin.Close()
+	}
+	app, err := newApp(ctx, config{redis: opts.Redis, prefix: opts.Prefix, data: opts.Data,
+		site: opts.Site, fanout: opts.Fanout, presence: opts.Presence})
+	if err != nil && ctx.Err() != nil {
 		return nil // stopped before it has begun
 	}
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, 2)
-	if opts.adminAddr != "" {
-		stopAdmin, err := serveAdmin(opts.adminAddr, app, failed)
-		if err != nil {
-			return err
-		}
-		defer stopAdmin()
+	say(opts, visitors, admin)
+	return app.serve(ctx, visitors, admin, opts.Site.Drain+stopWithin)
+}
+
+// stopSignals are the signals that stop the program. A terminal that is closed sends HUP;
+// a program that nohup has started goes on.
+func stopSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
 	}
-	server := app.server()
-	go func() { failed <- server.Serve(listener) }()
-	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+	return signals
+}
+
+// say tells the operator where the program listens, and visitors where to go.
+func say(opts flags.Options, visitors, admin net.Listener) {
+	if admin != nil {
+		slog.Info("metrics and profiles", slog.String("at", listen.Where(opts.AdminAddr, admin)))
+	}
+	if tcp, ok := visitors.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
 		slog.Info("listening on all interfaces", slog.Int("port", tcp.Port))
 	}
-	said := listen.Says(opts.addr, listener) + "\n"
-	if !opts.site.TrustProxy { // then nobody may go past the proxy, whose address is not known here
-		said += phone.Says(listener, out)
+	if files, needed := listen.OpenFiles(), uint64(opts.Site.MaxConnections)+filesBeside; files > 0 && files < needed {
+		slog.Warn("fewer files may be open than -max-connections needs: raise the limit (ulimit -n), or lower -max-connections",
+			slog.Uint64("limit", files), slog.Uint64("needed", needed))
 	}
-	io.WriteString(out, said) // in one piece: a reader may close the pipe after the first line
-
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-		signal.Reset(os.Interrupt, syscall.SIGTERM) // the next signal ends the program at once
-		within := opts.site.Drain + stopWithin
-		slog.Info("stopping", slog.Duration("within", within))
-		app.stop(server, within)
-		return nil
+	said := listen.Says(opts.Addr, visitors) + "\n"
+	if !opts.Site.TrustProxy { // then nobody may go past the proxy, whose address is not known here
+		said += phone.Says(visitors, os.Stdout)
 	}
+	io.WriteString(lossy.New(os.Stdout, nil), said) // a terminal that is paused must not stop the server
 }
+
+// filesBeside is how many files are open beside live connections: requests, Redis, the log.
+const filesBeside = 64
 
 // config is all that differs between the program and its tests. The zero value is
 // ready to use.
@@ -254,11 +261,34 @@ func addMetrics(m site.Metrics, cfg config, counter *MultiUserSyncController, pe
 // The time that the parts of a start and a stop may take.
 const (
 	redisWithin    = 4 * time.Second         // to reach Redis at the start
-	stopWithin     = 2400 * time.Millisecond // to close everything, beside the drain
+	stopWithin     = 2300 * time.Millisecond // to close everything, beside the drain
 	leaveWithin    = 500 * time.Millisecond  // to tell other servers
 	refreshWithin  = time.Second             // to send the last refreshes
 	requestsWithin = 300 * time.Millisecond  // to answer requests under way
 )
+
+// serve serves visitors, and metrics and profiles to admin, which may be nil. When ctx
+// ends or a listener fails, it stops within a time, and returns the error of the listener.
+func (a *app) serve(ctx context.Context, visitors, admin net.Listener, within time.Duration) (err error) {
+	failed := make(chan error, 2)
+	server := a.server()
+	go func() { failed <- server.Serve(visitors) }()
+	if admin != nil {
+		admins := &http.Server{Handler: a.Admin, ReadHeaderTimeout: 5 * time.Second, ErrorLog: errorLog()}
+		go func() { failed <- admins.Serve(admin) }()
+		defer admins.Close()
+	}
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	// The next signal ends the program at once. HUP does not: when a session ends, systemd
+	// sends it right after TERM.
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
+	slog.Info("stopping", slog.Duration("within", within))
+	a.stop(server, within)
+	return err
+}
 
 // server returns an HTTP server with limits for slow and huge requests. A live
 // connection has limits of its own.
@@ -275,18 +305,6 @@ func (a *app) server() *http.Server {
 }
 
 func errorLog() *log.Logger { return slog.NewLogLogger(slog.Default().Handler(), slog.LevelError) }
-
-// serveAdmin serves metrics and profiles until stop is called.
-func serveAdmin(addr string, a *app, failed chan<- error) (stop func() error, err error) {
-	listener, err := listen.On(addr)
-	if err != nil {
-		return nil, err
-	}
-	admin := &http.Server{Handler: a.Admin, ReadHeaderTimeout: 5 * time.Second, ErrorLog: errorLog()}
-	go func() { failed <- admin.Serve(listener) }()
-	slog.Info("metrics and profiles", slog.String("at", listen.Where(addr, listener)))
-	return admin.Close, nil
-}
 
 // stop closes every connection, and then the server, which answers requests until
 // then. It tells other servers last: until then every click counts, and this server
@@ -322,144 +340,4 @@ func (a *app) shutdown(ctx context.Context) error {
 	defer cancel()
 	a.fanout.Stop(refreshing)
 	return a.Shutdown(ctx)
-}
-
-// errUsage is an error in the command line.
-var errUsage = errors.New("run with -h for the flags")
-
-type options struct {
-	addr      string
-	adminAddr string
-	logLevel  slog.Level
-	logFormat string
-	config
-}
-
-// parseFlags parses the command line. For -h and -version it prints the answer to
-// out, and returns flag.ErrHelp.
-func parseFlags(args []string, out io.Writer) (o options, err error) {
-	port := os.Getenv("PORT")
-	groups, version := flagGroups(&o, port)
-	all := flag.NewFlagSet("realtime", flag.ContinueOnError)
-	all.SetOutput(io.Discard) // one clear line instead of the whole usage text
-	for _, group := range groups {
-		group.VisitAll(func(f *flag.Flag) { all.Var(f.Value, f.Name, f.Usage) })
-	}
-	err = all.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		printFlags(out, groups)
-		return o, err
-	case err != nil:
-		return o, fmt.Errorf("%v; %w", err, errUsage)
-	case *version:
-		fmt.Fprintln(out, "realtime", site.ThisBuild())
-		return o, flag.ErrHelp
-	case all.NArg() > 0:
-		return o, fmt.Errorf("unexpected argument %q; %w", all.Arg(0), errUsage)
-	case o.logFormat != "text" && o.logFormat != "json":
-		return o, fmt.Errorf("invalid value %q for flag -log-format: want text or json; %w", o.logFormat, errUsage)
-	case o.addr == ":"+port && !isPort(port):
-		return o, fmt.Errorf("invalid value %q for PORT: want a number up to 65535; %w", port, errUsage)
-	}
-	o.redis = cmp.Or(o.redis, os.Getenv("REDIS_URL")) // not the flag's default: -h would print a password
-	return o, nil
-}
-
-// printFlags prints every flag with its default.
-func printFlags(out io.Writer, groups []*flag.FlagSet) {
-	fmt.Fprintln(out, "Usage: realtime [flags]")
-	for _, group := range groups {
-		fmt.Fprintf(out, "\n%s:\n", group.Name())
-		group.VisitAll(func(f *flag.Flag) {
-			value, usage := flag.UnquoteUsage(f)
-			fmt.Fprintf(out, "  %s\n\t%s (default %s)\n", strings.TrimSpace("-"+f.Name+" "+value),
-				strings.ReplaceAll(usage, "\n", "\n\t"), cmp.Or(f.DefValue, "none"))
-		})
-	}
-}
-
-// flagGroups returns the flags, by what they are for. port is where to listen if no
-// flag says so; without it, that is on this machine only.
-func flagGroups(o *options, port string) (groups []*flag.FlagSet, version *bool) {
-	group := func(name string) *flag.FlagSet {
-		groups = append(groups, flag.NewFlagSet(name, flag.ContinueOnError))
-		return groups[len(groups)-1]
-	}
-	addr := "localhost:8080"
-	if port != "" {
-		addr = ":" + port
-	}
-	f := group("Serving")
-	f.StringVar(&o.addr, "addr", addr, "`address` to listen on: host:port, where port 0 is any free one, or unix:/path;\nif PORT is set in the environment, the default is that port on all interfaces")
-	f.StringVar(&o.adminAddr, "admin-addr", "", "`address` for /metrics and /debug/pprof/; not for visitors")
-	f.Func("allow-origin", "another `origin` whose pages may connect and post, such as https://example.com; repeatable", func(origin string) error {
-		o.site.AllowOrigins = append(o.site.AllowOrigins, origin)
-		return http.NewCrossOriginProtection().AddTrustedOrigin(origin)
-	})
-	f.StringVar(&o.redis, "redis", "", "`URL` of the Redis that servers share, such as redis://127.0.0.1:6379/0;\nREDIS_URL in the environment does the same")
-	f.StringVar(&o.prefix, "redis-prefix", "realtime", "what all names in that Redis begin with: `text` of its own for each installation")
-	f.StringVar(&o.data, "data", "", "`file` that keeps the counter when the program ends; it is made if there is none")
-	f.BoolVar(&o.site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
-
-	f = group("Log and version")
-	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
-	f.Lookup("log-level").DefValue = "info" // as people write it
-	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
-	version = f.Bool("version", false, "print the version and exit")
-
-	f = group("Limits")
-	number(f, &o.site.MaxConnections, "max-connections", site.DefaultMaxConnections, "largest `number` of live connections")
-	number(f, &o.site.MaxPerSession, "max-per-session", site.DefaultMaxPerSession, "largest `number` of live connections of one browser")
-	span(f, &o.site.Heartbeat.Ping, "ping", wsconn.DefaultPing, "`time` between two pings of a connection")
-	span(f, &o.site.Heartbeat.Timeout, "ping-timeout", wsconn.DefaultTimeout, "longest `time` without an answer or a message")
-	span(f, &o.site.Heartbeat.Write, "write-timeout", wsconn.DefaultWrite, "longest `time` for writing a single frame")
-
-	f = group("Pace")
-	span(f, &o.fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest `time` between two refreshes")
-	o.fanout.Budget = fanout.DefaultBudget
-	f.Var(above0[float64]{&o.fanout.Budget, share, "a number above 0 and up to 1"}, "refresh-budget", "`share` of the CPU time that refreshes may take, up to 1")
-	span(f, &o.presence.Grace, "grace", presence.DefaultGrace, "`time` that somebody stays online after a socket has ended")
-	span(f, &o.site.Drain, "drain", site.DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
-	return groups, version
-}
-
-func number(f *flag.FlagSet, n *int, name string, byDefault int, usage string) {
-	*n = byDefault
-	f.Var(above0[int]{n, strconv.Atoi, "a whole number above 0"}, name, usage)
-}
-
-func span(f *flag.FlagSet, d *time.Duration, name string, byDefault time.Duration, usage string) {
-	*d = byDefault
-	f.Var(above0[time.Duration]{d, time.ParseDuration, "a duration above 0, such as 2s"}, name, usage)
-}
-
-// above0 is a flag whose value is above 0.
-type above0[N int | float64 | time.Duration] struct {
-	n     *N
-	parse func(string) (N, error)
-	want  string
-}
-
-func (f above0[N]) String() string { return fmt.Sprint(*f.n) }
-
-func (f above0[N]) Set(text string) (err error) {
-	if *f.n, err = f.parse(text); err != nil || !(*f.n > 0) {
-		return errors.New("want " + f.want)
-	}
-	return nil
-}
-
-// share parses a number up to 1.
-func share(text string) (float64, error) {
-	n, err := strconv.ParseFloat(text, 64)
-	if err == nil && n > 1 {
-		err = strconv.ErrRange
-	}
-	return n, err
-}
-
-func isPort(text string) bool {
-	_, err := strconv.ParseUint(text, 10, 16)
-	return err == nil
 }

@@ -3,12 +3,14 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,10 +79,13 @@ func TestProgram(t *testing.T) {
 }
 
 // In the first half of the drain time only /readyz changes, so that a balancer can turn
-// to other servers. A second signal ends the program at once.
+// to other servers. A second signal ends the program at once, except HUP, which systemd
+// may send right after TERM.
 func TestStop_GivesABalancerTimeUntilASecondSignal(t *testing.T) {
 	t.Parallel()
-	for first, second := range map[syscall.Signal]syscall.Signal{syscall.SIGTERM: syscall.SIGINT, syscall.SIGINT: syscall.SIGTERM} {
+	for first, second := range map[syscall.Signal]syscall.Signal{
+		syscall.SIGTERM: syscall.SIGINT, syscall.SIGINT: syscall.SIGTERM, syscall.SIGHUP: syscall.SIGTERM,
+	} {
 		t.Run(first.String(), func(t *testing.T) {
 			t.Parallel()
 			p := visitor.Start(t, "-drain", "1h", "-log-level", "error")
@@ -91,6 +96,7 @@ func TestStop_GivesABalancerTimeUntilASecondSignal(t *testing.T) {
 				resp, body := v.Send(http.MethodGet, "/readyz", "", "")
 				return resp.StatusCode == http.StatusServiceUnavailable && body == "stopping\n"
 			}, visitor.Soon, time.Millisecond)
+			p.Signal(syscall.SIGHUP)
 			assert.Equal(t, "ok ", v.Get("/healthz"))
 			visitor.New(t, p.URL).Open(visitor.CounterPage).Increment()
 			v.Click()
@@ -101,9 +107,74 @@ func TestStop_GivesABalancerTimeUntilASecondSignal(t *testing.T) {
 	}
 }
 
+// started runs the program from a shell, after a command.
+func started(t *testing.T, after string, args ...string) *visitor.Program {
+	t.Helper()
+	script := filepath.Join(t.TempDir(), "start")
+	require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\n"+after+"\nexec "+visitor.Build(t)+` "$@"`), 0o700))
+	return visitor.StartExe(t, script, args...)
+}
+
+func TestStop_NohupMeansThatAClosedTerminalIsNoSignal(t *testing.T) {
+	t.Parallel()
+	p := started(t, "trap '' HUP", "-drain", "1s")
+	p.Signal(syscall.SIGHUP)
+	visitor.New(t, p.URL).Get("/")
+	assert.Zero(t, p.Stop(syscall.SIGTERM), "the first signal that counts")
+}
+
+func TestProgram_WarnsOfTooFewFilesForItsConnections(t *testing.T) {
+	t.Parallel()
+	const most = 200
+	for connections, want := range map[string]int{"100": 0, "200": 1} {
+		p := started(t, fmt.Sprint("ulimit -n ", most), "-max-connections", connections)
+		assert.Equal(t, want, strings.Count(p.Said(), `level=WARN msg="fewer files may be open than -max-connections needs: `), connections)
+	}
+}
+
+// A log that nobody reads holds up no request and no stop. Whoever reads again learns how
+// many lines are missing.
+func TestLog_ThatNobodyReadsStopsNobody(t *testing.T) {
+	t.Parallel()
+	const requests = 200
+	long := "/" + strings.Repeat("x", 8<<10) // in all they are longer than what is kept
+	for _, reader := range []string{"gone", "stuck", "late"} {
+		t.Run(reader, func(t *testing.T) {
+			t.Parallel()
+			read, write, err := os.Pipe()
+			require.NoError(t, err)
+			defer read.Close()
+			cmd := exec.Command(visitor.Build(t), "-addr", "127.0.0.1:0", "-log-level", "debug", "-drain", "10ms")
+			out, log := &visitor.Log{}, &visitor.Log{}
+			cmd.Stdout, cmd.Stderr = out, write
+			require.NoError(t, cmd.Start())
+			defer cmd.Process.Kill()
+			write.Close()
+			require.Eventually(t, func() bool { return strings.HasSuffix(out.String(), "\n") }, visitor.Soon, time.Millisecond)
+			if reader == "gone" {
+				read.Close()
+			}
+			v := visitor.New(t, strings.TrimSpace(strings.TrimPrefix(out.String(), "Open ")))
+			v.Client.Timeout = visitor.Soon
+			for range requests {
+				v.Send(http.MethodGet, long, "", "")
+			}
+			if reader == "late" {
+				go io.Copy(log, read)
+				dropped := regexp.MustCompile(`level=WARN msg="log lines were dropped: nobody has read them in time" dropped=(\d+)\n`)
+				require.Eventually(t, func() bool { return dropped.MatchString(log.String()) }, visitor.Soon, time.Millisecond)
+				missing, _ := strconv.Atoi(dropped.FindStringSubmatch(log.String())[1])
+				assert.Equal(t, requests, missing+strings.Count(log.String(), "msg=request "))
+			}
+			cmd.Process.Signal(syscall.SIGTERM)
+			assert.NoError(t, cmd.Wait())
+		})
+	}
+}
+
 func TestProgram_FlagsReachTheApp(t *testing.T) {
 	t.Parallel()
-	p := visitor.Start(t, "-allow-origin", "https://friend.example", "-allow-origin", "http://other.example:8080",
+	p := visitor.Start(t, "-allow-origin", "https://Friend.example:443/", "-allow-origin", "http://other.example:8080",
 		"-trust-proxy", "-max-connections", "3", "-max-per-session", "2")
 	alice, bob := visitor.New(t, p.URL), visitor.New(t, p.URL)
 	alice.Get(visitor.CounterPage)
@@ -212,6 +283,9 @@ func TestProgram_SaysWhyItCannotStart(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { listener.Close() })
 	busy := listener.Addr().String()
+	_, stderr, code := run(t, "PORT=", "-addr", ":")
+	assert.Equal(t, 1, code)
+	assert.Equal(t, "realtime: listen tcp: address :: missing port in address\n", stderr)
 	for name, row := range map[string]struct {
 		args     []string
 		wantCode int
@@ -223,7 +297,10 @@ func TestProgram_SaysWhyItCannotStart(t *testing.T) {
 		"an origin without scheme": {[]string{"-allow-origin", "example.com"}, 2, "-allow-origin"},
 		"no connections":           {[]string{"-max-connections", "0"}, 2, "want a whole number above 0"},
 		"a time without a unit":    {[]string{"-grace", "2"}, 2, "want a duration above 0, such as 2s"},
-		"a budget above all":       {[]string{"-refresh-budget", "1.5"}, 2, "want a number above 0 and up to 1"},
+		"a budget above all":       {[]string{"-refresh-budget", "1.5"}, 2, "want a number from 0.001 up to 1"},
+		"a budget of next to none": {[]string{"-refresh-budget", "1e-300"}, 2, "want a number from 0.001 up to 1"},
+		"pings that come too late": {[]string{"-addr", "127.0.0.1:0", "-ping", "7s"}, 2, "-ping-timeout 7s must be longer than -ping 7s: "},
+		"a pattern of origins":     {[]string{"-allow-origin", "https://*.example.com"}, 2, "want an origin such as https://example.com"},
 		"a PORT of words":          {nil, 2, "invalid value \"eighty\" for PORT: want a number up to 65535; run with -h for the flags"},
 		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-admin-addr", busy}, 1, "address already in use"},
 		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},

@@ -1,5 +1,5 @@
-// Package listen opens the address that a server listens on: a TCP port or a Unix
-// socket. It replaces the socket file that a server has left behind which was killed,
+// Package listen opens the address that a server listens on: a TCP port, on all addresses
+// of its host, or a Unix socket. It replaces the socket file that a server has left behind which was killed,
 // and never one that is in use or a file that is no socket.
 package listen
 
@@ -17,12 +17,13 @@ import (
 const unix = "unix:"
 
 // On listens on an address, which is host:port, or unix: and the path of a socket.
-// Without a host it listens on all interfaces. Port 0 means any free one. The file of
-// a Unix socket is removed when the listener is closed.
+// Without a host it listens on all interfaces, and on a name it listens on all of its
+// addresses that this machine has. Port 0 means any free one. The file of a Unix socket is
+// removed when the listener is closed.
 func On(address string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(address, unix)
 	if !isUnix {
-		return net.Listen("tcp", address)
+		return onTCP(address)
 	}
 	if path == "" {
 		return nil, errors.New("listen unix: want unix: and a path")

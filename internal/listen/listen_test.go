@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -50,6 +51,45 @@ func TestOn_LeavesWhatIsInUse(t *testing.T) {
 	require.NoError(t, err, "the first one still listens")
 	conn.Close()
 	assert.FileExists(t, file)
+}
+
+// A browser goes to either address, and must not meet another program there.
+func TestOn_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
+	for _, asked := range []string{"localhost:0", "LOCALHOST.:0", "app.localhost:0"} {
+		l, err := listen.On(asked)
+		require.NoError(t, err)
+		defer l.Close()
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		require.NoError(t, err)
+		assert.Equal(t, "127.0.0.1:"+port, l.Addr().String())
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			other, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+			if err != nil {
+				continue // no IPv6 here
+			}
+			_, taken, _ := net.SplitHostPort(other.Addr().String())
+			_, err = listen.On(strings.TrimSuffix(asked, "0") + taken)
+			assert.ErrorContains(t, err, "address already in use", "%s is of another program", other.Addr())
+			other.Close()
+
+			address := net.JoinHostPort(host, port)
+			there, err := net.Dial("tcp", address)
+			require.NoError(t, err)
+			here, err := l.Accept()
+			require.NoError(t, err)
+			assert.Equal(t, there.LocalAddr().String(), here.RemoteAddr().String())
+			there.Close()
+			here.Close()
+		}
+		assert.NoError(t, l.Close())
+		assert.NoError(t, l.Close(), "again")
+		_, err = l.Accept()
+		assert.ErrorIs(t, err, net.ErrClosed)
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			_, err := net.Dial("tcp", net.JoinHostPort(host, port))
+			assert.Error(t, err, "nobody listens on %s any more", host)
+		}
+	}
 }
 
 // bound is a listener on all interfaces at port 9000.

@@ -151,7 +151,7 @@ func (a *admission) countLocked(r *http.Request, n int) {
 // no page at all: then it carries no cookie of a visitor.
 func (a *admission) mayConnect(r *http.Request) bool {
 	from := r.Header.Get("Origin")
-	return from == "" || from == origin(r) || slices.Contains(a.origins, from)
+	return from == "" || from == ownOrigin(r) || slices.Contains(a.origins, from)
 }
 
 // noRoomLocked returns the reason why this browser cannot have another connection,

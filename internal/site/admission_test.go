@@ -53,6 +53,84 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 	}
 }
 
+// Proxies write a host in other ways than browsers do. Another scheme is another origin
+// for a socket; for a form the host decides, as in net/http.
+func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
+	s := newSite(t, site.Options{TrustProxy: true, AllowOrigins: []string{"HTTPS://Friend.Example:443/", "http://[2001:DB8:0::1]:80"}})
+	const connects, posts, both, neither = 1, 2, 3, 0
+	for _, row := range []struct {
+		proto, host, origin string
+		want                int
+	}{
+		{"https", "x.example", "https://x.example", both},
+		{"wss", "x.example", "https://x.example", both},
+		{"WSS", "x.example:443", "https://x.example", both},
+		{"https", "X.Example:443", "https://x.example", both},
+		{"https", "x.example:", "https://x.example", both},
+		{"https", "x.example:8443", "https://x.example:8443", both},
+		{"http", "x.example:80", "http://x.example", both},
+		{"ws", "x.example:80", "http://x.example", both},
+		{"", "x.example:80", "http://x.example", both},
+		{"https", "[2001:DB8:0::1]:443", "https://[2001:db8::1]", both},
+		{"http", "[::ffff:7f00:1]:8080", "http://[::ffff:7f00:1]:8080", both},
+		{"https", "x.example.", "https://x.example.", both},
+		{"https", "x.example:80", "https://x.example:80", both},
+		{"https", "x.example:80", "http://x.example", neither},
+		{"https", "x.example:80", "https://x.example", neither},
+		{"http", "x.example:443", "https://x.example", neither},
+		{"https", "x.example:8443", "https://x.example", neither},
+		{"https", "x.example.", "https://x.example", neither},
+		{"https", "x.example", "http://x.example", posts},
+		{"https", "x.example", "https://friend.example", both},
+		{"https", "x.example", "http://[2001:db8::1]", both},
+		{"https", "x.example", "http://friend.example", neither},
+	} {
+		for _, header := range []string{"Host", "X-Forwarded-Host"} {
+			target := map[string]string{"Host": "http://" + row.host, "X-Forwarded-Host": "http://behind.example"}[header] + toyPage
+			sent := http.Header{"Origin": {row.origin}, header: {row.host}, "X-Forwarded-Proto": {row.proto}}
+			form := ask(s, http.MethodPost, target, sent, "light=")
+			socket := ask(s, http.MethodGet, target, with(sent, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+				"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}), "")
+			assert.Equal(t, row.want&posts == 0, form.Code == http.StatusForbidden, "%s, a form: %+v", header, row)
+			assert.Equal(t, row.want&connects == 0, socket.Code == http.StatusForbidden, "%s, a socket: %+v", header, row)
+		}
+	}
+}
+
+func TestOrigin_ThatNoPageHasIsRefused(t *testing.T) {
+	for _, text := range []string{"", "example.com", "null", "*", "https://*.example.com", "https://", "https://x.example/path", "https://x.example?",
+		"https://me@x.example", "wss://x.example", "https://bücher.example", "https://x.example:65536", "https://[fe80::1%25eth0]"} {
+		_, err := site.CanonicalOrigin(text)
+		assert.ErrorContains(t, err, "want an origin such as https://example.com", text)
+	}
+	for text, want := range map[string]string{"https://x.example:0443": "https://x.example", "App://Local": "app://local"} {
+		origin, err := site.CanonicalOrigin(text)
+		assert.NoError(t, err)
+		assert.Equal(t, want, origin)
+	}
+}
+
+// Some proxies write a port behind the address of a client.
+func TestProxy_SaysWhoseAddressItIs(t *testing.T) {
+	log := &visitor.Log{}
+	s := newSite(t, site.Options{Log: log.Logger(), TrustProxy: true})
+	for forwarded, want := range map[string]string{
+		"203.0.113.9":                    "203.0.113.9",
+		"203.0.113.9:51234":              "203.0.113.9",
+		"2001:db8::1":                    "2001:db8::1",
+		"[2001:db8::2]":                  "2001:db8::2",
+		"[2001:db8::3]:443":              "2001:db8::3",
+		"::ffff:203.0.113.8":             "203.0.113.8",
+		"192.0.2.7, 203.0.113.7:51234":   "203.0.113.7",
+		"192.0.2.8, unknown":             "192.0.2.1:1234", // of the connection
+		"192.0.2.8, 203.0.113.9:no port": "192.0.2.1:1234",
+	} {
+		ask(s, http.MethodPost, toyPage, http.Header{"X-Forwarded-For": {forwarded}, "Origin": {"https://evil.example"}}, "")
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		assert.Contains(t, lines[len(lines)-1], "remote_addr="+want+" ", forwarded)
+	}
+}
+
 func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 	log := &visitor.Log{}
 	s, server := serve(t, site.Options{Log: log.Logger(), MaxConnections: 5, MaxPerSession: 3})

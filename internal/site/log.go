@@ -1,6 +1,7 @@
 package site
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"realtime/internal/lossy"
 )
 
 // A message that repeats is logged RepeatsLogged times in RepeatsWithin. The rest
@@ -18,18 +21,32 @@ const (
 	RepeatsWithin = 10 * time.Second
 )
 
+// flushWithin is how long the end of the program may wait for the reader of its log.
+const flushWithin = 200 * time.Millisecond
+
 // NewLogger returns a logger that writes to w, as text or as JSON, messages of a
 // level and above. It counts repeated messages, keeps session cookies out of the
-// log, and adds the ID of the request that a message is about. Call flush at the
-// end, to log the counts that were not logged yet.
+// log, and adds the ID of the request that a message is about. A reader of w that is
+// stuck stops nobody: what it misses is counted. Call flush at the end, to log what was
+// not logged yet.
 func NewLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger, flush func()) {
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: tidy}
-	var out slog.Handler = slog.NewTextHandler(w, opts)
-	if asJSON {
-		out = slog.NewJSONHandler(w, opts)
-	}
+	lines := lossy.New(w, func(n int) []byte {
+		var line bytes.Buffer
+		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were dropped: nobody has read them in time", 0)
+		r.AddAttrs(slog.Int("dropped", n))
+		newHandler(&line, slog.LevelWarn, asJSON).Handle(context.Background(), r)
+		return line.Bytes()
+	})
 	seen := &repeats{counts: map[message]*repeated{}}
-	return slog.New(calm{out, seen}), seen.flush
+	return slog.New(calm{newHandler(lines, level, asJSON), seen}), func() { seen.flush(); lines.Flush(flushWithin) }
+}
+
+func newHandler(w io.Writer, level slog.Level, asJSON bool) slog.Handler {
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: tidy}
+	if asJSON {
+		return slog.NewJSONHandler(w, opts)
+	}
+	return slog.NewTextHandler(w, opts)
 }
 
 // tidy removes the session cookie, which the framework logs as group_id, and writes a

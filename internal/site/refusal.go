@@ -50,7 +50,7 @@ func newRefusals(log *slog.Logger, registry prometheus.Registerer, kind, metric,
 func (f refusals) note(r *http.Request, why string, details ...slog.Attr) {
 	f.count(why)
 	details = append([]slog.Attr{slog.String("reason", why), slog.String("remote_addr", r.RemoteAddr),
-		slog.String("origin", r.Header.Get("Origin")), slog.String("expected_origin", origin(r))}, details...)
+		slog.String("origin", r.Header.Get("Origin")), slog.String("expected_origin", ownOrigin(r))}, details...)
 	f.log.LogAttrs(r.Context(), slog.LevelWarn, f.kind+" refused", details...)
 }
 

@@ -68,19 +68,17 @@ func withPolicy(cdn string, next http.Handler) http.Handler {
 }
 
 // sameSiteOnly refuses forms from pages of other sites, except those in trusted,
-// and notes them in refused. An error means that a trusted origin is invalid.
-func sameSiteOnly(trusted []string, refused refusals, next http.Handler) (http.Handler, error) {
+// and notes them in refused.
+func sameSiteOnly(trusted []string, refused refusals, next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	for _, origin := range trusted {
-		if err := protection.AddTrustedOrigin(origin); err != nil {
-			return nil, err
-		}
+		protection.AddTrustedOrigin(origin) // takes every canonical one
 	}
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refused.note(r, crossSite)
 		http.Error(w, "Your form was not accepted: another site sent it.", http.StatusForbidden)
 	}))
-	return protection.Handler(next), nil
+	return protection.Handler(next)
 }
 
 // compressed compresses answers where that is worth it. A WebSocket handshake needs

@@ -52,6 +52,11 @@ func New(opts Options) (*Site, error) {
 	if opts.Degraded == nil {
 		opts.Degraded = func() bool { return false }
 	}
+	origins, err := canonicalOrigins(opts.AllowOrigins)
+	if err != nil {
+		return nil, err
+	}
+	opts.AllowOrigins = origins
 	m := newMetrics()
 	s := &Site{
 		Admin:   m.admin(),
@@ -70,7 +75,8 @@ func New(opts Options) (*Site, error) {
 	if err := s.addFixed(); err != nil {
 		return nil, err
 	}
-	return s, s.handle()
+	s.handle()
+	return s, nil
 }
 
 // addFixed adds everything but the live pages.
@@ -162,15 +168,11 @@ func (s *Site) add(p *Page) {
 }
 
 // handle sets the handler of all requests.
-func (s *Site) handle() error {
-	sameSite, err := sameSiteOnly(s.opts.AllowOrigins, s.formRefused, compressed(s.mux))
-	if err != nil {
-		return err
-	}
+func (s *Site) handle() {
+	sameSite := sameSiteOnly(s.opts.AllowOrigins, s.formRefused, compressed(s.mux))
 	accepted := takesOnly(sameSite, http.MethodGet, http.MethodHead, http.MethodPost)
 	noted := answered(s.opts.Log, s.Metrics.requests(), s.route, withPolicy(s.opts.Files.CDN(), accepted))
 	s.Handler = received(s.opts.Log, s.opts.TrustProxy, noted)
-	return nil
 }
 
 // answerWithin is the time that peers have to answer their close frames when the

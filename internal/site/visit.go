@@ -4,9 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 )
@@ -24,10 +25,19 @@ func visitOf(ctx context.Context) visit {
 	return v
 }
 
+// scheme is that of the page that a request was sent to.
+func (v visit) scheme() string {
+	if v.secure {
+		return "https"
+	}
+	return "http"
+}
+
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // received finds out who sends a request, and how. Forwarding headers count only
-// if a proxy sets them: anybody could send them.
+// if a proxy sets them: anybody could send them. From here on the host is as browsers
+// write it, so that it can be compared with an origin.
 func received(log *slog.Logger, trustProxy bool, next http.Handler) http.Handler {
 	var warned atomic.Bool
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,12 +48,12 @@ func received(log *slog.Logger, trustProxy bool, next http.Handler) http.Handler
 				v.id = id
 			}
 			if proto := forwarded(r, "X-Forwarded-Proto"); proto != "" {
-				v.secure = proto == "https"
+				v.secure = slices.Contains([]string{"https", "wss"}, strings.ToLower(proto)) // wss of a socket through Traefik
 			}
 			if name := forwarded(r, "X-Forwarded-Host"); name != "" {
 				host = name
 			}
-			if ip := net.ParseIP(forwarded(r, "X-Forwarded-For")); ip != nil {
+			if ip, ok := forwardedIP(forwarded(r, "X-Forwarded-For")); ok {
 				addr = ip.String()
 			}
 		}
@@ -51,7 +61,7 @@ func received(log *slog.Logger, trustProxy bool, next http.Handler) http.Handler
 			log.Warn("forwarding headers are ignored: -trust-proxy is for a proxy that sets or removes each of them", slog.String("remote_addr", addr))
 		}
 		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
-		r.Host, r.RemoteAddr = host, addr
+		r.Host, r.RemoteAddr = canonicalHost(v.scheme(), host), addr
 		w.Header().Set("X-Request-Id", v.id)
 		next.ServeHTTP(w, r)
 	})
@@ -70,11 +80,12 @@ func forwarded(r *http.Request, header string) string {
 	return strings.TrimSpace(values[len(values)-1])
 }
 
-// origin is the origin of the page that a request was sent to.
-func origin(r *http.Request) string {
-	scheme := "http"
-	if visitOf(r.Context()).secure {
-		scheme = "https"
+// forwardedIP returns the address of a client, which some proxies write with a port, and
+// an IPv6 address in brackets.
+func forwardedIP(text string) (ip netip.Addr, ok bool) {
+	if withPort, err := netip.ParseAddrPort(text); err == nil {
+		return withPort.Addr().Unmap(), true
 	}
-	return scheme + "://" + strings.ToLower(r.Host)
+	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	return ip.Unmap(), err == nil
 }

@@ -1,0 +1,182 @@
+// Package flags reads the command line. An error in it is one clear line for a person.
+package flags
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"realtime/internal/fanout"
+	"realtime/internal/presence"
+	"realtime/internal/site"
+	"realtime/internal/wsconn"
+)
+
+// ErrUsage is an error in the command line.
+var ErrUsage = errors.New("run with -h for the flags")
+
+// Options are the values of all flags.
+type Options struct {
+	Addr      string // to listen on
+	AdminAddr string // for metrics and profiles; empty: nowhere
+	LogLevel  slog.Level
+	LogJSON   bool   // instead of text
+	Redis     string // URL; empty: this server is the only one
+	Prefix    string // of the names in Redis
+	Data      string // file that keeps the number of clicks; empty: it ends with the process
+	Site      site.Options
+	Fanout    fanout.Options
+	Presence  presence.Options
+}
+
+// Parse parses the command line. For -h and -version it prints the answer to out, and
+// returns flag.ErrHelp. Any other error is ErrUsage.
+func Parse(args []string, out io.Writer) (o Options, err error) {
+	port := os.Getenv("PORT")
+	groups, version := flagGroups(&o, port)
+	all := flag.NewFlagSet("realtime", flag.ContinueOnError)
+	all.SetOutput(io.Discard) // one clear line instead of the whole usage text
+	for _, group := range groups {
+		group.VisitAll(func(f *flag.Flag) { all.Var(f.Value, f.Name, f.Usage) })
+	}
+	err = all.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		printFlags(out, groups)
+		return o, err
+	case err == nil && *version:
+		fmt.Fprintln(out, "realtime", site.ThisBuild())
+		return o, flag.ErrHelp
+	case err == nil && all.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", all.Arg(0))
+	case err == nil && port != "" && o.Addr == ":"+port && !isPort(port):
+		err = fmt.Errorf("invalid value %q for PORT: want a number up to 65535", port)
+	case err == nil:
+		err = o.contradiction()
+	}
+	if err != nil {
+		return o, fmt.Errorf("%w; %w", err, ErrUsage)
+	}
+	o.Redis = cmp.Or(o.Redis, os.Getenv("REDIS_URL")) // not the flag's default: -h would print a password
+	return o, nil
+}
+
+// contradiction returns what is wrong with flags that are valid one by one.
+func (o Options) contradiction() error {
+	if beat := o.Site.Heartbeat; beat.Timeout <= beat.Ping {
+		return fmt.Errorf("-ping-timeout %v must be longer than -ping %v: otherwise everybody who is idle is disconnected", beat.Timeout, beat.Ping)
+	}
+	return nil
+}
+
+// printFlags prints every flag with its default.
+func printFlags(out io.Writer, groups []*flag.FlagSet) {
+	fmt.Fprintln(out, "Usage: realtime [flags]")
+	for _, group := range groups {
+		fmt.Fprintf(out, "\n%s:\n", group.Name())
+		group.VisitAll(func(f *flag.Flag) {
+			value, usage := flag.UnquoteUsage(f)
+			fmt.Fprintf(out, "  %s\n\t%s (default %s)\n", strings.TrimSpace("-"+f.Name+" "+value),
+				strings.ReplaceAll(usage, "\n", "\n\t"), cmp.Or(f.DefValue, "none"))
+		})
+	}
+}
+
+// flagGroups returns the flags, by what they are for. port is where to listen if no
+// flag says so; without it, that is on this machine only.
+func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool) {
+	group := func(name string) *flag.FlagSet {
+		groups = append(groups, flag.NewFlagSet(name, flag.ContinueOnError))
+		return groups[len(groups)-1]
+	}
+	addr := "localhost:8080"
+	if port != "" {
+		addr = ":" + port
+	}
+	f := group("Serving")
+	f.StringVar(&o.Addr, "addr", addr, "`address` to listen on: host:port, where port 0 is any free one, or unix:/path;\nif PORT is set in the environment, the default is that port on all interfaces")
+	f.StringVar(&o.AdminAddr, "admin-addr", "", "`address` for /metrics and /debug/pprof/; not for visitors")
+	f.Func("allow-origin", "another `origin` whose pages may connect and post, such as https://example.com; repeatable", func(text string) error {
+		origin, err := site.CanonicalOrigin(text)
+		o.Site.AllowOrigins = append(o.Site.AllowOrigins, origin)
+		return err
+	})
+	f.StringVar(&o.Redis, "redis", "", "`URL` of the Redis that servers share, such as redis://127.0.0.1:6379/0;\nREDIS_URL in the environment does the same")
+	f.StringVar(&o.Prefix, "redis-prefix", "realtime", "what all names in that Redis begin with: `text` of its own for each installation")
+	f.StringVar(&o.Data, "data", "", "`file` that keeps the counter when the program ends; it is made if there is none")
+	f.BoolVar(&o.Site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
+
+	f = group("Log and version")
+	f.TextVar(&o.LogLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
+	f.Lookup("log-level").DefValue = "info" // as people write it
+	f.Func("log-format", "`format` of the log: text or json", func(text string) error {
+		if o.LogJSON = text == "json"; !o.LogJSON && text != "text" {
+			return errors.New("want text or json")
+		}
+		return nil
+	})
+	f.Lookup("log-format").DefValue = "text"
+	version = f.Bool("version", false, "print the version and exit")
+
+	f = group("Limits")
+	number(f, &o.Site.MaxConnections, "max-connections", site.DefaultMaxConnections, "largest `number` of live connections")
+	number(f, &o.Site.MaxPerSession, "max-per-session", site.DefaultMaxPerSession, "largest `number` of live connections of one browser")
+	span(f, &o.Site.Heartbeat.Ping, "ping", wsconn.DefaultPing, "`time` between two pings of a connection")
+	span(f, &o.Site.Heartbeat.Timeout, "ping-timeout", wsconn.DefaultTimeout, "longest `time` without an answer or a message; longer than -ping")
+	span(f, &o.Site.Heartbeat.Write, "write-timeout", wsconn.DefaultWrite, "longest `time` for writing a single frame")
+
+	f = group("Pace")
+	span(f, &o.Fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest `time` between two refreshes")
+	o.Fanout.Budget = fanout.DefaultBudget
+	f.Var(above0[float64]{&o.Fanout.Budget, share, "a number from 0.001 up to 1"}, "refresh-budget", "`share` of the CPU time that refreshes may take, from 0.001 up to 1")
+	span(f, &o.Presence.Grace, "grace", presence.DefaultGrace, "`time` that somebody stays online after a socket has ended")
+	span(f, &o.Site.Drain, "drain", site.DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
+	return groups, version
+}
+
+func number(f *flag.FlagSet, n *int, name string, byDefault int, usage string) {
+	*n = byDefault
+	f.Var(above0[int]{n, strconv.Atoi, "a whole number above 0"}, name, usage)
+}
+
+func span(f *flag.FlagSet, d *time.Duration, name string, byDefault time.Duration, usage string) {
+	*d = byDefault
+	f.Var(above0[time.Duration]{d, time.ParseDuration, "a duration above 0, such as 2s"}, name, usage)
+}
+
+// above0 is a flag whose value is above 0.
+type above0[N int | float64 | time.Duration] struct {
+	n     *N
+	parse func(string) (N, error)
+	want  string
+}
+
+func (f above0[N]) String() string { return fmt.Sprint(*f.n) }
+
+func (f above0[N]) Set(text string) (err error) {
+	if *f.n, err = f.parse(text); err != nil || !(*f.n > 0) {
+		return errors.New("want " + f.want)
+	}
+	return nil
+}
+
+// share parses a number up to 1, with which refreshes still get somewhere.
+func share(text string) (float64, error) {
+	n, err := strconv.ParseFloat(text, 64)
+	if err == nil && (n > 1 || n < 0.001) {
+		err = strconv.ErrRange
+	}
+	return n, err
+}
+
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
+}
