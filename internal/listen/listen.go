@@ -1,5 +1,5 @@
 // Package listen opens the address that a server listens on: a TCP port, on all addresses
-// of its host, or a Unix socket. It replaces the socket file that a server has left behind which was killed,
+// of its host, or a Unix socket. It replaces the socket file of a server that was killed,
 // and never one that is in use or a file that is no socket.
 package listen
 

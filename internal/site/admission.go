@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -115,7 +114,7 @@ func (a *admission) admit(r *http.Request) (refused string) {
 	if why := handshakeError(r); why != "" {
 		return why
 	}
-	if !a.mayConnect(r) {
+	if !fromHere(r, a.origins) {
 		return foreign
 	}
 	a.mu.Lock()
@@ -145,13 +144,6 @@ func (a *admission) countLocked(r *http.Request, n int) {
 	if a.bySession[session] == 0 {
 		delete(a.bySession, session)
 	}
-}
-
-// mayConnect reports whether a request comes from a page that may connect, or from
-// no page at all: then it carries no cookie of a visitor.
-func (a *admission) mayConnect(r *http.Request) bool {
-	from := r.Header.Get("Origin")
-	return from == "" || from == ownOrigin(r) || slices.Contains(a.origins, from)
 }
 
 // noRoomLocked returns the reason why this browser cannot have another connection,

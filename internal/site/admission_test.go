@@ -80,7 +80,7 @@ func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
 		{"http", "x.example:443", "https://x.example", neither},
 		{"https", "x.example:8443", "https://x.example", neither},
 		{"https", "x.example.", "https://x.example", neither},
-		{"https", "x.example", "http://x.example", posts},
+		{"https", "x.example", "http://x.example", neither},
 		{"https", "x.example", "https://friend.example", both},
 		{"https", "x.example", "http://[2001:db8::1]", both},
 		{"https", "x.example", "http://friend.example", neither},

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -17,6 +18,13 @@ import (
 
 // ownOrigin is the origin of the page that a request was sent to.
 func ownOrigin(r *http.Request) string { return visitOf(r.Context()).scheme() + "://" + r.Host }
+
+// fromHere reports whether a request comes from a page of this site or of an allowed
+// origin, or from no page at all: then it carries no cookie of a visitor.
+func fromHere(r *http.Request, allowed []string) bool {
+	from := r.Header.Get("Origin")
+	return from == "" || from == ownOrigin(r) || slices.Contains(allowed, from)
+}
 
 // canonicalHost returns a host, perhaps with a port, as browsers write it in an origin.
 func canonicalHost(scheme, host string) string {

@@ -67,18 +67,27 @@ func withPolicy(cdn string, next http.Handler) http.Handler {
 	})
 }
 
-// sameSiteOnly refuses forms from pages of other sites, except those in trusted,
-// and notes them in refused.
+// sameSiteOnly refuses forms from pages of other sites, except those in trusted, and notes
+// them in refused. Of a browser that does not say whether a form crosses sites, the origin
+// has to be known, as that of a socket.
 func sameSiteOnly(trusted []string, refused refusals, next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	for _, origin := range trusted {
 		protection.AddTrustedOrigin(origin) // takes every canonical one
 	}
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	deny := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refused.note(r, crossSite)
 		http.Error(w, "Your form was not accepted: another site sent it.", http.StatusForbidden)
-	}))
-	return protection.Handler(next)
+	})
+	protection.SetDenyHandler(deny)
+	protected := protection.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && r.Header.Get("Sec-Fetch-Site") == "" && !fromHere(r, trusted) {
+			deny.ServeHTTP(w, r)
+			return
+		}
+		protected.ServeHTTP(w, r)
+	})
 }
 
 // compressed compresses answers where that is worth it. A WebSocket handshake needs
