@@ -135,7 +135,7 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 	f = group("Pace")
 	span(f, &o.Fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest `time` between two refreshes")
 	o.Fanout.Budget = fanout.DefaultBudget
-	f.Var(above0[float64]{&o.Fanout.Budget, share, "a number from 0.001 up to 1"}, "refresh-budget", "`share` of the CPU time that refreshes may take, from 0.001 up to 1")
+	f.Var(above0[float64]{&o.Fanout.Budget, share, "a number above 0 and up to 1"}, "refresh-budget", "`share` of the CPU time that refreshes may take, up to 1")
 	span(f, &o.Presence.Grace, "grace", presence.DefaultGrace, "`time` that somebody stays online after a socket has ended")
 	span(f, &o.Site.Drain, "drain", site.DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
 	return groups, version
@@ -167,10 +167,10 @@ func (f above0[N]) Set(text string) (err error) {
 	return nil
 }
 
-// share parses a number up to 1, with which refreshes still get somewhere.
+// share parses a number up to 1.
 func share(text string) (float64, error) {
 	n, err := strconv.ParseFloat(text, 64)
-	if err == nil && (n > 1 || n < 0.001) {
+	if err == nil && n > 1 {
 		err = strconv.ErrRange
 	}
 	return n, err
