@@ -36,7 +36,7 @@ const never = math.MaxInt64
 func (u *Upgrader) count() {
 	runtime.Gosched() // whoever is ready to read or to write comes first
 	u.mu.Lock()
-	all := slices.Collect(maps.Keys(u.open))
+	all := slices.AppendSeq(make([]*conn, 0, len(u.open)), maps.Keys(u.open))
 	if u.counting = len(all) > 0; u.counting {
 		time.AfterFunc(u.tick, u.count)
 	}

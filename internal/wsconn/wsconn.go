@@ -142,7 +142,6 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	return c, nil
 }
 
-
 // Open returns the number of open connections.
 func (u *Upgrader) Open() int {
 	u.mu.Lock()
