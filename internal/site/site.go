@@ -95,6 +95,11 @@ func (s *Site) addFixed() error {
 // first state. The file defines "content", and within it uses "live", the part that
 // the framework renders. With the query ?frame the page is there for a frame of another
 // page of the site. An error means that a template is broken.
+//
+// A connection that is busy has room for one published action. Refreshes of fanout.Peers
+// reach it all the same, however many actions they are. What the controller publishes by
+// itself, to carry data, may be dropped or take the place of a refresh: the log has a
+// warning for each action that is dropped and is no refresh.
 func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, error) {
 	whole, err := s.layout.around(state, file, livePage)
 	if err != nil {
@@ -137,7 +142,8 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		livetemplate.WithAuthenticator(identifying(s.opts.Authenticator)),
 		// Without a script, and until the socket is open, a form is a plain form.
 		livetemplate.WithLoadingDisabled(),
-		// A refresh reads everything, so one that waits stands for all that follow.
+		// A refresh reads everything, so one that waits stands for all that follow. With
+		// more room, a busy connection would run one refresh after the other.
 		livetemplate.WithDispatchBufferSize(1),
 		// The framework closes a connection whose send queue is full. It holds the
 		// answers that a peer may wait for, and refreshes.
@@ -146,6 +152,20 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		// repeats less than 50 times a second.
 		livetemplate.WithMessageRateLimit(s.opts.ActionRate, s.opts.ActionBurst),
 	}
+}
+
+// Merges says that an action is a refresh. If one is dropped, because another action
+// waits for the same connection, the log has no warning: whoever publishes it knows.
+func (p *Page) Merges(action string) {
+	if log, ok := p.refused.log.Handler().(calm); ok {
+		log.seen.refreshes.Store(action, true)
+	}
+}
+
+// Dropped returns how many actions were dropped so far, because another one waited for
+// the same connection.
+func (p *Page) Dropped() int {
+	return int(frameworkMetrics(p.handler.MetricsHandler())["livetemplate_websocket_dispatch_dropped_total"])
 }
 
 // add adds a live page.
