@@ -118,6 +118,7 @@ type Peers struct {
 	actions map[string]bool   // that were published so far
 	waiting map[refresh]pause // refreshes whose interval is running
 	again   time.Time         // when a refresh was published again
+	dropped int               // actions that the page has dropped, as it was asked last
 }
 
 // refresh is an action that is published to a topic.
@@ -126,7 +127,7 @@ type refresh struct{ topic, action string }
 // pause is an interval that is running.
 type pause struct {
 	asked   time.Time // when the first change in it came; zero: there was none
-	dropped int       // by the page before the refresh was published
+	dropped int       // as it was known when the refresh was published
 	again   int       // intervals since then in which it could have been published again
 }
 
@@ -183,7 +184,7 @@ func (p *Peers) merge(r refresh) bool {
 // begin starts an interval, and the refresh that a change has asked for. The caller
 // holds p.mu.
 func (p *Peers) begin(r refresh, asked time.Time) {
-	p.wait(r, pause{dropped: p.dropped()})
+	p.wait(r, pause{dropped: p.dropped})
 	connections := p.page.Connections()
 	p.cost.start(connections, p.fanout.opts.CPUTime())
 	p.watch.start(connections, asked)
@@ -194,13 +195,14 @@ func (p *Peers) wait(r refresh, running pause) {
 	time.AfterFunc(p.interval(), func() { p.end(r) })
 }
 
-// dropped returns how many actions the page has dropped. With a single refresh action
-// that does not matter: the one that waits stands for the one that was dropped.
-func (p *Peers) dropped() int {
-	if len(p.actions) < 2 {
-		return 0
+// anyDropped reports whether the page has dropped an action since the refresh was published,
+// or shortly before. With a single refresh action that does not matter: the one that waits
+// stands for the one that was dropped.
+func (p *Peers) anyDropped(running pause) bool {
+	if len(p.actions) > 1 {
+		p.dropped = p.page.Dropped()
 	}
-	return p.page.Dropped()
+	return p.dropped != running.dropped
 }
 
 // end ends an interval. If there was a change in it, or the refresh may have been dropped,
@@ -212,7 +214,7 @@ func (p *Peers) end(r refresh) {
 	switch {
 	case !running.asked.IsZero():
 		p.begin(r, running.asked)
-	case running.dropped != p.dropped():
+	case p.anyDropped(running):
 		send = p.goAgain(r, running)
 	default:
 		delete(p.waiting, r)
@@ -235,7 +237,7 @@ func (p *Peers) goAgain(r refresh, running pause) bool {
 		send = running.again&(running.again-1) == 0 // 1, 2, 4, 8 …
 	}
 	if send {
-		p.again, running.dropped = time.Now(), p.dropped()
+		p.again, running.dropped = time.Now(), p.dropped
 	}
 	p.wait(r, running)
 	return send

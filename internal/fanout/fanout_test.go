@@ -297,7 +297,7 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 				}
 				return time.Duration(random.Int64N(int64(most)))
 			}
-			s := &schedule{t: t, late: upTo(interval / 4), actions: 1 + random.IntN(len(values{}))}
+			s := &schedule{t: t, late: upTo(interval / 4), takes: upTo(interval / 2), actions: 1 + random.IntN(len(values{}))}
 			peers := New(Options{}).Peers(s)
 			for range 1 + random.IntN(20) {
 				tab, action := random.IntN(len(s.tabs)+1)-1, random.IntN(s.actions) // tab -1: it is a leave that nobody clicked
@@ -318,9 +318,9 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 				})
 				busy, lasts := random.IntN(len(s.tabs)), upTo(2*interval)
 				time.AfterFunc(upTo(8*interval), func() {
-					s.setBusy(busy, true)
+					s.setBusy(busy, 1)
 					time.Sleep(lasts)
-					s.setBusy(busy, false)
+					s.setBusy(busy, -1)
 				})
 			}
 			pass(40 * interval)
@@ -343,6 +343,7 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 type schedule struct {
 	t       *testing.T
 	late    time.Duration
+	takes   time.Duration // until a tab that is not busy runs an action
 	actions int
 
 	mu        sync.Mutex
@@ -357,7 +358,7 @@ type values [3]int
 type tab struct {
 	read  values // what was shared when it has read that last
 	busy  int
-	waits []int // the action that waits while it is busy, if any
+	waits []int // the action that waits, if any
 }
 
 func (s *schedule) Connections() int { return 0 }
@@ -403,31 +404,28 @@ func (s *schedule) refreshAllBut(sender, action int) {
 	for i := range s.tabs {
 		switch tab := &s.tabs[i]; {
 		case i == sender:
-		case tab.busy == 0:
-			tab.read[action] = s.value[action]
-		case len(tab.waits) == 0:
-			tab.waits = []int{action}
-		default:
+		case len(tab.waits) > 0:
 			s.dropped++
+		default:
+			tab.waits = []int{action}
+			time.AfterFunc(s.takes, func() { s.setBusy(i, 0) })
 		}
 	}
 }
 
-// setBusy makes a tab busy, or lets it go on with the action that waits.
-func (s *schedule) setBusy(i int, busy bool) {
+// setBusy makes a tab busy, or lets it go on. If it is not busy it runs the action that waits.
+func (s *schedule) setBusy(i, more int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tab := &s.tabs[i]
-	if busy {
-		tab.busy++
+	tab.busy += more
+	if tab.busy > 0 {
 		return
 	}
-	if tab.busy--; tab.busy == 0 {
-		for _, action := range tab.waits {
-			tab.read[action] = s.value[action]
-		}
-		tab.waits = nil
+	for _, action := range tab.waits {
+		tab.read[action] = s.value[action]
 	}
+	tab.waits = nil
 }
 
 // call is the context of an action: what it publishes waits for its return.

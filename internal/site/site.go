@@ -10,9 +10,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
@@ -163,9 +165,13 @@ func (p *Page) Merges(action string) {
 }
 
 // Dropped returns how many actions were dropped so far, because another one waited for
-// the same connection.
-func (p *Page) Dropped() int {
-	return int(frameworkMetrics(p.handler.MetricsHandler())["livetemplate_websocket_dispatch_dropped_total"])
+// the same connection. It is asked often, so it does not parse all metrics.
+func (p *Page) Dropped() (n int) {
+	text := newRecorder(http.Header{})
+	p.handler.MetricsHandler().ServeHTTP(text, &http.Request{Method: http.MethodGet})
+	_, after, _ := strings.Cut(text.body.String(), "\nlivetemplate_websocket_dispatch_dropped_total ")
+	fmt.Sscan(after, &n)
+	return n
 }
 
 // add adds a live page.
