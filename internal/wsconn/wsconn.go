@@ -111,12 +111,17 @@ func New(opts Options) *Upgrader {
 func (u *Upgrader) OnRefresh(f func()) { u.onRefresh = f }
 
 // Upgrade implements livetemplate.WSUpgrader. The answer has the headers that are set
-// on w, and those in header. If Upgrade returns an error, it has answered the request.
+// on w, and those in header. If Upgrade returns an error, it has answered the request. If
+// the peer has gone, it ends the request by a panic with http.ErrAbortHandler: the
+// framework would log an error.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
 	all := w.Header().Clone()
 	maps.Copy(all, header)
 	ws, err := u.inner.Upgrade(w, r, all)
 	if err != nil {
+		if !errors.As(err, &websocket.HandshakeError{}) {
+			panic(http.ErrAbortHandler)
+		}
 		return nil, err
 	}
 	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), peer: r.RemoteAddr, unanswered: make(chan struct{}, MaxUnanswered),

@@ -68,6 +68,18 @@ func recorded() (*Upgrader, *bytes.Buffer) {
 	return New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))}), &log
 }
 
+func TestUpgrade_ForAPeerThatHasGoneIsNoError(t *testing.T) {
+	near, far := net.Pipe()
+	far.Close()
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
+	assert.PanicsWithValue(t, http.ErrAbortHandler, func() { quiet().Upgrade(wire{httptest.NewRecorder(), near}, r, nil) })
+	r.Header.Del("Upgrade")
+	_, err := quiet().Upgrade(wire{httptest.NewRecorder(), near}, r, nil)
+	assert.Error(t, err)
+}
+
 // heard is what was read from a connection, until when, and why no longer.
 type heard struct {
 	messages []string
