@@ -100,8 +100,8 @@ func (s *Site) addFixed() error {
 //
 // A connection that is busy has room for one published action. Refreshes of fanout.Peers
 // reach it all the same, however many actions they are. What the controller publishes by
-// itself, to carry data, may be dropped or take the place of a refresh: the log has a
-// warning for each action that is dropped and is no refresh.
+// itself, to carry data, and the results of Async may be dropped, which logs a warning, or
+// take the place of a refresh.
 func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, error) {
 	whole, err := s.layout.around(state, file, livePage)
 	if err != nil {
