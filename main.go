@@ -263,7 +263,6 @@ const (
 	redisWithin    = 4 * time.Second         // to reach Redis at the start
 	stopWithin     = 2300 * time.Millisecond // to close everything, beside the drain
 	leaveWithin    = 500 * time.Millisecond  // to tell other servers
-	refreshWithin  = time.Second             // to send the last refreshes
 	requestsWithin = 300 * time.Millisecond  // to answer requests under way
 )
 
@@ -330,14 +329,11 @@ func (a *app) stop(server *http.Server, within time.Duration) {
 	}
 }
 
-// shutdown lets load balancers see that the app stops, refuses new connections, sends
-// the refreshes that wait, and closes every connection. If ctx ends first, it returns
-// ctx's error.
+// shutdown lets load balancers see that the app stops, refuses new connections, and
+// closes every connection. Refreshes go on until then, and a page that reconnects shows
+// all there is. If ctx ends first, it returns ctx's error.
 func (a *app) shutdown(ctx context.Context) error {
 	a.Drain(ctx)
 	a.online.Stop()
-	refreshing, cancel := context.WithTimeout(ctx, refreshWithin)
-	defer cancel()
-	a.fanout.Stop(refreshing)
 	return a.Shutdown(ctx)
 }

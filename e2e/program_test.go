@@ -23,6 +23,7 @@ import (
 	"realtime/internal/phone"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
+	"realtime/internal/wsconn"
 )
 
 // One run of the program with its defaults, from any directory, from its start to its
@@ -76,6 +77,26 @@ func TestProgram(t *testing.T) {
 	assert.Zero(t, p.ExitCode())
 	assert.Contains(t, p.Log(), `msg="message refused: not an action" left_out=3`)
 	assert.NotContains(t, p.Log(), "level=ERROR")
+}
+
+// A program that is stopped for longer than a peer may be silent blames nobody for it.
+func TestProgram_PausedClosesNobody(t *testing.T) {
+	t.Parallel()
+	p := visitor.Start(t)
+	var tabs []*visitor.Tab
+	for range 20 {
+		tabs = append(tabs, visitor.New(t, p.URL).Open(visitor.CounterPage))
+	}
+	p.Signal(syscall.SIGSTOP)
+	time.Sleep(wsconn.DefaultTimeout + time.Second) // what is to be shown is that nothing follows from it
+	p.Signal(syscall.SIGCONT)
+	tabs[0].Increment()
+	for _, tb := range tabs {
+		tb.Shows("Counter: 1 ")
+		tb.Settle()
+	}
+	assert.Equal(t, len(tabs), p.Connections(visitor.CounterPage))
+	assert.Empty(t, p.Said())
 }
 
 // In the first half of the drain time only /readyz changes, so that a balancer can turn

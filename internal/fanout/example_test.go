@@ -1,7 +1,6 @@
 package fanout_test
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -13,6 +12,8 @@ type room struct{}
 
 func (room) Connections() int { return 3 }
 func (room) OnRefresh(func()) {}
+func (room) Merges(string)    {}
+func (room) Dropped() int     { return 0 }
 
 func (room) Publish(topic, action string, _ map[string]any) error {
 	fmt.Println(action, "to", topic)
@@ -22,12 +23,12 @@ func (room) Publish(topic, action string, _ map[string]any) error {
 // A thousand changes at once are two refreshes: one for the first change, and one
 // after the last.
 func Example() {
-	pages := fanout.New(fanout.Options{Interval: time.Second})
+	pages := fanout.New(fanout.Options{})
 	peers := pages.Peers(room{})
 	for range 1000 {
 		peers.PublishTo("everyone", "RefreshCounter")
 	}
-	pages.Stop(context.Background()) // does not wait for the end of the interval
+	time.Sleep(2 * fanout.DefaultInterval)
 	fmt.Println(peers.Asked.Load(), "asked,", peers.Merged.Load(), "merged")
 	// Output:
 	// RefreshCounter to everyone

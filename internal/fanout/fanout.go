@@ -7,13 +7,16 @@
 // the crowd: a Fanout measures what a refresh costs while it runs, and keeps
 // refreshes within their share of the processor.
 //
-// A Fanout does not retry, and does not know who subscribes. It relies on peers
-// that read all shared state again at every refresh.
+// A connection that is busy has room for one action. If a page has several refresh
+// actions, one may be dropped because another waits there: a Fanout publishes them again
+// until none is.
+//
+// A Fanout does not know who subscribes. It relies on peers that read all shared state of
+// their action again at every refresh.
 package fanout
 
 import (
 	"cmp"
-	"context"
 	"log/slog"
 	"os"
 	"runtime"
@@ -27,6 +30,9 @@ const DefaultInterval = 50 * time.Millisecond
 
 // DefaultBudget leaves half of the processor to everything but refreshes.
 const DefaultBudget = 0.5
+
+// longest is the longest interval, however small the budget is.
+const longest = time.Hour
 
 // Options configure a Fanout. The zero value is ready to use.
 type Options struct {
@@ -76,6 +82,11 @@ type Page interface {
 	// OnRefresh sets a function to call whenever a connection has rendered and
 	// written a refresh.
 	OnRefresh(f func())
+	// Merges says that an action is a refresh: one that is dropped is nothing to warn of.
+	Merges(action string)
+	// Dropped returns how many actions were dropped so far, because another one waited
+	// for the same connection. It is asked for only if several actions are refreshes.
+	Dropped() int
 }
 
 // Context is the part of a livetemplate.Context that an action publishes with.
@@ -86,28 +97,10 @@ type Context interface {
 // Peers returns the peers of a page: all of its connections. It must be called
 // before the page serves.
 func (f *Fanout) Peers(page Page) *Peers {
-	p := &Peers{fanout: f, page: page, waiting: map[refresh]time.Time{}}
+	p := &Peers{fanout: f, page: page, actions: map[string]bool{}, waiting: map[refresh]pause{}}
 	page.OnRefresh(p.refreshed)
 	f.pages = append(f.pages, p)
 	return p
-}
-
-// Stop publishes every refresh that waits, and gives those under way one more
-// interval, or until ctx ends. What is published later is sent at once.
-func (f *Fanout) Stop(ctx context.Context) {
-	var underWay time.Duration
-	for _, p := range f.pages {
-		if p.stop() {
-			underWay = max(underWay, p.interval())
-		}
-	}
-	if underWay == 0 {
-		return
-	}
-	select {
-	case <-time.After(underWay):
-	case <-ctx.Done():
-	}
 }
 
 // Peers are the connections of a page. It is safe for concurrent use.
@@ -122,12 +115,21 @@ type Peers struct {
 	active atomic.Int64 // refreshes whose interval is running
 
 	mu      sync.Mutex
-	waiting map[refresh]time.Time // refreshes whose interval is running; when the first change in it came, if any
-	stopped bool
+	actions map[string]bool   // that were published so far
+	waiting map[refresh]pause // refreshes whose interval is running
+	again   time.Time         // when a refresh was published again
+	dropped int               // actions that the page has dropped, as it was asked last
 }
 
 // refresh is an action that is published to a topic.
 type refresh struct{ topic, action string }
+
+// pause is an interval that is running.
+type pause struct {
+	asked   time.Time // when the first change in it came; zero: there was none
+	dropped int       // as it was known when the refresh was published
+	again   int       // intervals since then in which it could have been published again
+}
 
 // OnRefreshed sets a function to call with the time from a change until nearly all
 // connections have rendered and written the refresh that it asked for. Of the changes
@@ -161,17 +163,20 @@ func (p *Peers) merge(r refresh) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.Asked.Add(1)
-	if p.stopped {
-		return false
+	if !p.actions[r.action] {
+		p.actions[r.action] = true
+		p.page.Merges(r.action)
 	}
-	if since, running := p.waiting[r]; running {
-		if since.IsZero() {
-			p.waiting[r] = time.Now()
+	if running, found := p.waiting[r]; found {
+		if running.asked.IsZero() {
+			running.asked = time.Now()
+			p.waiting[r] = running
 		} else {
 			p.Merged.Add(1)
 		}
 		return true
 	}
+	p.active.Add(1)
 	p.begin(r, time.Now())
 	return false
 }
@@ -179,36 +184,63 @@ func (p *Peers) merge(r refresh) bool {
 // begin starts an interval, and the refresh that a change has asked for. The caller
 // holds p.mu.
 func (p *Peers) begin(r refresh, asked time.Time) {
-	if _, running := p.waiting[r]; !running {
-		p.active.Add(1)
-	}
-	p.waiting[r] = time.Time{}
-	time.AfterFunc(p.interval(), func() { p.end(r) })
+	p.wait(r, pause{dropped: p.dropped})
 	connections := p.page.Connections()
 	p.cost.start(connections, p.fanout.opts.CPUTime())
 	p.watch.start(connections, asked)
 }
 
-// end ends an interval. If there was a change in it, it publishes, and another
-// interval begins.
+func (p *Peers) wait(r refresh, running pause) {
+	p.waiting[r] = running
+	time.AfterFunc(p.interval(), func() { p.end(r) })
+}
+
+// anyDropped reports whether the page has dropped an action since the refresh was published,
+// or shortly before. With a single refresh action that does not matter: the one that waits
+// stands for the one that was dropped.
+func (p *Peers) anyDropped(running pause) bool {
+	if len(p.actions) > 1 {
+		p.dropped = p.page.Dropped()
+	}
+	return p.dropped != running.dropped
+}
+
+// end ends an interval. If there was a change in it, or the refresh may have been dropped,
+// it publishes, and another interval begins.
 func (p *Peers) end(r refresh) {
 	p.mu.Lock()
-	if p.stopped {
-		p.mu.Unlock()
-		return
-	}
 	p.cost.stop(p.fanout.opts.CPUTime)
-	since := p.waiting[r]
-	if since.IsZero() {
+	running, send := p.waiting[r], true
+	switch {
+	case !running.asked.IsZero():
+		p.begin(r, running.asked)
+	case p.anyDropped(running):
+		send = p.goAgain(r, running)
+	default:
 		delete(p.waiting, r)
 		p.active.Add(-1)
-	} else {
-		p.begin(r, since)
+		send = false
 	}
 	p.mu.Unlock()
-	if !since.IsZero() {
+	if send {
 		p.send(r)
 	}
+}
+
+// goAgain starts another interval, and reports whether to publish again: not two refreshes
+// together, which would be in each other's way, and less and less often, because an action
+// may hang.
+func (p *Peers) goAgain(r refresh, running pause) bool {
+	send := false
+	if time.Since(p.again) >= p.interval() {
+		running.again++
+		send = running.again&(running.again-1) == 0 // 1, 2, 4, 8 …
+	}
+	if send {
+		p.again, running.dropped = time.Now(), p.dropped
+	}
+	p.wait(r, running)
+	return send
 }
 
 // refreshed notes that one more connection has rendered a refresh.
@@ -227,21 +259,7 @@ func (p *Peers) interval() time.Duration {
 		}
 	}
 	opts := p.fanout.opts
-	return max(opts.Interval, time.Duration(work/opts.Budget/opts.Cores()))
-}
-
-// stop ends merging, and reports whether a refresh may still be under way.
-func (p *Peers) stop() bool {
-	p.mu.Lock()
-	running := p.waiting
-	p.waiting, p.stopped = nil, true
-	p.mu.Unlock()
-	for r, since := range running {
-		if !since.IsZero() {
-			p.send(r)
-		}
-	}
-	return len(running) > 0
+	return max(opts.Interval, time.Duration(min(work/opts.Budget/opts.Cores(), float64(longest))))
 }
 
 func (p *Peers) send(r refresh) {

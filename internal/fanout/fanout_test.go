@@ -3,13 +3,13 @@ package fanout
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,6 +36,7 @@ type page struct {
 	connections int
 	refreshed   func()
 	cores       float64
+	dropped     atomic.Int64
 	used        atomic.Int64 // nanoseconds
 	began       time.Time
 
@@ -58,6 +59,8 @@ func newPage(opts Options, connections int) (*page, *Fanout, *Peers) {
 
 func (p *page) Connections() int                                   { return p.connections }
 func (p *page) OnRefresh(f func())                                 { p.refreshed = f }
+func (p *page) Merges(string)                                      {}
+func (p *page) Dropped() int                                       { return int(p.dropped.Load()) }
 func (p *page) Publish(topic, _ string, data map[string]any) error { return p.note("page", topic) }
 
 func (p *page) note(by, topic string) error {
@@ -156,6 +159,10 @@ func TestFanout_IntervalFollowsWhatARefreshCosts(t *testing.T) {
 		assert.InEpsilon(t, 180*time.Millisecond, peers.interval(), 0.01)
 		learns(100, 1600*time.Microsecond, 160*time.Millisecond)
 
+		peers.fanout.opts.Budget = 1e-300
+		assert.Equal(t, longest, peers.interval())
+		peers.fanout.opts.Budget = DefaultBudget
+
 		// A refresh that is not over at the end of its interval teaches as well. Pages
 		// that are being refreshed share the budget.
 		pass(time.Minute)
@@ -243,30 +250,19 @@ func TestAvailableCores_AreThoseOfTheLeastQuota(t *testing.T) {
 	assert.LessOrEqual(t, f.opts.Cores(), float64(runtime.GOMAXPROCS(0)))
 }
 
-func TestStop_SendsWhatWaitsAndHoldsNothingBack(t *testing.T) {
+// An action that hangs holds the one place of its connection for good.
+func TestRefresh_IsPublishedAgainLessAndLessOftenWhileSomethingIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, f, _ := newPage(Options{}, 0)
-		f.Stop(t.Context())
-		assert.Zero(t, time.Since(p.began), "there was nothing to wait for")
-
-		p, f, peers := newPage(Options{}, 0)
+		p, _, peers := newPage(Options{}, 0)
 		peers.PublishTo("all", "Changed")
-		peers.PublishTo("all", "Changed")
-		pass(interval / 4)
-		f.Stop(t.Context())
-		assert.Equal(t, []sent{{"page", "all", 0}, {"page", "all", interval / 4}}, p.all())
-		assert.Equal(t, interval+interval/4, time.Since(p.began), "an interval, for what is on its way")
-		peers.PublishTo("all", "Changed")
-		peers.PublishTo("all", "Changed")
-		assert.Len(t, p.all(), 4, "published at once")
-		f.Stop(t.Context())
-
-		p, f, peers = newPage(Options{}, 0)
-		peers.PublishTo("all", "Changed")
-		ctx, cancel := context.WithTimeout(t.Context(), interval/2)
-		defer cancel()
-		f.Stop(ctx)
-		assert.Equal(t, interval/2, time.Since(p.began), "as long as its context allows")
+		peers.PublishTo("all", "Renamed")
+		for range 1000 {
+			p.dropped.Add(1)
+			pass(interval)
+		}
+		assert.InDelta(t, 2*10, len(p.all()), 4)
+		pass(2000 * interval)
+		assert.Empty(t, peers.waiting, "nothing is dropped any more")
 	})
 }
 
@@ -289,8 +285,8 @@ func TestRefresh_RefusedTopicIsAnErrorAndNeverSilent(t *testing.T) {
 	})
 }
 
-// Whenever changes, publishes and the stop come: after quiet, every tab has read the
-// shared value after its last change.
+// Whenever changes and publishes come, and whenever a tab is busy: after quiet, every tab
+// has read what is shared after its last change.
 func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 	for seed := range uint64(1000) {
 		synctest.Test(t, func(t *testing.T) {
@@ -301,88 +297,135 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 				}
 				return time.Duration(random.Int64N(int64(most)))
 			}
-			s, f := &schedule{late: upTo(interval / 4)}, New(Options{})
-			peers := f.Peers(s)
+			s := &schedule{t: t, late: upTo(interval / 4), takes: upTo(interval / 2), actions: 1 + random.IntN(len(values{}))}
+			peers := New(Options{}).Peers(s)
 			for range 1 + random.IntN(20) {
-				tab := random.IntN(len(s.read)+1) - 1 // -1: it is a leave that nobody clicked
+				tab, action := random.IntN(len(s.tabs)+1)-1, random.IntN(s.actions) // tab -1: it is a leave that nobody clicked
 				thinks, ends := upTo(interval/4), upTo(interval/4)
 				time.AfterFunc(upTo(8*interval), func() {
-					s.change(tab)
+					s.change(tab, action)
 					time.Sleep(thinks)
 					if tab < 0 {
-						peers.PublishTo("all", "Changed")
+						peers.PublishTo("all", strconv.Itoa(action))
 						return
 					}
 					c := &call{schedule: s}
-					peers.Publish(c, "all", "Changed")
+					peers.Publish(c, "all", strconv.Itoa(action))
 					time.Sleep(ends)
 					if c.published {
-						s.refreshAllBut(tab)
+						s.refreshAllBut(tab, action)
 					}
 				})
+				busy, lasts := random.IntN(len(s.tabs)), upTo(2*interval)
+				time.AfterFunc(upTo(8*interval), func() {
+					s.setBusy(busy, 1)
+					time.Sleep(lasts)
+					s.setBusy(busy, -1)
+				})
 			}
-			stopped := time.Now().Add(upTo(8 * interval))
-			if seed%2 == 0 {
-				time.AfterFunc(time.Until(stopped), func() { f.Stop(t.Context()) })
+			pass(40 * interval)
+			for tab := range s.tabs {
+				require.Equal(t, s.value, s.tabs[tab].read, "seed %d: tab %d has not read the last values", seed, tab)
 			}
-			pass(20 * interval)
-			for tab, read := range s.read {
-				require.Equal(t, s.value, read, "seed %d: tab %d has not read the last value", seed, tab)
+			for action, published := range s.published {
+				for i := 1; i < len(published); i++ {
+					gap := published[i].Sub(published[i-1])
+					require.GreaterOrEqual(t, gap, interval, "seed %d: two refreshes %d", seed, action)
+				}
 			}
-			for i := 1; i < len(s.published); i++ {
-				gap := s.published[i].Sub(s.published[i-1])
-				stopping := seed%2 == 0 && !s.published[i].Before(stopped)
-				require.True(t, gap >= interval || stopping, "seed %d: two refreshes within %v", seed, gap)
-			}
+			require.Empty(t, peers.waiting)
 		})
 	}
 }
 
-// schedule is a page with a few tabs, which takes a while to publish.
+// schedule is a page with a few tabs, which takes a while to publish. Its actions are
+// numbers.
 type schedule struct {
-	late time.Duration
+	t       *testing.T
+	late    time.Duration
+	takes   time.Duration // until a tab that is not busy runs an action
+	actions int
 
 	mu        sync.Mutex
-	value     int    // what is shared
-	read      [4]int // the value as each tab has read it last
-	published []time.Time
+	value     values // what is shared, and each action reads
+	tabs      [4]tab
+	dropped   int
+	published [len(values{})][]time.Time
+}
+
+type values [3]int
+
+type tab struct {
+	read  values // what was shared when it has read that last
+	busy  int
+	waits []int // the action that waits, if any
 }
 
 func (s *schedule) Connections() int { return 0 }
 func (s *schedule) OnRefresh(func()) {}
+func (s *schedule) Merges(string)    {}
 
-func (s *schedule) Publish(string, string, map[string]any) error {
-	s.note()
+func (s *schedule) Dropped() int {
+	assert.Greater(s.t, s.actions, 1, "asked in vain")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropped
+}
+
+func (s *schedule) Publish(_, name string, _ map[string]any) error {
+	action := s.note(name)
 	time.Sleep(s.late)
-	s.refreshAllBut(-1)
+	s.refreshAllBut(-1, action)
 	time.Sleep(s.late)
 	return nil
 }
 
-func (s *schedule) note() {
+func (s *schedule) note(name string) (action int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.published = append(s.published, time.Now())
+	action, _ = strconv.Atoi(name)
+	s.published[action] = append(s.published[action], time.Now())
+	return action
 }
 
-// change changes the value, in an action of a tab or without one.
-func (s *schedule) change(tab int) {
+// change changes a value, in an action of a tab or without one.
+func (s *schedule) change(tab, action int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.value++
+	s.value[action]++
 	if tab >= 0 {
-		s.read[tab] = s.value
+		s.tabs[tab].read[action] = s.value[action]
 	}
 }
 
-func (s *schedule) refreshAllBut(sender int) {
+func (s *schedule) refreshAllBut(sender, action int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for tab := range s.read {
-		if tab != sender {
-			s.read[tab] = s.value
+	for i := range s.tabs {
+		switch tab := &s.tabs[i]; {
+		case i == sender:
+		case len(tab.waits) > 0:
+			s.dropped++
+		default:
+			tab.waits = []int{action}
+			time.AfterFunc(s.takes, func() { s.setBusy(i, 0) })
 		}
 	}
+}
+
+// setBusy makes a tab busy, or lets it go on. If it is not busy it runs the action that waits.
+func (s *schedule) setBusy(i, more int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tab := &s.tabs[i]
+	tab.busy += more
+	if tab.busy > 0 {
+		return
+	}
+	for _, action := range tab.waits {
+		tab.read[action] = s.value[action]
+	}
+	tab.waits = nil
 }
 
 // call is the context of an action: what it publishes waits for its return.
@@ -391,8 +434,8 @@ type call struct {
 	published bool
 }
 
-func (c *call) Publish(string, string, map[string]any) error {
+func (c *call) Publish(_, name string, _ map[string]any) error {
 	c.published = true
-	c.note()
+	c.note(name)
 	return nil
 }

@@ -1,11 +1,17 @@
 package site_test
 
 import (
+	"bufio"
+	"io"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"realtime/internal/site"
 	"realtime/internal/visitor"
@@ -169,15 +175,16 @@ func TestHandshake_ThatIsNoneIsRefusedAndNoError(t *testing.T) {
 	framework := captureLog(t)
 	log := &visitor.Log{}
 	s := newSite(t, site.Options{Log: log.Logger()})
-	for _, row := range []struct{ method, version, key string }{
-		{http.MethodGet, "13", ""},
-		{http.MethodGet, "13", "broken"},
-		{http.MethodGet, "13", foreignKey},
-		{http.MethodGet, "8", key},
-		{http.MethodPost, "13", key},
+	for _, row := range []struct{ method, version, key, body string }{
+		{http.MethodGet, "13", "", ""},
+		{http.MethodGet, "13", "broken", ""},
+		{http.MethodGet, "13", foreignKey, ""},
+		{http.MethodGet, "13", key, "body"},
+		{http.MethodGet, "8", key, ""},
+		{http.MethodPost, "13", key, ""},
 	} {
 		answer := ask(s, row.method, toyPage, http.Header{"Connection": {"close, Upgrade"}, "Upgrade": {"websocket"},
-			"Sec-Websocket-Version": {row.version}, "Sec-Websocket-Key": {row.key}}, "")
+			"Sec-Websocket-Version": {row.version}, "Sec-Websocket-Key": {row.key}}, row.body)
 		assert.Equal(t, http.StatusBadRequest, answer.Code, "%v", row)
 		assert.Equal(t, "13", answer.Header().Get("Sec-WebSocket-Version"), "%v", row)
 	}
@@ -187,12 +194,39 @@ func TestHandshake_ThatIsNoneIsRefusedAndNoError(t *testing.T) {
 		assert.Equal(t, "websocket", answer.Header().Get("Upgrade"))
 		assert.Contains(t, answer.Body.String(), "a proxy does not pass on the upgrade")
 	}
-	for why, want := range map[string]struct{ refused, logged int }{"bad_handshake": {5, 5}, "no_upgrade": {3, 1}} {
+	for why, want := range map[string]struct{ refused, logged int }{"bad_handshake": {6, 6}, "no_upgrade": {3, 1}} {
 		assert.Equal(t, want.refused, metric(t, s, `realtime_connections_refused_total{reason="`+why+`"}`))
 		assert.Equal(t, want.logged, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=`+why+` remote_addr=`), log)
 	}
 	assert.Contains(t, log.String(), "proxy_set_header Upgrade $http_upgrade")
 	assert.Empty(t, framework.String())
+}
+
+// So is the handshake of a client that sends frames before it is answered.
+func TestHandshake_WithAnEarlyFrameIsRefusedAndNoError(t *testing.T) {
+	framework, log, errors := captureLog(t), &visitor.Log{}, &visitor.Log{}
+	s := newSite(t, site.Options{Log: log.Logger()})
+	server := httptest.NewUnstartedServer(s)
+	server.Config.ErrorLog = slog.NewLogLogger(errors.Logger().Handler(), slog.LevelError)
+	server.Start()
+	defer server.Close()
+	for i, early := range []string{"\x81\x80\x00\x00\x00\x00", strings.Repeat("x", 100_000)} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		require.NoError(t, err)
+		io.WriteString(conn, "GET "+toyPage+" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"+early)
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		body, err := io.ReadAll(answer.Body)
+		assert.NoError(t, err)
+		conn.Close()
+		assert.Equal(t, http.StatusBadRequest, answer.StatusCode)
+		assert.Equal(t, "This handshake is not one of WebSocket version 13.\n", string(body))
+		assert.Equal(t, i+1, metric(t, s, `realtime_connections_refused_total{reason="bad_handshake"}`))
+		assert.Equal(t, i+1, strings.Count(log.String(), `level=WARN msg="live connection refused" reason=bad_handshake`), log)
+	}
+	assert.Empty(t, framework.String()+errors.String())
+	assert.Eventually(t, func() bool { return metric(t, s, `realtime_connections{page="toy"}`) == 0 }, visitor.Soon, tick)
 }
 
 func TestProxy_ThatIsNotTrustedIsLoggedOnce(t *testing.T) {

@@ -366,6 +366,20 @@ func TestFramework_QueuesRefreshesThatOneWouldCover(t *testing.T) {
 		"merges refreshes that wait", "WithDispatchBufferSize in Site.liveOptions")
 }
 
+func TestFramework_DropsAnActionBecauseAnotherWaits(t *testing.T) {
+	s := newStock(t, livetemplate.WithDispatchBufferSize(1), livetemplate.WithAuthenticator(together{&livetemplate.AnonymousAuthenticator{}}))
+	s.wait = make(chan struct{})
+	s.visit(t).Open(stockPage)
+	for i, action := range []string{"Changed", "Changed", "Say"} { // one runs, one waits
+		require.NoError(t, s.Publish(livetemplate.UserTopic("together"), action, nil))
+		require.True(t, i > 0 || soon(func() bool { return s.changes.Load() == 1 }))
+	}
+	metrics := ask(s.MetricsHandler(), http.MethodGet, "/metrics", nil, "").Body.String()
+	close(s.wait)
+	mended(t, strings.Contains(metrics, "\nlivetemplate_websocket_dispatch_dropped_total 1\n"),
+		"has room for each action, or counts in another way", "Peers.goAgain in internal/fanout, with Page.Merges and Page.Dropped,")
+}
+
 func TestFramework_ConnectionsShareWhatAnEarlierRenderingHasParsed(t *testing.T) {
 	const connections = 20
 	long := strings.Replace(stockTemplate, "</form>", "</form>"+strings.Repeat("<p>{{.Said}}</p>", 200), 1) // much to parse

@@ -71,8 +71,12 @@ type calm struct {
 
 func (h calm) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {
+	case "dispatch channel full, dropping broadcast action":
+		if !h.seen.refresh(r) {
+			break
+		}
+		fallthrough
 	case "Client connected", "Client disconnected",
-		"dispatch channel full, dropping broadcast action",
 		"Starting graceful shutdown", "Closing active connections", "All connections closed gracefully", "Shutdown complete":
 		r.Level = slog.LevelDebug
 		if !h.Enabled(ctx, r.Level) {
@@ -101,8 +105,21 @@ func (h calm) WithGroup(name string) slog.Handler {
 
 // repeats counts how often each message was logged recently.
 type repeats struct {
+	refreshes sync.Map // actions of which a dropped one is not missed
+
 	mu     sync.Mutex
 	counts map[message]*repeated
+}
+
+// refresh reports whether a record is about such an action.
+func (s *repeats) refresh(r slog.Record) (known bool) {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "action" {
+			_, known = s.refreshes.Load(a.Value.String())
+		}
+		return true
+	})
+	return known
 }
 
 type message struct {

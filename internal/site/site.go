@@ -10,10 +10,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
@@ -102,6 +104,11 @@ func (s *Site) addFixed() error {
 // first state. The file defines "content", and within it uses "live", the part that
 // the framework renders. With the query ?frame the page is there for a frame of another
 // page of the site. An error means that a template is broken.
+//
+// A connection that is busy has room for one published action. Refreshes of fanout.Peers
+// reach it all the same, however many actions they are. What the controller publishes by
+// itself, to carry data, and the results of Async may be dropped, which logs a warning, or
+// take the place of a refresh.
 func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, error) {
 	whole, err := s.layout.around(state, file, livePage)
 	if err != nil {
@@ -145,7 +152,8 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		livetemplate.WithAuthenticator(identifying(s.opts.Authenticator)),
 		// Without a script, and until the socket is open, a form is a plain form.
 		livetemplate.WithLoadingDisabled(),
-		// A refresh reads everything, so one that waits stands for all that follow.
+		// A refresh reads everything, so one that waits stands for all that follow. With
+		// more room, a busy connection would run one refresh after the other.
 		livetemplate.WithDispatchBufferSize(1),
 		// The framework closes a connection whose send queue is full. It holds the
 		// answers that a peer may wait for, and refreshes.
@@ -154,6 +162,24 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		// repeats less than 50 times a second.
 		livetemplate.WithMessageRateLimit(s.opts.ActionRate, s.opts.ActionBurst),
 	}
+}
+
+// Merges says that an action is a refresh. If one is dropped, because another action
+// waits for the same connection, the log has no warning: whoever publishes it knows.
+func (p *Page) Merges(action string) {
+	if log, ok := p.refused.log.Handler().(calm); ok {
+		log.seen.refreshes.Store(action, true)
+	}
+}
+
+// Dropped returns how many actions were dropped so far, because another one waited for
+// the same connection. It is asked often, so it does not parse all metrics.
+func (p *Page) Dropped() (n int) {
+	text := newRecorder(http.Header{})
+	p.handler.MetricsHandler().ServeHTTP(text, &http.Request{Method: http.MethodGet})
+	_, after, _ := strings.Cut(text.body.String(), "\nlivetemplate_websocket_dispatch_dropped_total ")
+	fmt.Sscan(after, &n)
+	return n
 }
 
 // add adds a live page. Its address with a slash at the end leads to it.

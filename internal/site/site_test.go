@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -37,18 +38,21 @@ func TestMain(m *testing.M) { os.Exit(visitor.Main(m)) }
 const (
 	toyPage     = "/toy"
 	toyTemplate = `{{define "content"}}<h1>Toy</h1>{{template "live" .}}{{end}}
-{{define "live"}}<p>Lamps: {{.Lamps}} {{.Browser}} </p>
+{{define "live"}}<p>Lamps: {{.Lamps}} {{.Browser}} Doors: {{.Doors}} </p>
 <form method="POST"><button name="light">Light</button></form>{{end}}`
 )
 
 type toyState struct {
 	Lamps   int64
+	Doors   int64
 	Browser string // whose the last action was
 }
 
 type toy struct {
 	peers *fanout.Peers
 	lamps atomic.Int64
+	doors atomic.Int64
+	busy  chan bool // what Busy sends when it begins, and when it may end
 }
 
 func (c *toy) Mount(s toyState, ctx *livetemplate.Context) (toyState, error) {
@@ -63,6 +67,27 @@ func (c *toy) Light(s toyState, ctx *livetemplate.Context) (toyState, error) {
 
 func (c *toy) Lit(s toyState, ctx *livetemplate.Context) (toyState, error) {
 	s.Lamps, s.Browser = c.lamps.Load(), "hears: "+site.Browser(ctx)
+	return s, nil
+}
+
+// Leave publishes two refreshes and a word.
+func (c *toy) Leave(s toyState, ctx *livetemplate.Context) (toyState, error) {
+	s.Lamps, s.Doors = c.lamps.Add(1), c.doors.Add(1)
+	all := ctx.SelfTopic()
+	return s, errors.Join(c.peers.Publish(ctx, all, "Lit"), c.peers.Publish(ctx, all, "Opened"),
+		ctx.Publish(all, "Called", map[string]any{"word": "bye"}))
+}
+
+func (c *toy) Opened(s toyState, _ *livetemplate.Context) (toyState, error) {
+	s.Doors = c.doors.Load()
+	return s, nil
+}
+
+func (c *toy) Called(s toyState, _ *livetemplate.Context) (toyState, error) { return s, nil }
+
+func (c *toy) Busy(s toyState, _ *livetemplate.Context) (toyState, error) {
+	c.busy <- true
+	c.busy <- true
 	return s, nil
 }
 
@@ -319,6 +344,35 @@ func collected() int {
 	runtime.GC() // the second empties pools
 	runtime.ReadMemStats(&stats)
 	return int(stats.HeapAlloc)
+}
+
+// A tab that is busy has room for one published action. Refreshes come again, and of what
+// is lost the log has a warning.
+func TestLive_RefreshesOfSeveralActionsReachABusyTab(t *testing.T) {
+	log := &visitor.Log{}
+	logger, _ := site.NewLogger(log, slog.LevelInfo, false)
+	before := slog.Default()
+	slog.SetDefault(logger)
+	defer slog.SetDefault(before)
+	s := newSite(t, site.Options{Log: logger})
+	c := &toy{busy: make(chan bool)}
+	page, err := site.Live(s, "/doors", "toy.tmpl", c, &toyState{})
+	require.NoError(t, err)
+	c.peers = fanout.New(fanout.Options{}).Peers(page)
+	server := serveOn(t, s)
+	tb, busy := visitor.New(t, server).Open("/doors"), visitor.New(t, server).Open("/doors")
+	for round := range 3 {
+		busy.Do("busy", nil)
+		<-c.busy
+		tb.Do("leave", nil)
+		tb.Settle()
+		<-c.busy
+		busy.Shows(fmt.Sprintf("Lamps: %d ", round+1))
+		busy.Shows(fmt.Sprintf("Doors: %d ", round+1))
+	}
+	assert.Contains(t, log.String(), `msg="dispatch channel full, dropping broadcast action" action=Called`)
+	assert.NotContains(t, log.String(), "action=Lit")
+	assert.NotContains(t, log.String(), "action=Opened")
 }
 
 func TestNew_SaysWhatIsBroken(t *testing.T) {

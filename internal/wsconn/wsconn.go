@@ -17,8 +17,8 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,30 +28,15 @@ import (
 	"github.com/livetemplate/livetemplate"
 )
 
-// By default a vanished peer is found within 7 seconds, and every other ping may get
-// lost. A peer that does not read is found within 6.
-const (
-	DefaultPing    = 3 * time.Second
-	DefaultTimeout = 7 * time.Second
-	DefaultWrite   = 3 * time.Second
-)
-
-// Heartbeat finds peers that have vanished or have stopped reading. A browser
-// answers pings by itself, also for a tab in the background.
-type Heartbeat struct {
-	Ping    time.Duration // time between two pings; default: DefaultPing
-	Timeout time.Duration // longest time without a pong or a message; default: DefaultTimeout
-	Write   time.Duration // longest time for writing a single frame; default: DefaultWrite
-}
-
 // Limits of one connection.
 const (
 	// MaxMessage is the longest message that a peer may send, in bytes. A longer
 	// one closes the connection with code 1009 (message too big).
 	MaxMessage = 64 << 10
 
-	// MaxQueued is how much may wait to be written to a peer, in bytes. One more
-	// frame closes the connection. Its page reconnects, and gets the current state.
+	// MaxQueued is how much may wait behind the frame that is being written to a peer,
+	// in bytes. One more frame closes the connection. Its page reconnects, and gets the
+	// current state. A single frame may be longer: its limit is Heartbeat.Write.
 	MaxQueued = 256 << 10
 
 	// kernelBuffer is the size of the socket's send buffer, in bytes. By default
@@ -92,9 +77,13 @@ type Upgrader struct {
 	log       *slog.Logger
 	onRefresh func()
 
-	mu     sync.Mutex
-	open   map[*conn]bool
-	opened int
+	tick  time.Duration
+	ticks atomic.Int64 // the time, as connections know it
+
+	mu       sync.Mutex
+	counting bool // time is being counted
+	open     map[*conn]bool
+	opened   int
 }
 
 // New returns an Upgrader.
@@ -113,6 +102,7 @@ func New(opts Options) *Upgrader {
 			Subprotocols:    opts.Protocols,
 		},
 		heartbeat: heartbeat,
+		tick:      max(min(heartbeat.Ping, heartbeat.Timeout, heartbeat.Write, closeWait)/10, time.Millisecond),
 		log:       cmp.Or(opts.Log, slog.Default()),
 		onRefresh: func() {},
 		open:      map[*conn]bool{},
@@ -126,27 +116,39 @@ func New(opts Options) *Upgrader {
 func (u *Upgrader) OnRefresh(f func()) { u.onRefresh = f }
 
 // Upgrade implements livetemplate.WSUpgrader. The answer has the headers that are set
-// on w, and those in header. If Upgrade returns an error, it has answered the request.
+// on w, and those in header. If Upgrade returns an error, it has answered the request. If
+// the peer has gone, it ends the request by a panic with http.ErrAbortHandler: the
+// framework would log an error.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
 	all := w.Header().Clone()
 	maps.Copy(all, header)
 	ws, err := u.inner.Upgrade(w, r, all)
 	if err != nil {
+		if !errors.As(err, &websocket.HandshakeError{}) {
+			panic(http.ErrAbortHandler)
+		}
 		return nil, err
 	}
-	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), peer: r.RemoteAddr, unanswered: make(chan struct{}, MaxUnanswered)}
+	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), peer: r.RemoteAddr, unanswered: make(chan struct{}, MaxUnanswered),
+		hearBy: never, writeBy: never, pingAt: u.after(u.heartbeat.Ping)}
 	c.written.L = &c.mu
 	if socket, ok := ws.NetConn().(interface{ SetWriteBuffer(bytes int) error }); ok {
 		socket.SetWriteBuffer(kernelBuffer) // fails on a socket that is gone
 	}
 	ws.SetReadLimit(MaxMessage)
-	ws.SetPongHandler(func(string) error { c.alive(); return nil })
-	c.alive()
-	time.AfterFunc(u.heartbeat.Ping, c.ping)
+	ws.SetPongHandler(func(string) error { c.expect(u.after(u.heartbeat.Timeout)); return nil })
+	ws.SetPingHandler(func(data string) error {
+		ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{}) // the queue finds out if it fails
+		return nil
+	})
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.open[c] = true
 	u.opened++
+	if !u.counting {
+		u.counting = true
+		time.AfterFunc(u.tick, u.count)
+	}
 	return c, nil
 }
 
@@ -169,10 +171,7 @@ func (u *Upgrader) Opened() int {
 // once. When ctx ends, the remaining frames are sent without delay.
 func (u *Upgrader) CloseAll(ctx context.Context, over time.Duration) {
 	u.mu.Lock()
-	var all []*conn
-	for c := range u.open {
-		all = append(all, c)
-	}
+	all := slices.Collect(maps.Keys(u.open))
 	u.mu.Unlock()
 	begin := time.Now()
 	for i, c := range all {
@@ -195,37 +194,21 @@ type conn struct {
 	mu      sync.Mutex
 	warned  map[string]bool // warnings that were logged about this peer
 	queue   []frame
-	queued  int  // bytes, including the frame that is being written
+	queued  int  // bytes that wait
 	writing bool // a goroutine is writing the queue
 	goodbye bool // the last frame of the queue is a close frame
 	closing bool // nothing more is queued; close once the queue is written
 	written sync.Cond
+
+	// The ticks at which the peer must have been heard, and a frame written, and at which
+	// the next ping is due.
+	hearBy, writeBy, pingAt int64
 }
 
 type frame struct {
 	messageType int
 	data        []byte
 	refresh     bool
-}
-
-// alive postpones the time at which the peer is considered gone.
-func (c *conn) alive() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.goodbye {
-		c.SetReadDeadline(time.Now().Add(c.upgrader.heartbeat.Timeout)) // fails on a closed socket, as the next read does
-	}
-}
-
-// ping sends a ping, and another after each interval until the socket is closed.
-func (c *conn) ping() {
-	err := c.WriteControl(websocket.PingMessage, nil, time.Now().Add(c.upgrader.heartbeat.Write))
-	switch {
-	case err == nil:
-		time.AfterFunc(c.upgrader.heartbeat.Ping, c.ping)
-	case isTimeout(err):
-		c.tooSlow()
-	}
 }
 
 // ReadMessage returns the next message, a text frame with a JSON object, and
@@ -235,7 +218,9 @@ func (c *conn) ping() {
 // An error is final: the socket is closed.
 func (c *conn) ReadMessage() (int, []byte, error) {
 	for {
+		c.expect(c.upgrader.after(c.upgrader.heartbeat.Timeout))
 		messageType, data, err := c.Conn.ReadMessage()
+		c.expect(never) // while nobody reads, the silence is not the peer's
 		if err != nil {
 			c.refuseTooLong(err)
 			c.cut()
@@ -317,7 +302,6 @@ func (c *conn) awaitAnswers() {
 	default:
 		c.awaitRoom()
 	}
-	c.alive() // the silence was not the peer's
 }
 
 func (c *conn) awaitRoom() {
@@ -331,12 +315,12 @@ func (c *conn) awaitRoom() {
 	}
 }
 
-// forgive stops waiting for answers if none waits to be written: those messages
-// never get one.
+// forgive stops waiting for answers if none is being written: those messages never get
+// one.
 func (c *conn) forgive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.queued > 0 && !c.closing {
+	if c.writing && !c.closing {
 		return
 	}
 	for range MaxUnanswered {
@@ -405,51 +389,52 @@ func (c *conn) WriteMessage(messageType int, data []byte) error {
 	return nil
 }
 
-// enqueue adds a frame to the queue, and reports whether there was room.
+// enqueue writes a frame when its turn comes, and reports whether there was room for it.
+// A ping comes first: a peer with much to read must not look as if it had vanished.
 func (c *conn) enqueue(f frame) (fits bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.goodbye {
 		return true
 	}
-	if c.queued+len(f.data) > MaxQueued {
+	if c.queued > 0 && c.queued+len(f.data) > MaxQueued {
 		return false
 	}
 	if f.messageType == websocket.CloseMessage {
-		c.goodbye = true
-		c.SetReadDeadline(time.Now().Add(closeWait))
+		c.goodbye, c.hearBy = true, c.upgrader.after(closeWait)
 	}
-	c.queue = append(c.queue, f)
+	switch {
+	case !c.writing:
+		c.begin()
+		go c.writeQueue(f) // only while there is something to write: an idle connection needs no stack for it
+		return true
+	case f.messageType == websocket.PingMessage:
+		c.queue = slices.Insert(c.queue, 0, f)
+	default:
+		c.queue = append(c.queue, f)
+	}
 	c.queued += len(f.data)
-	if !c.writing {
-		c.writing = true
-		go c.writeQueue() // only while there is something to write: an idle connection needs no stack for it
-	}
 	return true
 }
 
-// writeQueue writes frames until none is left.
-func (c *conn) writeQueue() {
-	for {
-		f, found := c.next()
-		if !found {
-			return
-		}
-		c.SetWriteDeadline(time.Now().Add(c.upgrader.heartbeat.Write))
+// begin gives a frame its time, with c.mu held.
+func (c *conn) begin() {
+	c.writing, c.writeBy = true, c.upgrader.after(c.upgrader.heartbeat.Write)
+}
+
+// writeQueue writes a frame, and others until none is left.
+func (c *conn) writeQueue(f frame) {
+	for more := true; more; f, more = c.next() {
 		err := c.Conn.WriteMessage(f.messageType, f.data)
-		c.answered()
+		if f.messageType != websocket.PingMessage {
+			c.answered()
+		}
 		if f.refresh {
 			c.upgrader.onRefresh()
 		}
-		if isTimeout(err) {
-			c.tooSlow()
-		} else if err != nil {
+		if err != nil {
 			c.cut()
 		}
-		c.mu.Lock()
-		c.queued -= len(f.data)
-		c.written.Broadcast()
-		c.mu.Unlock()
 	}
 }
 
@@ -458,13 +443,16 @@ func (c *conn) next() (f frame, found bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.queue) == 0 {
-		c.queue, c.writing = nil, false
+		c.queue, c.writing, c.writeBy = nil, false, never
 		if c.closing {
 			c.end()
 		}
 		return f, false
 	}
 	f, c.queue = c.queue[0], c.queue[1:]
+	c.queued -= len(f.data)
+	c.begin()
+	c.written.Broadcast()
 	return f, true
 }
 
@@ -488,11 +476,6 @@ func (c *conn) warnOnce(what string) {
 	if !before {
 		c.upgrader.log.WarnContext(c.ctx, what, slog.String("remote_addr", c.peer))
 	}
-}
-
-func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 func (c *conn) saidGoodbye() bool {

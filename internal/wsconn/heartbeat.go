@@ -1,0 +1,80 @@
+package wsconn
+
+import (
+	"maps"
+	"math"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// By default a vanished peer is found within 7 seconds, and every other ping may get
+// lost. A peer that does not read is found within 6. Time in which this process does not
+// get to run does not count.
+const (
+	DefaultPing    = 3 * time.Second
+	DefaultTimeout = 7 * time.Second
+	DefaultWrite   = 3 * time.Second
+)
+
+// Heartbeat finds peers that have vanished or have stopped reading. A browser
+// answers pings by itself, also for a tab in the background.
+type Heartbeat struct {
+	Ping    time.Duration // time between two pings; default: DefaultPing
+	Timeout time.Duration // longest time without a pong or a message; default: DefaultTimeout
+	Write   time.Duration // longest time for writing a single frame; default: DefaultWrite
+}
+
+// never is a tick that does not come.
+const never = math.MaxInt64
+
+// count counts a tick, and judges every connection by the ticks so far, for as long as
+// there are connections. A deadline would expire while this process is stopped, swapped
+// out or starved, and blame the peers for that. Of a pause one tick is counted.
+func (u *Upgrader) count() {
+	runtime.Gosched() // whoever is ready to read or to write comes first
+	u.mu.Lock()
+	all := slices.AppendSeq(make([]*conn, 0, len(u.open)), maps.Keys(u.open))
+	if u.counting = len(all) > 0; u.counting {
+		time.AfterFunc(u.tick, u.count)
+	}
+	u.mu.Unlock()
+	now := u.ticks.Add(1)
+	for _, c := range all {
+		c.judge(now)
+	}
+}
+
+// after returns the tick at which a time is over. It may come a tick early.
+func (u *Upgrader) after(d time.Duration) int64 { return u.ticks.Load() + int64(d/u.tick) }
+
+// expect sets the tick at which the peer must have been heard. A peer that was sent a
+// close frame has no more time than that allows.
+func (c *conn) expect(tick int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.goodbye {
+		c.hearBy = tick
+	}
+}
+
+// judge closes the connection of a peer that does not read or has vanished, or sends a
+// ping if one is due.
+func (c *conn) judge(now int64) {
+	c.mu.Lock()
+	stuck, gone, ping := now >= c.writeBy, now >= c.hearBy, now >= c.pingAt
+	if ping {
+		c.pingAt = c.upgrader.after(c.upgrader.heartbeat.Ping)
+	}
+	c.mu.Unlock()
+	switch {
+	case stuck:
+		c.tooSlow()
+	case gone:
+		c.cut()
+	case ping:
+		c.enqueue(frame{messageType: websocket.PingMessage})
+	}
+}
