@@ -281,11 +281,12 @@ func (a *app) serve(ctx context.Context, visitors, admin net.Listener, within ti
 	case err = <-failed:
 	case <-ctx.Done():
 	}
+	deadline := time.Now().Add(within) // before anything is logged: that may wait for a reader
 	// The next signal ends the program at once. HUP does not: when a session ends, systemd
 	// sends it right after TERM.
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	slog.Info("stopping", slog.Duration("within", within))
-	a.stop(server, within)
+	a.stop(server, deadline)
 	return err
 }
 
@@ -307,10 +308,10 @@ func errorLog() *log.Logger { return slog.NewLogLogger(slog.Default().Handler(),
 
 // stop closes every connection, and then the server, which answers requests until
 // then. It tells other servers last: until then every click counts, and this server
-// hears of people who are back on another one. It cuts what is still open after a time,
+// hears of people who are back on another one. It cuts what is still open at the deadline,
 // and takes leaveWithin longer.
-func (a *app) stop(server *http.Server, within time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
+func (a *app) stop(server *http.Server, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	err := a.shutdown(ctx)
 	// Browsers open connections ahead of requests. To the server they look as if a

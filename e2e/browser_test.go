@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp/kb"
+	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -224,12 +225,13 @@ func TestBrowser_ScriptThatDoesNotArriveIsNoticed(t *testing.T) {
 		"the client is not the one of the page": {"livetemplate-client", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("changed()")) }},
 		"the client hangs":                      {"livetemplate-client", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
 		"live.js is blocked":                    {"/live-", http.NotFound},
+		"live.js is something else":             {"/live-", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<h1>Please log in</h1>")) }},
 		"all are blocked":                       {".js", http.NotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tb := browser.New(t).Load("about:blank")
-			for _, part := range []string{"404", "Refused to execute", "integrity", "net::ERR_"} {
+			for _, part := range []string{"404", "Refused to execute", "SyntaxError", "integrity", "net::ERR_"} {
 				tb.ExpectErrors(part)
 			}
 			tb.Eval(`void location.assign(` + browser.Quote(visitor.NewProxy(t, server, func(app http.Handler) http.Handler {
@@ -259,9 +261,10 @@ func TestBrowser_OldBrowsersKeepUp(t *testing.T) {
 	tb := browser.New(t).Load("about:blank")
 	tb.ExpectErrors("net::ERR_")
 	tb.InEveryPage(`
-		delete AbortSignal.timeout, delete AbortSignal.any, delete window.requestIdleCallback, delete window.structuredClone;
-		delete HTMLFormElement.prototype.requestSubmit, delete crypto.randomUUID, delete Object.hasOwn, delete Promise.withResolvers;
-		for (const late of ["at", "findLast", "findLastIndex", "toReversed", "toSorted", "toSpliced", "with"]) delete Array.prototype[late];`)
+		delete AbortSignal.timeout, delete AbortSignal.any, delete window.requestIdleCallback;
+		delete PerformanceResourceTiming.prototype.encodedBodySize, delete PerformanceResourceTiming.prototype.decodedBodySize;
+		delete HTMLFormElement.prototype.requestSubmit, delete Promise.withResolvers;
+		for (const late of ["findLast", "findLastIndex", "toReversed", "toSorted", "toSpliced", "with"]) delete Array.prototype[late];`)
 	tb.Navigate(network.URL + visitor.CounterPage)
 	tb.WaitUntil(browser.Live, "a live page")
 	network.Leave()
@@ -271,9 +274,50 @@ func TestBrowser_OldBrowsersKeepUp(t *testing.T) {
 	tb.Shows("Counter: 1")
 	network.Leave()
 	tb.Shows("Reconnecting…")
-	visitor.New(t, server).Click()
 	network.ComeBack()
+	tb.Shows("Back online")
+	tb.ToggleWire(true)
+	visitor.New(t, server).Click()
 	tb.Shows("Counter: 2")
+	tb.Shows("received")
+}
+
+// A form that is sent before the page is live, and one that is not answered, leave the text
+// and the focus where they were.
+func TestBrowser_FormThatIsNotAnsweredCanBeSentAgain(t *testing.T) {
+	t.Parallel()
+	server, blocked := visitor.Serve(t), make(chan struct{})
+	tb := browser.New(t).Load("about:blank")
+	tb.ExpectErrors("403")
+	tb.ExpectErrors("WebSocket")
+	network := visitor.NewProxy(t, server, func(app http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case strings.Contains(r.URL.Path, "livetemplate-client"):
+				<-blocked
+				app.ServeHTTP(w, r)
+			case websocket.IsWebSocketUpgrade(r), r.Method == http.MethodPost && r.Header.Get("Accept") == "application/json":
+				http.Error(w, "not now", http.StatusForbidden)
+			default:
+				app.ServeHTTP(w, r)
+			}
+		})
+	})
+	tb.Eval(`void location.assign(` + browser.Quote(network+visitor.PresencePage) + `)`)
+	tb.TypeInto("username", "Alice")
+	tb.Press(kb.Enter)
+	tb.Shows(visitor.NotLive)
+	close(blocked)
+	tb.Shows("Live updates are off")
+	assert.Equal(t, "Alice", tb.Eval(typedName), "after the first update")
+
+	tb.WatchNotices()
+	tb.TypeInto("username", "Alice Again")
+	tb.Press(kb.Enter)
+	toldNote(tb, "What you did last did not count: the server has refused it.")
+	tb.WaitUntil(`document.activeElement.name === "username"`, "the focus where it was")
+	tb.Press("!")
+	assert.Equal(t, "Alice Again!", tb.Eval(typedName))
 }
 
 // Where somebody who uses the keyboard goes on after each form.

@@ -1,11 +1,15 @@
 package e2e
 
 import (
+	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -65,19 +69,47 @@ func TestDeploy_OpenPagesBecomeNew(t *testing.T) {
 	assert.Equal(t, 2, counter.Loads(), "once")
 }
 
-// A balancer between two versions that sends pages to one, and their sockets to the other.
+// A balancer between two versions: sockets go to the new one, pages to the old one. A page is
+// not loaded again while it would get no new one, and then once only, even if the balancer
+// has changed its mind meanwhile.
 func TestDeploy_PageBetweenTwoVersionsIsLoadedAgainOnce(t *testing.T) {
 	t.Parallel()
 	old, next := visitor.Serve(t), visitor.StartExe(t, visitor.BuildNext(t))
 	target, err := url.Parse(next.URL)
 	require.NoError(t, err)
-	sockets := httputil.NewSingleHostReverseProxy(target)
-	network := visitor.NewNetwork(t, visitor.NewProxy(t, old, visitor.AnswerUpgrades(sockets.ServeHTTP)))
-	tb := browser.New(t).Open(network.URL + visitor.CounterPage)
+	ofNext := httputil.NewSingleHostReverseProxy(target)
+	var asked, newPage atomic.Int64
+	network := visitor.NewNetwork(t, visitor.NewProxy(t, old, func(ofOld http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead {
+				asked.Add(1)
+			}
+			switch {
+			case websocket.IsWebSocketUpgrade(r), r.Method == http.MethodHead && newPage.Load() == 1:
+				ofNext.ServeHTTP(w, r)
+			case r.Method == http.MethodHead && newPage.Load() == 2:
+				w.WriteHeader(http.StatusBadGateway)
+			default:
+				ofOld.ServeHTTP(w, r)
+			}
+		})
+	}))
+	tb := browser.New(t).Load("about:blank")
 	tb.ExpectServerAway()
+	tb.ExpectErrors("502")
+	tb.InEveryPage(`const now = performance.now; performance.now = () => now.call(performance) + 1e6;`) // nobody has used it for long
+	tb.Navigate(network.URL + visitor.CounterPage)
+	for _, answer := range []int64{0, 2} {
+		newPage.Store(answer)
+		before := asked.Load()
+		require.Eventually(t, func() bool { return asked.Load() > before+1 }, visitor.Soon, time.Millisecond, "pages that look for a new one")
+		assert.Equal(t, 2, tb.Loads(), "about:blank and the page")
+	}
+	newPage.Store(1)
+	tb.WaitUntil(`performance.getEntriesByType("navigation")[0].type === "reload"`, "the page to be loaded again")
 	for range 3 {
 		tb.Shows(newVersion)
-		assert.Equal(t, 2, tb.Loads())
+		assert.Equal(t, 3, tb.Loads())
 		network.Cut()
 		tb.WaitUntil(`document.getElementById("renew").innerText === ""`, "a page that has lost its server")
 	}

@@ -3,7 +3,9 @@
 // This script loads before all others.
 (() => {
   let missing = false;
-  addEventListener("error", ({ target }) => { missing ||= target.tagName === "SCRIPT"; }, true);
+  addEventListener("error", ({ target, filename }) => {
+    missing ||= target.tagName === "SCRIPT" || Boolean(filename?.includes("/static/")); // something else may answer in its place
+  }, true);
   addEventListener("DOMContentLoaded", () => {
     if (missing) return;
     document.getElementById("unscripted").remove();

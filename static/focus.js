@@ -26,6 +26,9 @@
   let submitted; // the control that had the focus in a form, until the form is answered
 
   const typed = new Map(); // by field
+  for (const field of document.querySelectorAll("[data-lvt-id] :is(input, textarea)")) {
+    if (field.value !== "") typed.set(field, field.value); // before this script has run
+  }
   document.addEventListener("input", ({ target }) => { typed.set(target, target.value); });
 
   document.addEventListener("submit", ({ target }) => {
@@ -39,14 +42,24 @@
       if (!field.isConnected) typed.delete(field);
       else if (field.value !== text) field.value = text;
     }
-    if (!submitted || !detail.action) return;
+    if (detail.action) answered(target);
+  }, true);
+
+  // A form that was not answered: the client leaves it disabled if it was a request.
+  for (const name of ["uncounted", "unanswered"]) document.addEventListener(name, () => {
+    for (const fieldset of document.querySelectorAll("form[aria-busy] fieldset")) fieldset.disabled = false;
+    answered(document);
+  });
+
+  function answered(place) {
+    if (!submitted) return;
     const before = submitted;
     submitted = undefined;
     queueMicrotask(() => { // the client enables the form first
       if (document.activeElement !== document.body) return;
-      const next = before.isConnected ? before : target.querySelector("form :is(input:not([type=hidden]), textarea, select, button)");
+      const next = before.isConnected ? before : place.querySelector("form :is(input:not([type=hidden]), textarea, select, button)");
       // On a phone, a text field that gets the focus opens the keyboard.
       if (next === before || next?.matches("button") || !touch.matches) next?.focus({ preventScroll: true });
     });
-  }, true);
+  }
 })();

@@ -9,8 +9,9 @@
 //   "unanswered" Something the person did may not have counted: no answer has come.
 //   "uncounted"  Something the person did has not counted. The detail is "too fast",
 //                "refused" or "not sent".
-//   "outdated"   The server is of another build than the page, and nothing that the person
-//                did waits for an answer. This comes with every answer of the server.
+//   "outdated"   Nothing that the person did waits for an answer, and the detail tells
+//                whether the server is of another build than the page. While it is, this
+//                comes with every answer of the server.
 //   "socket"     The page has made a socket, which is the detail. window.openSockets
 //                has all that are not closed.
 //
@@ -56,6 +57,7 @@
   let held = [];          // buttons that were pressed while the client took no action
   let closedBy;           // the code with which the last socket was closed
   let outdated = false;   // the server is of another build than the page
+  let toldOutdated = false;
   let retrying, deadline; // timers
 
   const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
@@ -155,6 +157,7 @@
     const socket = new WebSocket(location.origin.replace("http", "ws") + location.pathname + location.search);
     const end = (opened) => {
       clearTimeout(timer);
+      if (!opened) offers = offers.length > 0 ? [] : builds;
       resolve(opened);
       socket.close();
     };
@@ -221,7 +224,9 @@
   on("lvt:pending", () => { if (open) pending++; });
 
   function compare() {
-    if (outdated && state !== "down" && pending === 0) tell("outdated");
+    if (state === "down" || pending > 0 || !outdated && !toldOutdated) return;
+    toldOutdated = outdated;
+    tell("outdated", outdated);
   }
 
   on("submit", (event) => {
@@ -257,7 +262,7 @@
     const type = headers?.get("Content-Type") ?? "";
     if (status === 429) tell("uncounted", "too fast");
     else if (status >= 400 && status < 500) tell("uncounted", "refused");
-    else if (status === 200 && type.startsWith("application/json")) {
+    else if (status === 200 && type.startsWith("application/json") && headers.has("Page-Build")) {
       isOf(headers.get("Page-Build"));
       compare();
     } else { // there is no answer, or it is not the server's
@@ -310,9 +315,11 @@
 
   // A server tells the build of its pages by the subprotocol of a socket, which is the
   // only part of its answer that a page can see. Of two that the page offers, it takes
-  // the first if the page is one of its own.
+  // the first if the page is one of its own. Where live updates are off, the page tries
+  // without: something on the way may take them out.
   const { build } = document.documentElement.dataset;
-  const protocols = [`page.${build}`, "page"];
+  const builds = [`page.${build}`, "page"];
+  let offers = builds;
   const isOf = (other) => { outdated = other !== build; };
 
   // The panel "On the wire" says which socket is which: they are numbered in the order in
@@ -321,12 +328,12 @@
   let made = 0;
   window.WebSocket = class extends WebSocket {
     constructor(url) {
-      super(url, protocols);
+      super(url, offers);
       this.number = ++made;
       sockets.add(this);
       this.addEventListener("open", () => {
         this.openedAt = new Date();
-        isOf(this.protocol.slice("page.".length));
+        if (this.protocol) isOf(this.protocol.slice("page.".length));
       });
       this.addEventListener("close", ({ code }) => {
         sockets.delete(this);

@@ -10,12 +10,12 @@
     "not sent": "What you did last was not sent, because the page has changed meanwhile.",
     "unanswered": "What you did last may not have counted.",
   };
-  let timer;
+  let timer, said;
 
   const say = (note) => {
-    if (line.textContent !== notes[note]) line.textContent = notes[note]; // read out once, not for every click
+    if (said !== note) line.textContent = notes[said = note]; // read out once, not for every click
     clearTimeout(timer);
-    timer = setTimeout(() => { line.textContent = ""; }, shownFor);
+    timer = setTimeout(() => { line.textContent = said = ""; }, shownFor);
   };
 
   // The client's events do not bubble.

@@ -1,14 +1,16 @@
 // Makes a page new that is live on a server of another build: its fixed text, styles and
 // scripts are old, while its live part is new. The page is loaded again by itself where that
-// loses nothing. Otherwise a line says so, with a button, which takes along what was typed.
+// loses nothing. Otherwise a line says so, with a button.
 //
-// A page leaves a build by itself once only, so that a balancer between servers of two
-// builds cannot send it back and forth.
+// A page leaves a build by itself once only, and only if the server says that it would get
+// another one: a balancer between servers of two builds cannot send it back and forth, and
+// a version that does not start does not take its place.
 (() => {
-  const idle = 5000; // milliseconds since the last key or press, after which a tab is not in use
-  const line = document.getElementById("renew");
+  const idle = 5000; // milliseconds since the last key or press, or the page was loaded, after which a tab is not in use
+  const line = document.getElementById("renew"), notice = document.getElementById("notice");
   const { build } = document.documentElement.dataset;
-  let used = -Infinity;
+  let used = 0;
+  let control; // the name of the control in the live part that had the focus last
 
   // The frames of a tab share its storage.
   const frame = window === window.top ? "" : ` in ${window.name}`;
@@ -16,55 +18,72 @@
   const kept = (key) => JSON.parse(sessionStorage.getItem(key + frame));
 
   const fields = () => [...document.querySelectorAll("[data-lvt-id] :is(input:not([type=hidden]), textarea)")];
-  const inUse = () => performance.now() - used < idle || fields().some(({ value }) => value !== "") ||
+  const inUse = () => performance.now() - used < idle || notice.textContent !== "" || fields().some(({ value }) => value !== "") ||
     getSelection().type === "Range" || Boolean(document.querySelector("details[open]"));
 
-  function renew() {
+  function hasLeft() {
     try {
-      keep("taken-along", { focus: document.activeElement.name, typed: fields().map(({ value }) => value) });
+      return kept("left-builds")?.includes(build);
+    } catch {
+      return true; // the browser blocks site data, so the page would forget that it has left
+    }
+  }
+
+  async function wouldBeNew() {
+    try {
+      const { ok, headers } = await fetch(location.href, { method: "HEAD", cache: "no-store" });
+      return ok && ![null, build].includes(headers.get("Page-Build"));
+    } catch {
+      return false;
+    }
+  }
+
+  document.addEventListener("outdated", async ({ detail }) => {
+    if (!detail) line.replaceChildren();
+    else if (hasLeft() || inUse()) offer();
+    else if (await wouldBeNew() && !inUse()) {
+      keep("left-builds", [...kept("left-builds") ?? [], build]);
+      renew();
+    }
+  });
+  document.addEventListener("live", () => line.replaceChildren()); // the next server may be of the same build
+
+  function offer() {
+    if (line.firstChild) return;
+    const button = Object.assign(document.createElement("button"), { type: "button", name: "renew", textContent: "Show it", onclick: renew });
+    line.append("There is a new version of this page. ", button);
+  }
+
+  // Until the new page comes, the person may go on typing.
+  function renew() {
+    addEventListener("pagehide", takeAlong);
+    location.reload();
+  }
+  function takeAlong() {
+    try {
+      keep("taken-along", { control, typed: fields().map(({ value }) => value) });
     } catch {
       // The browser blocks site data.
     }
-    location.reload();
   }
-
-  function putBack() {
-    const { focus, typed } = kept("taken-along");
+  function putBack({ control, typed }) {
     sessionStorage.removeItem("taken-along" + frame);
-    fields().forEach((field, i) => { field.value = typed[i] ?? ""; });
-    if (!focus) return;
+    fields().forEach((field, i) => { field.value ||= typed[i] ?? ""; });
     // A tab that joins again gets the button to leave with its second update.
-    document.addEventListener("lvt:updated", function refocus() {
-      const control = document.querySelector(`[name="${CSS.escape(focus)}"]`);
-      if (!control) return;
+    if (control) document.addEventListener("lvt:updated", function refocus() {
+      const again = document.querySelector(`[data-lvt-id] [name="${CSS.escape(control)}"]`);
+      if (!again) return;
       document.removeEventListener("lvt:updated", refocus, true);
-      if (document.activeElement === document.body) control.focus({ preventScroll: true });
+      if (document.activeElement === document.body) again.focus({ preventScroll: true });
     }, true);
   }
   try {
-    if (kept("taken-along")) putBack();
+    if (kept("taken-along")) putBack(kept("taken-along"));
   } catch {
     // The browser blocks site data.
   }
 
-  function mayLeaveByItself() {
-    try {
-      const left = kept("left-builds") ?? [];
-      if (left.includes(build) || inUse()) return false;
-      keep("left-builds", [...left, build]);
-      return true;
-    } catch {
-      return false; // the browser blocks site data, so the page would forget that it has left
-    }
-  }
-
-  document.addEventListener("outdated", () => {
-    if (mayLeaveByItself()) return renew();
-    if (line.firstChild) return;
-    const button = Object.assign(document.createElement("button"), { name: "renew", type: "button", textContent: "Show it", onclick: renew });
-    line.append("There is a new version of this page. ", button);
-  });
-  document.addEventListener("live", () => line.replaceChildren()); // the next server may be of the same build
-
   for (const press of ["keydown", "pointerdown"]) addEventListener(press, () => { used = performance.now(); }, true);
+  document.addEventListener("focusin", ({ target }) => { if (target.closest("[data-lvt-id]")) control = target.name; });
+  document.addEventListener("focusout", ({ relatedTarget }) => { if (!line.contains(relatedTarget)) control = undefined; });
 })();

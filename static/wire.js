@@ -105,7 +105,7 @@
     const { received, sent, heartbeats } = totals;
     row(".received", received.frames, received.bytes);
     row(".sent", sent.frames, sent.bytes);
-    row(".pages", received.frames, received.frames * page.encodedBodySize);
+    if (page.encodedBodySize) row(".pages", received.frames, received.frames * page.encodedBodySize);
     part(".heartbeats").textContent = `Heartbeats, not listed: ${number(heartbeats.frames)} frames, ${number(heartbeats.bytes)} bytes.`;
   }
 
@@ -128,7 +128,8 @@
     return `${time(date)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
   };
 
-  part(".page").textContent = `As whole pages: had each frame received been this page as it was delivered, ` +
+  if (!page.encodedBodySize) part(".pages").remove(); // Safari tells it from version 16.4 on
+  else part(".page").textContent = `As whole pages: had each frame received been this page as it was delivered, ` +
     `${number(page.encodedBodySize)} bytes of HTML, ${page.encodedBodySize < page.decodedBodySize ? "" : "not "}compressed. ` +
     `No size includes headers.`;
   part("[hidden]").hidden = false;

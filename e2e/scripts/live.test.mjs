@@ -288,14 +288,14 @@ const cases = {
     await it.lose("up");
     it.tab.press();
     await it.pass(1100);
-    is([it.tab.state, it.tab.outdated], ["up", 0], "the state, and how often the page is told while a press waits");
+    is([it.tab.state, it.tab.outdated], ["up", []], "the state, and what the page is told while a press waits");
     await it.pass(100);
     it.tells([], 1);
-    is(it.tab.outdated, 1, "how often the page is told");
+    is(it.tab.outdated, [true], "what the page is told");
     it.server.build = "1";
     await it.lose("up");
     await it.pass(minute);
-    is(it.tab.outdated, 1, "how often the page is told in all");
+    is(it.tab.outdated, [true, false], "what the page is told in all");
   },
   "up: the socket ends while the tab is hidden": async (it) => {
     it.tab.hide();
@@ -436,6 +436,12 @@ const cases = {
     await it.comes("up");
     is([it.did("socket"), it.server.sockets.size], [2, 1], "sockets that were tried, and that are open");
   },
+  "off: a socket opens, but only without a subprotocol": async (it) => {
+    await it.comes("without subprotocols");
+    is(it.tab.outdated, [], "what the page is told");
+    await it.lose("without subprotocols");
+    await it.pass(second);
+  },
   "off: a socket opens only after 70 s": async (it) => {
     it.server.socket = "hangs";
     await it.pass(15 * second);
@@ -468,7 +474,10 @@ const cases = {
     it.tab.press();
     await it.pass(0);
     it.tells([], 1);
-    is(it.tab.outdated, 1, "how often the page is told");
+    it.server.build = "1";
+    it.tab.press();
+    await it.pass(0);
+    is(it.tab.outdated, [true, false], "what the page is told");
   },
   "off: a press is not answered for 10 s": async (it) => {
     it.server.becomes("hangs");
@@ -598,7 +607,7 @@ test("a number that changes all the time is announced once a second, and the las
 // and has told of each press that has not counted. WALK=seed repeats one walk, and
 // WALKS=n takes more of them.
 const happenings = {
-  ...Object.fromEntries(["up", "without sockets", "full", "session full", "silent", "stopping", "another", "away", "hangs", 502].map((what) =>
+  ...Object.fromEntries(["up", "without sockets", "full", "session full", "silent", "without subprotocols", "stopping", "another", "away", "hangs", 502].map((what) =>
     [`the server is ${what}`, (it) => it.server.becomes(what)])),
   "sockets end": (it) => it.server.cut(),
   "hidden": (it) => it.tab.hide(),

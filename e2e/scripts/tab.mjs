@@ -84,6 +84,7 @@ const servers = {
   "full": { ...up, health: "full", socket: "refused" },
   "session full": { ...up, health: "session full", socket: "refused" },
   "silent": { ...up, socket: "silent" },
+  "without subprotocols": { ...up, socket: "plain" },
   "another": { health: "<h1>Please log in</h1>", HEAD: 200, GET: "html", POST: "html", socket: "refused" },
 };
 for (const all of ["away", "hangs", 502]) {
@@ -132,7 +133,7 @@ export class Server {
   meet(socket) {
     if (socket.readyState !== 0) return; // it was closed
     if (this.socket === "hangs") return this.#hanging.push(() => this.meet(socket));
-    if (this.socket === "refused") return socket.end();
+    if (this.socket === "refused" || this.socket === "plain" && socket.protocols.length > 0) return socket.end();
     this.sockets.add(socket);
     socket.protocol = this.build === "1" ? socket.protocols[0] : socket.protocols[1];
     socket.opens();
@@ -238,7 +239,7 @@ export class Tab {
   answered = 0;         // forms that the client takes for answered: any update will do
   joined = undefined;   // as whom, on the page
   figure = "";          // what the page shows
-  outdated = 0;         // how often live.js has told that
+  outdated = [];        // what live.js tells of the build of the server
   clockIsWrongBy = 0;   // milliseconds
 
   constructor(server, { luck = () => 0.5, storage = new Map() } = {}) {
@@ -307,7 +308,7 @@ export class Tab {
     addDocument(page, this);
     page.document.addEventListener("live", ({ detail }) => { this.state = detail; });
     page.document.addEventListener("uncounted", ({ detail }) => this.told.push(detail));
-    page.document.addEventListener("outdated", () => { this.outdated++; });
+    page.document.addEventListener("outdated", ({ detail }) => this.outdated.push(detail));
     page.document.addEventListener("unanswered", () => this.told.push("unanswered"));
     for (const run of scripts) run(page);
     page.dispatchEvent(new Event("DOMContentLoaded"));

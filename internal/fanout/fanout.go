@@ -140,8 +140,9 @@ type pause struct {
 func (p *Peers) OnRefreshed(f func(took time.Duration)) { p.watch.observe = f }
 
 // Publish makes every other subscriber of topic run action, now or at the end of
-// the interval. Call it after the change, and outside the lock that guards the
-// change. It returns the error of ctx.Publish.
+// the interval. Call it after the change, outside the lock that guards the change, and
+// last: the framework publishes when the action has returned, and not if that fails. It
+// returns the error of ctx.Publish.
 func (p *Peers) Publish(ctx Context, topic, action string) error {
 	if p.merge(refresh{topic, action}) {
 		return nil
@@ -228,13 +229,13 @@ func (p *Peers) end(r refresh) {
 }
 
 // goAgain starts another interval, and reports whether to publish again: not two refreshes
-// together, which would be in each other's way, and less and less often, because an action
-// may hang.
+// together, which would be in each other's way, and less and less often at first, because an
+// action may hang.
 func (p *Peers) goAgain(r refresh, running pause) bool {
 	send := false
 	if time.Since(p.again) >= p.interval() {
 		running.again++
-		send = running.again&(running.again-1) == 0 // 1, 2, 4, 8 …
+		send = running.again&(running.again-1) == 0 || running.again%16 == 0 // 1, 2, 4, 8, and every 16th
 	}
 	if send {
 		p.again, running.dropped = time.Now(), p.dropped

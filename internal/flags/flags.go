@@ -114,7 +114,12 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 	f.BoolVar(&o.Site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
 
 	f = group("Log and version")
-	f.TextVar(&o.LogLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
+	f.Func("log-level", "least `level` to log: debug, info, warn or error", func(text string) error {
+		if o.LogLevel.UnmarshalText([]byte(text)) != nil {
+			return errors.New("want debug, info, warn or error")
+		}
+		return nil
+	})
 	f.Lookup("log-level").DefValue = "info" // as people write it
 	f.Func("log-format", "`format` of the log: text or json", func(text string) error {
 		if o.LogJSON = text == "json"; !o.LogJSON && text != "text" {

@@ -84,8 +84,8 @@ func forwarded(r *http.Request, header string) string {
 // an IPv6 address in brackets.
 func forwardedIP(text string) (ip netip.Addr, ok bool) {
 	if withPort, err := netip.ParseAddrPort(text); err == nil {
-		return withPort.Addr().Unmap(), true
+		return withPort.Addr().Unmap().WithZone(""), true
 	}
 	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
-	return ip.Unmap(), err == nil
+	return ip.Unmap().WithZone(""), err == nil // a zone is any text
 }

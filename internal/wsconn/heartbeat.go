@@ -11,8 +11,8 @@ import (
 )
 
 // By default a vanished peer is found within 7 seconds, and every other ping may get
-// lost. A peer that does not read is found within 6. Time in which this process does not
-// get to run does not count.
+// lost. A peer that does not read is found within 6. Of a time in which this process does not
+// get to run, half a second counts.
 const (
 	DefaultPing    = 3 * time.Second
 	DefaultTimeout = 7 * time.Second
@@ -30,25 +30,38 @@ type Heartbeat struct {
 // never is a tick that does not come.
 const never = math.MaxInt64
 
-// count counts a tick, and judges every connection by the ticks so far, for as long as
-// there are connections. A deadline would expire while this process is stopped, swapped
-// out or starved, and blame the peers for that. Of a pause one tick is counted.
-func (u *Upgrader) count() {
-	runtime.Gosched() // whoever is ready to read or to write comes first
-	u.mu.Lock()
-	all := slices.AppendSeq(make([]*conn, 0, len(u.open)), maps.Keys(u.open))
-	if u.counting = len(all) > 0; u.counting {
-		time.AfterFunc(u.tick, u.count)
-	}
-	u.mu.Unlock()
-	now := u.ticks.Add(1)
-	for _, c := range all {
-		c.judge(now)
-	}
+// mostCounted is how much of a pause is counted, in ticks: half of the shortest default.
+const mostCounted = 5
+
+// countFrom counts the ticks since a time, and judges every connection by the ticks so far,
+// for as long as there are connections. A deadline would expire while this process is
+// stopped, swapped out or starved, and blame the peers for that.
+func (u *Upgrader) countFrom(since time.Time) {
+	time.AfterFunc(time.Until(since.Add(u.tick)), func() {
+		runtime.Gosched() // whoever is ready to read or to write comes first
+		passed := int64(time.Since(since) / u.tick)
+		since = since.Add(time.Duration(passed) * u.tick)
+		now := u.ticks.Add(min(passed, mostCounted))
+		u.mu.Lock()
+		all := slices.AppendSeq(make([]*conn, 0, len(u.open)), maps.Keys(u.open))
+		if u.counting = len(all) > 0; u.counting {
+			u.countFrom(since)
+		}
+		u.mu.Unlock()
+		for _, c := range all {
+			c.judge(now)
+		}
+	})
 }
 
 // after returns the tick at which a time is over. It may come a tick early.
-func (u *Upgrader) after(d time.Duration) int64 { return u.ticks.Load() + int64(d/u.tick) }
+func (u *Upgrader) after(d time.Duration) int64 { return u.ticks.Load() + max(int64(d/u.tick), 2) }
+
+// heardBy returns the tick at which a peer must have been heard again: in any case after
+// it was asked.
+func (u *Upgrader) heardBy() int64 {
+	return max(u.after(u.heartbeat.Timeout), u.after(u.heartbeat.Ping)+2)
+}
 
 // expect sets the tick at which the peer must have been heard. A peer that was sent a
 // close frame has no more time than that allows.

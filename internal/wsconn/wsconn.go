@@ -102,7 +102,7 @@ func New(opts Options) *Upgrader {
 			Subprotocols:    opts.Protocols,
 		},
 		heartbeat: heartbeat,
-		tick:      max(min(heartbeat.Ping, heartbeat.Timeout, heartbeat.Write, closeWait)/10, time.Millisecond),
+		tick:      max(min(heartbeat.Ping, heartbeat.Timeout, heartbeat.Write, closeWait)/10, 10*time.Millisecond),
 		log:       cmp.Or(opts.Log, slog.Default()),
 		onRefresh: func() {},
 		open:      map[*conn]bool{},
@@ -136,7 +136,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 		socket.SetWriteBuffer(kernelBuffer) // fails on a socket that is gone
 	}
 	ws.SetReadLimit(MaxMessage)
-	ws.SetPongHandler(func(string) error { c.expect(u.after(u.heartbeat.Timeout)); return nil })
+	ws.SetPongHandler(func(string) error { c.expect(u.heardBy()); return nil })
 	ws.SetPingHandler(func(data string) error {
 		ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{}) // the queue finds out if it fails
 		return nil
@@ -147,7 +147,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	u.opened++
 	if !u.counting {
 		u.counting = true
-		time.AfterFunc(u.tick, u.count)
+		u.countFrom(time.Now())
 	}
 	return c, nil
 }
@@ -218,7 +218,7 @@ type frame struct {
 // An error is final: the socket is closed.
 func (c *conn) ReadMessage() (int, []byte, error) {
 	for {
-		c.expect(c.upgrader.after(c.upgrader.heartbeat.Timeout))
+		c.expect(c.upgrader.heardBy())
 		messageType, data, err := c.Conn.ReadMessage()
 		c.expect(never) // while nobody reads, the silence is not the peer's
 		if err != nil {
