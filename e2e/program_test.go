@@ -324,7 +324,7 @@ func TestProgram_SaysWhyItCannotStart(t *testing.T) {
 		"a PORT of words":          {nil, 2, "invalid value \"eighty\" for PORT: want a number up to 65535; run with -h for the flags"},
 		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-admin-addr", busy}, 1, "address already in use"},
 		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},
-		"redis is not there":       {[]string{"-addr", "127.0.0.1:0", "-redis", "redis://127.0.0.1:1/0"}, 1, "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect"},
+		"redis is not there":       {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-redis", "redis://127.0.0.1:1/0"}, 1, "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
