@@ -323,7 +323,8 @@ func TestBrowser_FormThatIsNotAnsweredCanBeSentAgain(t *testing.T) {
 // Where somebody who uses the keyboard goes on after each form.
 func TestBrowser_FormKeepsTheFocus(t *testing.T) {
 	t.Parallel()
-	tb := browser.New(t).Open(visitor.Serve(t) + visitor.PresencePage)
+	server := visitor.Serve(t)
+	tb, peer := browser.New(t).Open(server+visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	hasFocus := func(name string) {
 		t.Helper()
 		tb.WaitUntil(`document.activeElement.name === "`+name+`"`, "the focus on "+name)
@@ -335,6 +336,12 @@ func TestBrowser_FormKeepsTheFocus(t *testing.T) {
 	tb.Click("join")
 	tb.Shows(visitor.LongName)
 	hasFocus("join")
+	tb.Eval(`document.querySelector("[name=username]").value = ""`)
+	peer.Join("Bob")
+	tb.Shows("1 user(s) online")
+	peer.Leave()
+	tb.Shows("0 user(s) online")
+	assert.Empty(t, tb.Eval(typedName), "what was sent is not put back")
 	tb.TypeInto("username", strings.Repeat("A", 41))
 	tb.Press(kb.Backspace + kb.Enter)
 	tb.Shows("Logged in as " + strings.Repeat("A", 40))
