@@ -294,7 +294,10 @@ func TestBrowser_FormThatIsNotAnsweredCanBeSentAgain(t *testing.T) {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case strings.Contains(r.URL.Path, "livetemplate-client"):
-				<-blocked
+				select {
+				case <-blocked:
+				case <-r.Context().Done():
+				}
 				app.ServeHTTP(w, r)
 			case websocket.IsWebSocketUpgrade(r), r.Method == http.MethodPost && r.Header.Get("Accept") == "application/json":
 				http.Error(w, "not now", http.StatusForbidden)

@@ -1,6 +1,7 @@
 package visitor
 
 import (
+	"context"
 	"io"
 	"log"
 	"maps"
@@ -167,12 +168,17 @@ func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Hand
 	t.Helper()
 	target, err := url.Parse(server)
 	require.NoError(t, err)
-	proxy := httptest.NewServer(wrap(&httputil.ReverseProxy{
+	handler := wrap(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host
 		},
 		ErrorLog: log.New(io.Discard, "", 0),
+	})
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, end := context.WithCancel(r.Context())
+		defer context.AfterFunc(t.Context(), end)() // a request that hangs does so until the test ends
+		handler.ServeHTTP(w, r.WithContext(ctx))
 	}))
 	t.Cleanup(func() {
 		proxy.CloseClientConnections()
