@@ -78,7 +78,8 @@
     }, true);
   }
   try {
-    if (kept("taken-along")) putBack(kept("taken-along"));
+    const taken = kept("taken-along");
+    if (taken) putBack(taken);
   } catch {
     // The browser blocks site data.
   }

@@ -111,11 +111,14 @@ func (f *framework) Collect(all chan<- prometheus.Metric) {
 	for _, p := range f.pages() {
 		values := frameworkMetrics(p.handler.MetricsHandler())
 		all <- prometheus.MustNewConstMetric(refreshesSent, prometheus.CounterValue, values["livetemplate_publishes_sent_total"], p.name())
-		all <- prometheus.MustNewConstMetric(dispatchDrops, prometheus.CounterValue, values["livetemplate_websocket_dispatch_dropped_total"], p.name())
+		all <- prometheus.MustNewConstMetric(dispatchDrops, prometheus.CounterValue, values[dropped], p.name())
 		slow += values["livetemplate_websocket_slow_client_closes_total"]
 	}
 	all <- prometheus.MustNewConstMetric(slowCloses, prometheus.CounterValue, slow)
 }
+
+// dropped is the framework's counter of actions that found no room.
+const dropped = "livetemplate_websocket_dispatch_dropped_total"
 
 // frameworkMetrics returns the framework's counters of a page, by name. They are all
 // absent if the text cannot be parsed.

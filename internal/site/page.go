@@ -57,6 +57,20 @@ func (p *Page) OnRefresh(f func()) { p.upgrader.OnRefresh(f) }
 // own build, and learns from the choice whether this server is of that build.
 const anyPage = "page"
 
+// Merges says that an action is a refresh. If one is dropped, because another action
+// waits for the same connection, the log has no warning: whoever publishes it knows.
+func (p *Page) Merges(action string) {
+	if log, ok := p.refused.log.Handler().(calm); ok {
+		log.seen.refreshes.Store(action, true)
+	}
+}
+
+// Dropped returns how many actions were dropped so far, because another one waited for
+// the same connection.
+func (p *Page) Dropped() int {
+	return int(frameworkMetrics(p.handler.MetricsHandler())[dropped])
+}
+
 const (
 	// maxForm is the maximum length of a posted form, in bytes.
 	maxForm = 16 << 10

@@ -10,12 +10,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
@@ -162,24 +160,6 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		// repeats less than 50 times a second.
 		livetemplate.WithMessageRateLimit(s.opts.ActionRate, s.opts.ActionBurst),
 	}
-}
-
-// Merges says that an action is a refresh. If one is dropped, because another action
-// waits for the same connection, the log has no warning: whoever publishes it knows.
-func (p *Page) Merges(action string) {
-	if log, ok := p.refused.log.Handler().(calm); ok {
-		log.seen.refreshes.Store(action, true)
-	}
-}
-
-// Dropped returns how many actions were dropped so far, because another one waited for
-// the same connection. It is asked often, so it does not parse all metrics.
-func (p *Page) Dropped() (n int) {
-	text := newRecorder(http.Header{})
-	p.handler.MetricsHandler().ServeHTTP(text, &http.Request{Method: http.MethodGet})
-	_, after, _ := strings.Cut(text.body.String(), "\nlivetemplate_websocket_dispatch_dropped_total ")
-	fmt.Sscan(after, &n)
-	return n
 }
 
 // add adds a live page. Its address with a slash at the end leads to it.

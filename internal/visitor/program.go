@@ -82,37 +82,48 @@ func raceFlag() string { return "-race=" + cmp.Or(builtWith("-race"), "false") }
 
 // Build builds the program, with the race detector if the test has it, and returns
 // the path of the executable. The first test that needs it builds it.
-func Build(t testing.TB) (exe string) { t.Helper(); return built(t, raceFlag()) }
+func Build(t testing.TB) (exe string) { t.Helper(); return builtWithFlag(t, raceFlag()) }
 
 // BuildPlain builds the program without the race detector, for tests that measure
 // time.
-func BuildPlain(t testing.TB) (exe string) { t.Helper(); return built(t, "-race=false") }
+func BuildPlain(t testing.TB) (exe string) { t.Helper(); return builtWithFlag(t, "-race=false") }
 
-// buildDirs are where the program was built, by the flag of the race detector.
+func builtWithFlag(t testing.TB, flag string) (exe string) {
+	t.Helper()
+	return built(t, flag, func(string) []string { return []string{flag} })
+}
+
+// buildDirs are where the program was built, by what it was built as.
 var (
 	buildDirs = map[string]string{}
 	building  sync.Mutex
 )
 
-func built(t testing.TB, race string) (exe string) {
+func built(t testing.TB, as string, flags func(dir string) []string) (exe string) {
 	t.Helper()
 	building.Lock()
 	defer building.Unlock()
-	if buildDirs[race] == "" {
+	if buildDirs[as] == "" {
 		require.NoError(t, readSources())
 		dir, err := os.MkdirTemp("", "realtime")
 		require.NoError(t, err)
-		goTool(t, Root(), "build", race, "-o", dir, ".")
-		buildDirs[race] = dir
+		goTool(t, Root(), append(append([]string{"build"}, flags(dir)...), "-o", filepath.Join(dir, "realtime"), ".")...)
+		buildDirs[as] = dir
 	}
-	return filepath.Join(buildDirs[race], "realtime")
+	return filepath.Join(buildDirs[as], "realtime")
 }
 
 // BuildNext builds a later version of the program, as Build does, and returns the path of
 // the executable. Its pages say "Have a try:", and their style is of the version "next".
 func BuildNext(t testing.TB) (exe string) {
 	t.Helper()
-	dir := t.TempDir()
+	return built(t, "next", func(dir string) []string { return []string{raceFlag(), "-overlay", overlayNext(t, dir)} })
+}
+
+// overlayNext writes the changed files of a later version, and what go build needs to take
+// them, into a directory.
+func overlayNext(t testing.TB, dir string) (file string) {
+	t.Helper()
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for _, change := range []struct{ file, was, is string }{
 		{"static/app.css", "/* Only", ":root { --version: next; }\n/* Only"},
@@ -129,10 +140,9 @@ func BuildNext(t testing.TB) (exe string) {
 	}
 	list, err := json.Marshal(overlay)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay"), list, 0o600))
-	exe = filepath.Join(dir, "realtime")
-	goTool(t, Root(), "build", raceFlag(), "-overlay", filepath.Join(dir, "overlay"), "-o", exe, ".")
-	return exe
+	file = filepath.Join(dir, "overlay")
+	require.NoError(t, os.WriteFile(file, list, 0o600))
+	return file
 }
 
 // BuildCopy vets and builds a changed copy of the module, as Build does, and returns the
