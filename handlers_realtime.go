@@ -78,8 +78,9 @@ type PresenceController struct {
 // Mount subscribes before it reads. A socket gets an ID, and leaves when it ends.
 func (c *PresenceController) Mount(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	if ctx.IsNewConnect() || ctx.IsReconnect() {
-		s.ID = rand.Text()
-		context.AfterFunc(ctx, func() { c.online.Disconnect(s.ID, c.changed) })
+		id := rand.Text()
+		s.ID = id
+		context.AfterFunc(ctx, func() { c.online.Disconnect(id, c.changed) }) // it ends with the socket
 	}
 	err := ctx.Subscribe(ctx.SelfTopic())
 	return c.read(s), err
@@ -92,7 +93,7 @@ func (c *PresenceController) Join(s PresenceState, ctx *livetemplate.Context) (P
 	if s.NameError = problem; problem != "" {
 		return s, site.Refuse(ctx, s, problem)
 	}
-	c.online.Join(s.ID, presence.NewUser(ctx.GroupID(), name))
+	c.online.Join(s.ID, presence.NewUser(site.Browser(ctx), name))
 	s.Username, s.Joined, s.Draft = name, true, ""
 	return c.read(s), c.peers.Publish(ctx, ctx.SelfTopic(), "PresenceChanged")
 }
@@ -114,7 +115,7 @@ func (c *PresenceController) PresenceChanged(s PresenceState, _ *livetemplate.Co
 func (c *PresenceController) changed() { c.peers.PublishTo(allTabs, "PresenceChanged") }
 
 func (c *PresenceController) read(s PresenceState) PresenceState {
-	s.OnlineCount, s.Online, s.More = c.online.View(s.ID)
+	s.OnlineCount, s.Online = c.online.View(s.ID)
 	s.Away = c.servers.Away()
 	return s
 }

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -193,9 +194,19 @@ func multiUserSyncHandler(a *app) *MultiUserSyncController {
 
 func presenceHandler(a *app, opts presence.Options) *PresenceController {
 	opts.Announce = cmp.Or[presence.Announcer](opts.Announce, a.servers)
+	opts.Row = presenceRow
 	c := &PresenceController{servers: a.servers, online: presence.New(opts)}
 	c.peers = live(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
 	return c
+}
+
+// row is the template of a user in the list of who is online.
+var row = template.Must(template.ParseFS(embedded, "templates/realtime/presence.tmpl")).Lookup("row")
+
+func presenceRow(user presence.Listed) template.HTML {
+	var text strings.Builder
+	template.Must(row, row.Execute(&text, user))
+	return template.HTML(text.String())
 }
 
 // live puts a live page on the site, and returns its peers. If the template is broken

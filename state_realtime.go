@@ -25,8 +25,7 @@ type PresenceState struct {
 	Draft       string // a name that was refused, as typed
 	NameError   string // why it was refused
 	OnlineCount int    // users, not tabs
-	Online      []presence.Listed
-	More        int  // users who are not in Online
+	Online      presence.List
 	Away        bool // changes on other servers are missing
 }
 

@@ -83,8 +83,8 @@ func BenchmarkFanout(b *testing.B) {
 		})
 	}
 	for _, tabs := range size.Crowds {
-		for _, server := range []string{hub, documented, wholePage, app, twoServers} {
-			if server == twoServers && tabs != size.TwoServers {
+		for _, server := range []string{hub, documented, wholePage, app, joins, twoServers} {
+			if server == twoServers && tabs != size.TwoServers || server == joins && tabs < 2*namesListed {
 				continue
 			}
 			part(fmt.Sprintf("tabs=%d/%s", tabs, server), func(b *testing.B) {
@@ -130,13 +130,18 @@ const (
 	documented = "documented"
 	wholePage  = "whole page live"
 	app        = "this app"
+	joins      = "this app, joins" // its presence page, where a click is a join
 	twoServers = "this app, 2 servers"
 )
+
+// namesListed is the number of people who join before joins are measured. By then the list
+// of names is full.
+const namesListed = 30
 
 // start starts what is compared. Two servers share a Redis.
 func start(b *testing.B, server string) ([]*visitor.Program, *visitor.Redis) {
 	switch server {
-	case app:
+	case app, joins:
 		return []*visitor.Program{visitor.Start(b)}, nil
 	case twoServers:
 		redis, servers := visitor.StartServers(b, 2)
@@ -203,20 +208,28 @@ type crowd struct {
 	servers []*visitor.Program
 	redis   *visitor.Redis // of two servers
 	clicks  int            // so far
+	empty   float64        // bytes that the servers held before
 }
 
 // open opens a crowd in front of what it has started.
-func open(b *testing.B, server string, tabs int) (c *crowd, perTab float64) {
-	c = &crowd{}
+func open(b *testing.B, server string, tabs int) *crowd {
+	c := &crowd{}
 	c.servers, c.redis = start(b, server)
-	empty := held(c.servers...)
+	c.empty = held(c.servers...)
 	var urls []string
 	for _, p := range c.servers {
 		urls = append(urls, p.URL)
 	}
-	c.Crowd = visitor.OpenCrowd(b, visitor.CounterPage, tabs, urls...)
-	return c, (held(c.servers...) - empty) / float64(tabs)
+	page := visitor.CounterPage
+	if server == joins {
+		page = visitor.PresencePage
+	}
+	c.Crowd = visitor.OpenCrowd(b, page, tabs, urls...)
+	return c
 }
+
+// perTab returns the bytes that the servers hold for each tab.
+func (c *crowd) perTab() float64 { return (held(c.servers...) - c.empty) / float64(len(c.Tabs)) }
 
 // expectMore is called before so many clicks.
 func (c *crowd) expectMore(clicks int) {
@@ -241,10 +254,15 @@ func held(programs ...*visitor.Program) (bytes float64) {
 
 func measure(b *testing.B, server string, tabs int) result {
 	r := result{Server: server, Tabs: tabs}
-	c, perTab := open(b, server, tabs)
-	r.Idle = perTab
+	c := open(b, server, tabs)
+	if server == joins {
+		c.expectMore(namesListed)
+		c.ClickAtOnce(namesListed)
+		require.True(b, c.AwaitNumber(size.Patience))
+	}
+	r.Idle = c.perTab()
 	r.measureClicks(c)
-	if server == wholePage { // the rest does not depend on the page
+	if server == wholePage || server == joins { // the rest does not depend on the page
 		return r
 	}
 	r.BurstPerCommand = c.framesPerCommand(func() { r.measureBursts(c) })
@@ -253,7 +271,7 @@ func measure(b *testing.B, server string, tabs int) result {
 		for _, p := range c.servers {
 			p.Stop(syscall.SIGKILL)
 		}
-		c, _ = open(b, server, tabs)
+		c = open(b, server, tabs)
 	}
 	r.StreamPerCommand = c.framesPerCommand(func() { r.measureStream(c) })
 	return r
@@ -274,7 +292,7 @@ func (c *crowd) framesPerCommand(do func()) int {
 func (r *result) measureClicks(c *crowd) {
 	var latencies []time.Duration
 	var busy time.Duration
-	for range 50 {
+	for range min(50, r.Tabs-c.clicks) {
 		<-time.After(60*time.Millisecond + time.Duration(r.Tabs)*60*time.Microsecond) // longer than an interval
 		c.expectMore(1)
 		cpu, begin := c.cpu(), time.Now()

@@ -2,6 +2,7 @@ package presence_test
 
 import (
 	"fmt"
+	"html/template"
 
 	"realtime/internal/presence"
 )
@@ -9,7 +10,13 @@ import (
 // Two tabs of one browser under one name are one user. The same name in another
 // browser is another user.
 func Example() {
-	online := presence.New(presence.Options{})
+	online := presence.New(presence.Options{Row: func(u presence.Listed) template.HTML {
+		name := template.HTMLEscapeString(u.Name)
+		if u.You {
+			return template.HTML("(" + name + ", you)")
+		}
+		return template.HTML(fmt.Sprintf("(%s in %d tabs)", name, u.Tabs))
+	}})
 	name, problem := presence.Name("  Alice ")
 	fmt.Printf("%q %q\n", name, problem)
 
@@ -18,12 +25,12 @@ func Example() {
 	online.Join("connection 3", presence.NewUser("cookie of another", name))
 	fmt.Println(online.Count(), "users")
 
-	count, users, _ := online.View("connection 3")
-	fmt.Println(count, users[0].Name, users[0].You, users[1].Tabs)
+	count, list := online.View("connection 3")
+	fmt.Println(count, list.You, list.Before)
 	fmt.Println(online.Leave("connection 3"), online.Leave("connection 3"))
 	// Output:
 	// "Alice" ""
 	// 2 users
-	// 2 Alice true 2
+	// 2 (Alice, you) (Alice in 2 tabs)
 	// true false
 }

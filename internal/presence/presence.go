@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
+	"html/template"
 	"slices"
 	"strings"
 	"sync"
@@ -46,18 +47,14 @@ func NewUser(cookie, name string) User {
 // String returns the user as it is announced to other servers.
 func (u User) String() string { return u.Session + " " + u.Name }
 
-// Listed is a user as seen from one connection.
-type Listed struct {
-	Key  int // distinguishes users with the same name; stays as long as the user is online
-	Name string
-	Tabs int  // number of connections, at least 1
-	You  bool // the connection belongs to this user
-}
-
 // Options configure a Record. The zero value is ready to use.
 type Options struct {
 	Grace  time.Duration // how long a connection stays online after its socket has ended; default: DefaultGrace
 	Listed int           // how many users View lists; default: DefaultListed
+
+	// Row renders a user in the list. It is called once for each change of the list, with
+	// the lock of the Record held. Default: the name alone.
+	Row func(Listed) template.HTML
 
 	// Announce hears of the connections of this server. Default: nobody does.
 	Announce Announcer
@@ -74,7 +71,8 @@ type Record struct {
 	connections map[string]connection // by ID
 	users       map[User]*online
 	arrivals    []*online // the same users, in the order they came
-	arrived     int       // number of users that ever came: the next key
+	arrived     int       // users so far; the key of the next one
+	rows        rows      // of the first of them, as all tabs show them
 }
 
 // Announcer tells other servers which connections of this one are online. A Record
@@ -94,14 +92,18 @@ type connection struct {
 type online struct {
 	User
 	key   int
-	tabs  int      // connections, including those in their grace period
-	ended []string // IDs of the connections that the next one may replace
+	tabs  int           // connections, including those in their grace period
+	ended []string      // IDs of the connections that the next one may replace
+	you   template.HTML // the row, as the user's own tabs show it; empty: not rendered
 }
 
 // New returns an empty Record.
 func New(opts Options) *Record {
 	opts.Grace = cmp.Or(opts.Grace, DefaultGrace)
 	opts.Listed = cmp.Or(opts.Listed, DefaultListed)
+	if opts.Row == nil {
+		opts.Row = func(u Listed) template.HTML { return template.HTML("<li>" + template.HTMLEscapeString(u.Name)) }
+	}
 	return &Record{opts: opts, connections: map[string]connection{}, users: map[User]*online{}}
 }
 
@@ -135,6 +137,7 @@ func (r *Record) join(id string, u User, elsewhere bool) {
 	}
 	r.connections[id] = connection{user, elsewhere}
 	user.tabs++
+	r.changedLocked(user)
 	if r.opts.Announce != nil && !elsewhere {
 		r.opts.Announce.Set(id, u.String())
 	}
@@ -200,15 +203,22 @@ func (r *Record) removeLocked(id string) bool {
 		r.opts.Announce.Remove(id)
 	}
 	user.tabs--
+	r.changedLocked(user.online)
 	if i := slices.Index(user.ended, id); i >= 0 {
 		user.ended = slices.Delete(user.ended, i, i+1)
 	}
 	if user.tabs == 0 {
 		delete(r.users, user.User)
-		i, _ := slices.BinarySearchFunc(r.arrivals, user.key, func(o *online, key int) int { return o.key - key })
+		i := r.arrivalLocked(user.online)
 		r.arrivals = slices.Delete(r.arrivals, i, i+1)
 	}
 	return true
+}
+
+// arrivalLocked returns the place of a user among those who are online, as they came.
+func (r *Record) arrivalLocked(user *online) int {
+	i, _ := slices.BinarySearchFunc(r.arrivals, user.key, func(o *online, key int) int { return o.key - key })
+	return i
 }
 
 // Count returns the number of users online.
@@ -216,28 +226,4 @@ func (r *Record) Count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.arrivals)
-}
-
-// View returns who is online as seen from a connection: the number of users, a list
-// of them, and the number of users who are not listed. The user of the connection
-// comes first, then the others in the order they came.
-func (r *Record) View(id string) (count int, users []Listed, more int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	you := r.connections[id].online
-	list := func(user *online) {
-		users = append(users, Listed{Key: user.key, Name: user.Name, Tabs: user.tabs, You: user == you})
-	}
-	if you != nil {
-		list(you)
-	}
-	for _, user := range r.arrivals {
-		if len(users) == r.opts.Listed {
-			break
-		}
-		if user != you {
-			list(user)
-		}
-	}
-	return len(r.arrivals), users, len(r.arrivals) - len(users)
 }

@@ -1,8 +1,10 @@
 package presence
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
+	"html/template"
 	"maps"
 	"slices"
 	"strings"
@@ -24,10 +26,28 @@ var (
 	bob   = User{"browser2", "Bob"}
 )
 
+// row renders a user so that a test can read it again.
+func row(u Listed) template.HTML {
+	text, _ := json.Marshal(u)
+	return template.HTML(text) + "\n"
+}
+
+// listed returns the users in a list.
+func listed(list List) (users []Listed) {
+	for line := range strings.Lines(string(list.You + list.Before + list.After)) {
+		var u Listed
+		if err := json.Unmarshal([]byte(line), &u); err != nil {
+			panic(err)
+		}
+		users = append(users, u)
+	}
+	return users
+}
+
 // tabs is what connection id sees: a name for each tab, its own in brackets.
 func tabs(r *Record, id string) (names []string) {
-	_, users, _ := r.View(id)
-	for _, u := range users {
+	_, list := r.View(id)
+	for _, u := range listed(list) {
 		name := u.Name
 		if u.You {
 			name = "[" + name + "]"
@@ -37,20 +57,47 @@ func tabs(r *Record, id string) (names []string) {
 	return names
 }
 
-func TestRecord_ViewListsYouFirstThenOthersAsTheyCame(t *testing.T) {
-	r := New(Options{})
+func TestRecord_ListsYouFirstThenOthersAsTheyCame(t *testing.T) {
+	r := New(Options{Row: row})
 	for i := range 31 {
-		r.Join(fmt.Sprint(i), User{"browser", fmt.Sprint("user ", i)})
+		r.Join(fmt.Sprint(i), User{"browser", fmt.Sprint(i)})
 	}
 	r.Leave("1")
-	count, users, more := r.View("25")
-	assert.Equal(t, 30, count)
-	assert.Equal(t, 10, more)
-	require.Len(t, users, DefaultListed)
-	assert.Equal(t, Listed{Key: 25, Name: "user 25", Tabs: 1, You: true}, users[0])
-	assert.Equal(t, "user 0", users[1].Name)
-	assert.Equal(t, "user 2", users[2].Name)
-	assert.Equal(t, "user 19", users[19].Name)
+	for id, row := range map[string]struct{ first, second, last string }{
+		"not online": {"0", "2", "20"},
+		"0":          {"0", "2", "20"},
+		"7":          {"7", "0", "20"},
+		"20":         {"20", "0", "19"},
+		"25":         {"25", "0", "19"},
+	} {
+		t.Run(id, func(t *testing.T) {
+			count, list := r.View(id)
+			users := listed(list)
+			assert.Equal(t, 30, count)
+			assert.Equal(t, 10, list.More)
+			require.Len(t, users, DefaultListed)
+			assert.Equal(t, []string{row.first, row.second, row.last}, []string{users[0].Name, users[1].Name, users[19].Name})
+			assert.Equal(t, id != "not online", users[0].You)
+		})
+	}
+}
+
+// All tabs share one rendering of the list, and those of a user one of the user's row.
+func TestRecord_RendersARowOnceForEachChange(t *testing.T) {
+	rendered := map[string]int{}
+	r := New(Options{Row: func(u Listed) template.HTML {
+		rendered[fmt.Sprint(u.Name, u.You)]++
+		return row(u)
+	}})
+	r.Join("a", alice)
+	r.Join("b", bob)
+	r.Join("another tab of b", bob)
+	for range 100 {
+		for _, id := range []string{"a", "b", "another tab of b", "not online"} {
+			r.View(id)
+		}
+	}
+	assert.Equal(t, map[string]int{"Alicefalse": 1, "Alicetrue": 1, "Bobfalse": 1, "Bobtrue": 1}, rendered)
 }
 
 // announcements are what other servers were told.
@@ -61,7 +108,7 @@ func (a *announcements) Remove(id string)    { *a = append(*a, id+" is gone") }
 
 func TestRecord_OfSeveralServersIsOne(t *testing.T) {
 	var told announcements
-	r := New(Options{Announce: &told})
+	r := New(Options{Row: row, Announce: &told})
 	r.Join("here", alice)
 	r.SetElsewhere("there", alice.String())
 	r.SetElsewhere("other", bob.String())
@@ -87,7 +134,7 @@ func TestNewUser_HidesTheCookie(t *testing.T) {
 // the socket of a connection.
 func inTime(t *testing.T, test func(t *testing.T, r *Record, end func(id string), left *atomic.Int64)) {
 	synctest.Test(t, func(t *testing.T) {
-		r, left := New(Options{}), &atomic.Int64{}
+		r, left := New(Options{Row: row}), &atomic.Int64{}
 		test(t, r, func(id string) { r.Disconnect(id, func() { left.Add(1) }) }, left)
 	})
 }
@@ -160,7 +207,7 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
 			time.Sleep(100 * time.Millisecond) // rapid shortens a failure for half a minute, of this clock
-			w := &world{T: rt, here: New(Options{}), elsewhere: New(Options{})}
+			w := &world{T: rt, here: New(Options{Row: row}), elsewhere: New(Options{Row: row})}
 			w.here.opts.Announce = w
 			session := rapid.SampledFrom([]string{"browser1", "browser2", "browser3"})
 			name := rapid.SampledFrom([]string{"Alice", "Bob", "Carl"})
@@ -301,17 +348,18 @@ func (w *world) sees(record *Record, tb *tab, users map[User]int) {
 	for user, tabs := range users {
 		want[user.Name] += tabs
 	}
-	count, listed, _ := record.View(tb.id)
+	count, list := record.View(tb.id)
 	keys, you := map[int]bool{}, Listed{}
-	for _, u := range listed {
+	shown := listed(list)
+	for _, u := range shown {
 		got[u.Name] += u.Tabs
 		keys[u.Key] = true
 		if u.You {
 			you = u
 		}
 	}
-	if count != len(users) || len(keys) != count || len(listed) != count || !maps.Equal(got, want) {
-		w.Fatalf("%s sees %d: %v, want %d: %v", tb.id, count, listed, len(users), want)
+	if count != len(users) || len(keys) != count || len(shown) != count || !maps.Equal(got, want) {
+		w.Fatalf("%s sees %d: %v, want %d: %v", tb.id, count, shown, len(users), want)
 	}
 	if you.You != tb.joined() || you.Name != tb.user.Name || you.Tabs != users[tb.user] {
 		w.Fatalf("%s is %v and sees %v marked", tb.id, tb.user, you)
