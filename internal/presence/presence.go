@@ -227,3 +227,36 @@ func (r *Record) Count() int {
 	defer r.mu.Unlock()
 	return len(r.arrivals)
 }
+
+// View returns the number of users online, and the list of them as the tab of a
+// connection shows it.
+func (r *Record) View(id string) (count int, list List) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rows.cuts == nil {
+		r.renderLocked()
+	}
+	text, cuts, count := r.rows.text, r.rows.cuts, len(r.arrivals)
+	list.Before, list.More = text, count-(len(cuts)-1)
+	if you := r.connections[id].online; you != nil {
+		if you.you == "" {
+			you.you = r.opts.Row(Listed{Key: you.key, Name: you.Name, Tabs: you.tabs, You: true})
+		}
+		// A user who is not among the first takes the place of the last of them.
+		at := min(r.arrivalLocked(you), len(cuts)-2)
+		list.You, list.Before, list.After = you.you, text[:cuts[at]], text[cuts[at+1]:]
+	}
+	return count, list
+}
+
+// changedLocked makes stale what was rendered before a user came or went, here or in
+// another tab.
+func (r *Record) changedLocked(user *online) { r.rows, user.you = rows{}, "" }
+
+func (r *Record) renderLocked() {
+	r.rows.cuts = append(make([]int, 0, r.opts.Listed+1), 0)
+	for _, user := range r.arrivals[:min(r.opts.Listed, len(r.arrivals))] {
+		r.rows.text += r.opts.Row(Listed{Key: user.key, Name: user.Name, Tabs: user.tabs})
+		r.rows.cuts = append(r.rows.cuts, len(r.rows.text))
+	}
+}
