@@ -25,6 +25,7 @@ import (
 
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
+	"realtime/internal/flags"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
@@ -37,17 +38,17 @@ func TestMain(m *testing.M) {
 }
 
 // newServer serves the app in this process, and returns its address.
-func newServer(t testing.TB, cfg config) (url string) {
+func newServer(t testing.TB, opts flags.Options) (url string) {
 	t.Helper()
-	a := newTestApp(t, cfg)
+	a := newTestApp(t, opts)
 	return serve(t, a, a)
 }
 
 // newTestApp returns an app that stops at once: most tests end with open tabs.
-func newTestApp(t testing.TB, cfg config) *app {
+func newTestApp(t testing.TB, opts flags.Options) *app {
 	t.Helper()
-	cfg.site.Drain = time.Millisecond
-	a, err := newApp(t.Context(), cfg)
+	opts.Site.Drain = time.Millisecond
+	a, err := newApp(t.Context(), opts)
 	require.NoError(t, err)
 	return a
 }
@@ -59,7 +60,7 @@ func serve(t testing.TB, a *app, handler http.Handler) (url string) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
 		defer cancel()
-		assert.NoError(t, a.shutdown(ctx), "shutdown")
+		assert.NoError(t, a.stop(ctx), "shutdown")
 		server.Close()
 	})
 	return server.URL
@@ -75,7 +76,7 @@ func TestServe_AnAddressThatFailsStopsTheApp(t *testing.T) {
 			listeners[name] = listener
 		}
 		ended := make(chan error)
-		a := newTestApp(t, config{})
+		a := newTestApp(t, flags.Options{})
 		go func() { ended <- a.serve(t.Context(), listeners["visitors"], listeners["admin"], visitor.Soon) }()
 		tb := visitor.New(t, "http://"+listeners["visitors"].Addr().String()).Open(visitor.CounterPage)
 		listeners[fails].Close()
@@ -92,7 +93,7 @@ func TestState_HoldsOnlyData(t *testing.T) {
 }
 
 func TestCounter_EveryTabOfEveryVisitorSeesIncrement(t *testing.T) {
-	server := newServer(t, config{})
+	server := newServer(t, flags.Options{})
 	alice, bob, plain := visitor.New(t, server), visitor.New(t, server), visitor.New(t, server)
 	tab1, tab2, other := alice.Open(visitor.CounterPage), alice.Open(visitor.CounterPage), bob.Open(visitor.CounterPage)
 	for i, click := range []func(){tab1.Increment, other.Increment, plain.Click} {
@@ -122,7 +123,7 @@ func TestCounter_IsTheSumOfAllServers(t *testing.T) {
 }
 
 func TestPresence_JoinAndLeaveCountEverywhere(t *testing.T) {
-	server := newServer(t, config{})
+	server := newServer(t, flags.Options{})
 	browser := visitor.New(t, server)
 	alice, aliceSecond, bob := browser.Open(visitor.PresencePage), browser.Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	everyone := []*visitor.Tab{alice, aliceSecond, bob}
@@ -154,7 +155,7 @@ func TestPresence_JoinAndLeaveCountEverywhere(t *testing.T) {
 
 // Mount as an action is no new connection: otherwise one could take part as two users.
 func TestPresence_ClosedTabLeaves(t *testing.T) {
-	server := newServer(t, config{presence: presence.Options{Grace: time.Millisecond}})
+	server := newServer(t, flags.Options{Presence: presence.Options{Grace: time.Millisecond}})
 	alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.Join("Alice")
 	bob.Join("Bob")
@@ -168,7 +169,7 @@ func TestPresence_ClosedTabLeaves(t *testing.T) {
 }
 
 func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
-	server := newServer(t, config{presence: presence.Options{Grace: time.Millisecond}})
+	server := newServer(t, flags.Options{Presence: presence.Options{Grace: time.Millisecond}})
 	alice := visitor.New(t, server)
 	one, two, other := alice.Open(visitor.PresencePage), alice.Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	one.Join("Alice")
@@ -187,7 +188,7 @@ func TestPresence_TabsOfOneNameAreOneUserPerBrowser(t *testing.T) {
 }
 
 func TestPresence_NameThatImitatesANoteIsNone(t *testing.T) {
-	server := newServer(t, config{})
+	server := newServer(t, flags.Options{})
 	alice, other := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	alice.Join("Alice")
 	alice.Shows("(you)")
@@ -198,7 +199,7 @@ func TestPresence_NameThatImitatesANoteIsNone(t *testing.T) {
 }
 
 func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
-	server := newServer(t, config{})
+	server := newServer(t, flags.Options{})
 	alice, bob := visitor.New(t, server).Open(visitor.PresencePage), visitor.New(t, server).Open(visitor.PresencePage)
 	hostile := strings.Repeat("ü", 41) + `" onfocus="alert(1)" x="<script>`
 	for typed, wantProblem := range map[string]string{"   ": presence.NoName, hostile: presence.LongName} {
@@ -223,7 +224,7 @@ func TestPresence_RefusedNameSaysWhyAndOutlivesUpdates(t *testing.T) {
 }
 
 func TestPresence_NameJoinsAsTyped(t *testing.T) {
-	tb := visitor.New(t, newServer(t, config{})).Open(visitor.PresencePage)
+	tb := visitor.New(t, newServer(t, flags.Options{})).Open(visitor.PresencePage)
 	for typed, sent := range map[string]any{ // sent as the browser client sends it
 		"true":                         true,
 		"null":                         "null",
@@ -242,7 +243,7 @@ func TestPresence_NameJoinsAsTyped(t *testing.T) {
 }
 
 func TestPresence_PlainPostSaysItNeedsALiveConnection(t *testing.T) {
-	plain := visitor.New(t, newServer(t, config{}))
+	plain := visitor.New(t, newServer(t, flags.Options{}))
 	_, page := plain.Send(http.MethodGet, visitor.PresencePage, "", "")
 	noscript, _, _ := strings.Cut(page[strings.Index(page, "<noscript>"):], "</noscript>")
 	assert.Contains(t, visitor.Readable(noscript), needsSocket, "without scripts the page says so beforehand")
@@ -292,9 +293,9 @@ func TestPages_ChangeIsNeverMissed(t *testing.T) {
 	t.Parallel()
 	for fanOut, interval := range map[string]time.Duration{"at once": time.Millisecond, "merged": fanout.DefaultInterval} {
 		t.Run(fanOut, func(t *testing.T) {
-			a := newTestApp(t, config{
-				fanout: fanout.Options{Interval: interval},
-				site:   site.Options{Heartbeat: wsconn.Heartbeat{Write: time.Hour}}, // while a frame waits for the change
+			a := newTestApp(t, flags.Options{
+				Fanout: fanout.Options{Interval: interval},
+				Site:   site.Options{Heartbeat: wsconn.Heartbeat{Write: time.Hour}}, // while a frame waits for the change
 			})
 			peer := visitor.New(t, serve(t, a, a)).Open(visitor.CounterPage)
 			for point, sent := int64(1), int64(1); point <= sent+1; point++ {
@@ -321,7 +322,7 @@ func TestPages_ChangeIsNeverMissed(t *testing.T) {
 }
 
 func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {
-	server := newServer(t, config{})
+	server := newServer(t, flags.Options{})
 	for page, want := range map[string]string{visitor.CounterPage: "Counter: 0 ", visitor.PresencePage: " 0 user(s) online"} {
 		sender, peer := visitor.New(t, server).Open(page), visitor.New(t, server).Open(page)
 		for _, frame := range []string{
@@ -340,19 +341,11 @@ func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {
 	}
 }
 
-// A page that cannot be built keeps the app from serving, see newApp.
-func TestLive_NotesATemplateThatIsBroken(t *testing.T) {
-	a, _, _ := newControllers(t, presence.Options{})
-	assert.Nil(t, live(a, "nowhere", &MultiUserSyncController{}, &MultiUserSyncState{}))
-	assert.ErrorContains(t, a.broken, "realtime/nowhere.tmpl")
-}
-
 func TestFiles_NotFetchedComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
 	static := fstest.MapFS{"package.json": {Data: []byte("{}")}}
 	for _, missing := range []bool{true, false} {
 		log := &visitor.Log{}
-		files, err := browserFiles(static, log.Logger())
-		require.NoError(t, err)
+		files := browserFiles(static, log.Logger())
 		assert.Equal(t, missing, files.CDN() != "")
 		assert.Equal(t, missing, strings.Contains(log.String(), "run `make assets` to fetch them"), log.String())
 		static["vendor/livetemplate-client.browser.js"], static["vendor/pico.min.css"] = &fstest.MapFile{}, &fstest.MapFile{}
@@ -364,12 +357,9 @@ func newControllers(t testing.TB, opts presence.Options) (*app, *MultiUserSyncCo
 	t.Helper()
 	servers, err := cluster.New(cluster.Options{})
 	require.NoError(t, err)
-	s, err := newSite(site.Options{Drain: time.Millisecond}, servers)
-	require.NoError(t, err)
-	a := &app{Site: s, fanout: fanout.New(fanout.Options{}), servers: servers}
+	a := &app{Site: newSite(site.Options{Drain: time.Millisecond}, servers), fanout: fanout.New(fanout.Options{}), servers: servers}
 	counter, people := multiUserSyncHandler(a), presenceHandler(a, opts)
 	a.online = people.online
-	require.NoError(t, a.broken)
 	return a, counter, people
 }
 

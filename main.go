@@ -12,10 +12,8 @@ import (
 	"html/template"
 	"io"
 	"io/fs"
-	"log"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -31,6 +29,7 @@ import (
 	"realtime/internal/flags"
 	"realtime/internal/listen"
 	"realtime/internal/listing"
+	"realtime/internal/logging"
 	"realtime/internal/lossy"
 	"realtime/internal/phone"
 	"realtime/internal/presence"
@@ -64,7 +63,7 @@ func main() {
 func run(opts flags.Options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), stopSignals()...)
 	defer stop()
-	logger, flush := site.NewLogger(os.Stderr, opts.LogLevel, opts.LogJSON)
+	logger, flush := logging.New(os.Stderr, opts.LogLevel, opts.LogJSON)
 	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
 	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
@@ -81,8 +80,7 @@ func run(opts flags.Options) error {
 		}
 		defer admin.Close()
 	}
-	app, err := newApp(ctx, config{redis: opts.Redis, prefix: opts.Prefix, data: opts.Data,
-		site: opts.Site, fanout: opts.Fanout, presence: opts.Presence})
+	app, err := newApp(ctx, opts)
 	if err != nil && ctx.Err() != nil {
 		return nil // stopped before it has begun
 	}
@@ -125,17 +123,6 @@ func say(opts flags.Options, visitors, admin net.Listener) {
 // filesBeside is how many files are open beside live connections: requests, Redis, the log.
 const filesBeside = 64
 
-// config is all that differs between the program and its tests. The zero value is
-// ready to use.
-type config struct {
-	redis    string // URL of the Redis that servers share; empty: this server is the only one
-	prefix   string // of the names in Redis
-	data     string // file that keeps the number of clicks; empty: it ends with the process
-	site     site.Options
-	fanout   fanout.Options
-	presence presence.Options
-}
-
 // app is the site with its two pages.
 type app struct {
 	*site.Site
@@ -143,29 +130,19 @@ type app struct {
 	servers *cluster.Member
 	kept    io.Closer // the file of -data
 	online  *presence.Record
-	broken  error // what is wrong with the templates of live pages
 }
 
-// newApp builds the two pages and puts them on the site. An error means that an
-// embedded file is broken, an allowed origin is invalid, Redis cannot be used, or ctx
-// has ended meanwhile.
-func newApp(ctx context.Context, cfg config) (*app, error) {
-	servers, kept, err := newServers(cfg)
+// newApp builds the two pages and puts them on the site. An error means that the file of
+// -data or Redis cannot be used, or that ctx has ended meanwhile.
+func newApp(ctx context.Context, opts flags.Options) (*app, error) {
+	servers, kept, err := newServers(opts)
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSite(cfg.site, servers)
-	if err != nil {
-		return nil, err
-	}
-	a := &app{Site: s, fanout: fanout.New(cfg.fanout), servers: servers, kept: kept}
-	counter := multiUserSyncHandler(a)
-	people := presenceHandler(a, cfg.presence)
-	if a.broken != nil {
-		return nil, a.broken
-	}
+	a := &app{Site: newSite(opts.Site, servers), fanout: fanout.New(opts.Fanout), servers: servers, kept: kept}
+	counter, people := multiUserSyncHandler(a), presenceHandler(a, opts.Presence)
 	a.online = people.online
-	addMetrics(s.Metrics, cfg, counter, people)
+	a.addMetrics(opts, counter, people)
 	ctx, cancel := context.WithTimeout(ctx, redisWithin)
 	defer cancel()
 	return a, servers.Start(ctx, counter.counted, people.online, people.changed)
@@ -173,22 +150,22 @@ func newApp(ctx context.Context, cfg config) (*app, error) {
 
 // newServers returns this server as one of those that share a Redis, if there is one, and
 // the file that keeps its count, if there is one.
-func newServers(cfg config) (servers *cluster.Member, kept io.Closer, err error) {
-	opts := cluster.Options{URL: cfg.redis, Prefix: cfg.prefix, Log: cfg.site.Log, Grace: cmp.Or(cfg.presence.Grace, presence.DefaultGrace)}
-	if cfg.data != "" {
-		file, err := store.Open(cfg.data, cmp.Or(cfg.site.Log, slog.Default()))
+func newServers(opts flags.Options) (servers *cluster.Member, kept io.Closer, err error) {
+	shared := cluster.Options{URL: opts.Redis, Prefix: opts.Prefix, Log: opts.Site.Log, Grace: cmp.Or(opts.Presence.Grace, presence.DefaultGrace)}
+	if opts.Data != "" {
+		file, err := store.Open(opts.Data, cmp.Or(opts.Site.Log, slog.Default()))
 		if err != nil {
 			return nil, nil, err
 		}
-		opts.Keep, opts.Kept, kept = file.Keep, file.Counts(), file
+		shared.Keep, shared.Kept, kept = file.Keep, file.Counts(), file
 	}
-	servers, err = cluster.New(opts)
+	servers, err = cluster.New(shared)
 	return servers, kept, err
 }
 
 func multiUserSyncHandler(a *app) *MultiUserSyncController {
 	c := &MultiUserSyncController{servers: a.servers}
-	c.peers = live(a, "multi-user-sync", c, &MultiUserSyncState{Title: "Multi-User Refresh", Category: category})
+	c.peers = addLive(a, "multi-user-sync", c, &MultiUserSyncState{Title: "Multi-User Refresh", Category: category})
 	return c
 }
 
@@ -196,57 +173,53 @@ func presenceHandler(a *app, opts presence.Options) *PresenceController {
 	opts.Announce = cmp.Or[presence.Announcer](opts.Announce, a.servers)
 	opts.Row = presenceRow
 	c := &PresenceController{servers: a.servers, online: presence.New(opts)}
-	c.peers = live(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
+	c.peers = addLive(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
 	return c
 }
 
-// row is the template of a user in the list of who is online.
-var row = template.Must(template.ParseFS(embedded, "templates/realtime/presence.tmpl")).Lookup("row")
-
-func presenceRow(user presence.Listed) template.HTML {
-	var text strings.Builder
-	template.Must(row, row.Execute(&text, user))
-	return template.HTML(text.String())
+// addLive puts a live page on the site, and returns its peers.
+func addLive[S any](a *app, name string, controller any, state *S) *fanout.Peers {
+	return a.fanout.Peers(site.Live(a.Site, "/realtime/"+name, "realtime/"+name+".tmpl", controller, state))
 }
 
-// live puts a live page on the site, and returns its peers. If the template is broken
-// it notes that in the app, which must not serve then.
-func live[S any](a *app, name string, controller any, state *S) *fanout.Peers {
-	page, err := site.Live(a.Site, "/realtime/"+name, "realtime/"+name+".tmpl", controller, state)
-	if err != nil {
-		a.broken = errors.Join(a.broken, err)
-		return nil
-	}
-	return a.fanout.Peers(page)
+var rowTemplate = template.Must(template.ParseFS(embedded, "templates/realtime/presence.tmpl")).Lookup("row")
+
+// presenceRow renders a user in the list of who is online.
+func presenceRow(user presence.Listed) template.HTML {
+	var row strings.Builder
+	template.Must(rowTemplate, rowTemplate.Execute(&row, user))
+	return template.HTML(row.String())
 }
 
 // newSite builds the site without the two pages.
-func newSite(opts site.Options, servers *cluster.Member) (*site.Site, error) {
+func newSite(opts site.Options, servers *cluster.Member) *site.Site {
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
 	static, _ := fs.Sub(embedded, "static")
-	files, err := browserFiles(static, cmp.Or(opts.Log, slog.Default()))
-	if err != nil {
-		return nil, err
-	}
-	opts.Files, opts.Category = files, category
+	opts.Files = browserFiles(static, cmp.Or(opts.Log, slog.Default()))
 	opts.Funcs = template.FuncMap{"listing": code}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
+	opts.Category = category
 	opts.Degraded = servers.Away
 	return site.New(opts)
 }
 
 // browserFiles returns the files that pages load, and logs it if some are missing.
-func browserFiles(static fs.FS, log *slog.Logger) (*assets.Files, error) {
+func browserFiles(static fs.FS, log *slog.Logger) *assets.Files {
 	files, err := assets.New(static)
-	if err == nil && files.CDN() != "" {
+	if err != nil {
+		panic(err) // an embedded file is broken
+	}
+	if files.CDN() != "" {
 		log.Info("browser files are not built in: pages load them from the public CDN; run `make assets` to fetch them")
 	}
-	return files, err
+	return files
 }
 
 // addMetrics adds what the site itself does not know, before it serves.
-func addMetrics(m site.Metrics, cfg config, counter *MultiUserSyncController, people *PresenceController) {
-	servers := counter.servers
+func (a *app) addMetrics(opts flags.Options, counter *MultiUserSyncController, people *PresenceController) {
+	m, servers, v := a.Metrics, a.servers, flags.ThisVersion()
+	m.Gauge("realtime_build_info", "Always 1. The labels say what was built.",
+		map[string]string{"version": v.Module, "revision": v.Revision, "go_version": v.Go}, func() int { return 1 })
 	m.Counter("realtime_clicks_total", "Clicks on this server.", nil, servers.Counted)
 	m.Gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, people.online.Count)
 	for action, peers := range map[string]*fanout.Peers{"RefreshCounter": counter.peers, "PresenceChanged": people.peers} {
@@ -257,7 +230,7 @@ func addMetrics(m site.Metrics, cfg config, counter *MultiUserSyncController, pe
 			"Time from a change until 95 % of the connections open then have rendered and written the refresh that it asked for: "+
 				"the wait for the interval is part of it, one slow peer is not.", labels))
 	}
-	if cfg.redis == "" {
+	if opts.Redis == "" {
 		return
 	}
 	m.Counter("realtime_redis_ignored_total", "Messages and counts in Redis that no server can have written.", nil, servers.Ignored)
@@ -271,81 +244,45 @@ func addMetrics(m site.Metrics, cfg config, counter *MultiUserSyncController, pe
 
 // The time that the parts of a start and a stop may take.
 const (
-	redisWithin    = 4 * time.Second         // to reach Redis at the start
-	stopWithin     = 2300 * time.Millisecond // to close everything, beside the drain
-	leaveWithin    = 500 * time.Millisecond  // to tell other servers
-	requestsWithin = 300 * time.Millisecond  // to answer requests under way
+	redisWithin = 4 * time.Second         // to reach Redis at the start
+	stopWithin  = 2300 * time.Millisecond // to close everything, beside the drain
+	leaveWithin = 500 * time.Millisecond  // to tell other servers
 )
 
 // serve serves visitors, and metrics and profiles to admin, which may be nil. When ctx
 // ends or a listener fails, it stops within a time, and returns the error of the listener.
 func (a *app) serve(ctx context.Context, visitors, admin net.Listener, within time.Duration) (err error) {
-	failed := make(chan error, 2)
-	server := a.server()
-	go func() { failed <- server.Serve(visitors) }()
-	if admin != nil {
-		admins := &http.Server{Handler: a.Admin, ReadHeaderTimeout: 5 * time.Second, ErrorLog: errorLog()}
-		go func() { failed <- admins.Serve(admin) }()
-		defer admins.Close()
-	}
+	failed := make(chan error, 1)
+	go func() { failed <- a.Serve(visitors, admin) }()
 	select {
 	case err = <-failed:
 	case <-ctx.Done():
 	}
-	deadline := time.Now().Add(within) // before anything is logged: that may wait for a reader
+	ctx, cancel := context.WithTimeout(context.Background(), within) // before anything is logged: that may wait for a reader
+	defer cancel()
 	// The next signal ends the program at once. HUP does not: when a session ends, systemd
 	// sends it right after TERM.
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	slog.Info("stopping", slog.Duration("within", within))
-	a.stop(server, deadline)
+	if a.stop(ctx) != nil {
+		slog.Warn("some connections did not close in time and were cut")
+	}
 	return err
 }
 
-// server returns an HTTP server with limits for slow and huge requests. A live
-// connection has limits of its own.
-func (a *app) server() *http.Server {
-	return &http.Server{
-		Handler:           a,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          errorLog(),
-	}
-}
-
-func errorLog() *log.Logger { return slog.NewLogLogger(slog.Default().Handler(), slog.LevelError) }
-
-// stop closes every connection, and then the server, which answers requests until
-// then. It tells other servers last: until then every click counts, and this server
-// hears of people who are back on another one. It cuts what is still open at the deadline,
-// and takes leaveWithin longer.
-func (a *app) stop(server *http.Server, deadline time.Time) {
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
-	err := a.shutdown(ctx)
-	// Browsers open connections ahead of requests. To the server they look as if a
-	// request were under way.
-	requests, cancel := context.WithTimeout(ctx, requestsWithin)
-	defer cancel()
-	if err := errors.Join(err, server.Shutdown(requests)); err != nil {
-		slog.Warn("some connections did not close in time and were cut")
-	}
-	server.Close()
-	leaving, cancel := context.WithTimeout(context.Background(), leaveWithin)
+// stop closes every connection. Refreshes go on until then, and a page that reconnects
+// shows all there is. It tells other servers last: until then every click counts, and this
+// server hears of people who are back on another one. At the deadline of ctx it cuts what
+// is still open, and returns an error; it may take leaveWithin longer.
+func (a *app) stop(ctx context.Context) error {
+	a.Drain(ctx)
+	a.online.Stop()
+	err := a.Shutdown(ctx)
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
 	defer cancel()
 	a.servers.Leave(leaving)
 	if a.kept != nil {
 		a.kept.Close()
 	}
-}
-
-// shutdown lets load balancers see that the app stops, refuses new connections, and
-// closes every connection. Refreshes go on until then, and a page that reconnects shows
-// all there is. If ctx ends first, it returns ctx's error.
-func (a *app) shutdown(ctx context.Context) error {
-	a.Drain(ctx)
-	a.online.Stop()
-	return a.Shutdown(ctx)
+	return err
 }

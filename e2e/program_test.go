@@ -20,8 +20,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"realtime/internal/logging"
 	"realtime/internal/phone"
-	"realtime/internal/site"
 	"realtime/internal/visitor"
 	"realtime/internal/wsconn"
 )
@@ -51,7 +51,7 @@ func TestProgram(t *testing.T) {
 
 	// What repeats is logged a few times, and then counted.
 	var hostile []*visitor.Tab
-	for range site.RepeatsLogged + 3 {
+	for range logging.RepeatsLogged + 3 {
 		hostile = append(hostile, visitor.New(t, p.URL).Open(visitor.CounterPage))
 	}
 	for _, tb := range hostile {
@@ -60,7 +60,7 @@ func TestProgram(t *testing.T) {
 	for _, tb := range hostile {
 		tb.Settle()
 	}
-	assert.Equal(t, site.RepeatsLogged, strings.Count(p.Log(), "not an action"))
+	assert.Equal(t, logging.RepeatsLogged, strings.Count(p.Log(), "not an action"))
 
 	// The stop waits for nobody: a socket that never answers, a connection without a
 	// request.

@@ -368,6 +368,11 @@ func (r report) check(b *testing.B) {
 	assert.LessOrEqual(b, got.StaleP99, 250*time.Millisecond)
 	assert.LessOrEqual(b, got.Settled, 500*time.Millisecond)
 	assert.LessOrEqual(b, got.ClickP50, of[documented+" 1000"].ClickP50*3/2, "one click, and that of the documented pattern")
+	assert.LessOrEqual(b, got.Idle, of[documented+" 1000"].Idle, "memory of an idle tab, and that of the documented pattern")
+	for _, tabs := range []string{" 1000", " 5000"} {
+		assert.LessOrEqual(b, of[joins+tabs].ClickCPU, 2*of[app+tabs].ClickCPU, "CPU time of a join, and of a click")
+		assert.LessOrEqual(b, of[joins+tabs].Idle, of[app+tabs].Idle+5000, "memory of an idle tab with 30 people online, and of the counter")
+	}
 	assert.LessOrEqual(b, two.Burst, 4*got.Burst, "a burst on two servers, and that on one")
 	assert.GreaterOrEqual(b, two.BurstPerCommand, 3, "a burst: frames for each Redis command")
 	assert.GreaterOrEqual(b, two.StreamPerCommand, 10, "a steady stream: frames for each Redis command")

@@ -1,4 +1,5 @@
-// Package flags reads the command line. An error in it is one clear line for a person.
+// Package flags reads the command line, and PORT and REDIS_URL in the environment. An
+// error is one clear line for a person.
 package flags
 
 import (
@@ -10,10 +11,10 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"realtime/internal/fanout"
+	"realtime/internal/origin"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/wsconn"
@@ -22,7 +23,8 @@ import (
 // ErrUsage is an error in the command line.
 var ErrUsage = errors.New("run with -h for the flags")
 
-// Options are the values of all flags.
+// Options are the values of all flags. The zero value is that of a command line without
+// any, except that Addr is empty.
 type Options struct {
 	Addr      string // to listen on
 	AdminAddr string // for metrics and profiles; empty: nowhere
@@ -52,7 +54,7 @@ func Parse(args []string, out io.Writer) (o Options, err error) {
 		printFlags(out, groups)
 		return o, err
 	case err == nil && *version:
-		fmt.Fprintln(out, "realtime", site.ThisBuild())
+		fmt.Fprintln(out, "realtime", ThisVersion())
 		return o, flag.ErrHelp
 	case err == nil && all.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", all.Arg(0))
@@ -73,6 +75,9 @@ func (o Options) contradiction() error {
 	if beat := o.Site.Heartbeat; beat.Timeout <= beat.Ping {
 		return fmt.Errorf("-ping-timeout %v must be longer than -ping %v: otherwise everybody who is idle is disconnected", beat.Timeout, beat.Ping)
 	}
+	if o.Prefix == "" {
+		return errors.New("-redis-prefix must not be empty")
+	}
 	return nil
 }
 
@@ -81,11 +86,8 @@ func printFlags(out io.Writer, groups []*flag.FlagSet) {
 	fmt.Fprintln(out, "Usage: realtime [flags]")
 	for _, group := range groups {
 		fmt.Fprintf(out, "\n%s:\n", group.Name())
-		group.VisitAll(func(f *flag.Flag) {
-			value, usage := flag.UnquoteUsage(f)
-			fmt.Fprintf(out, "  %s\n\t%s (default %s)\n", strings.TrimSpace("-"+f.Name+" "+value),
-				strings.ReplaceAll(usage, "\n", "\n\t"), cmp.Or(f.DefValue, "none"))
-		})
+		group.SetOutput(out)
+		group.PrintDefaults()
 	}
 }
 
@@ -104,8 +106,8 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 	f.StringVar(&o.Addr, "addr", addr, "`address` to listen on: host:port, where port 0 is any free one, or unix:/path;\nif PORT is set in the environment, the default is that port on all interfaces")
 	f.StringVar(&o.AdminAddr, "admin-addr", "", "`address` for /metrics and /debug/pprof/; not for visitors")
 	f.Func("allow-origin", "another `origin` whose pages may connect and post, such as https://example.com; repeatable", func(text string) error {
-		origin, err := site.CanonicalOrigin(text)
-		o.Site.AllowOrigins = append(o.Site.AllowOrigins, origin)
+		allowed, err := origin.Canonical(text)
+		o.Site.AllowOrigins = append(o.Site.AllowOrigins, allowed)
 		return err
 	})
 	f.StringVar(&o.Redis, "redis", "", "`URL` of the Redis that servers share, such as redis://127.0.0.1:6379/0;\nREDIS_URL in the environment does the same")
@@ -114,20 +116,18 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 	f.BoolVar(&o.Site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
 
 	f = group("Log and version")
-	f.Func("log-level", "least `level` to log: debug, info, warn or error", func(text string) error {
+	f.Func("log-level", "least `level` to log: debug, info, warn or error (default info)", func(text string) error {
 		if o.LogLevel.UnmarshalText([]byte(text)) != nil {
 			return errors.New("want debug, info, warn or error")
 		}
 		return nil
 	})
-	f.Lookup("log-level").DefValue = "info" // as people write it
-	f.Func("log-format", "`format` of the log: text or json", func(text string) error {
+	f.Func("log-format", "`format` of the log: text or json (default text)", func(text string) error {
 		if o.LogJSON = text == "json"; !o.LogJSON && text != "text" {
 			return errors.New("want text or json")
 		}
 		return nil
 	})
-	f.Lookup("log-format").DefValue = "text"
 	version = f.Bool("version", false, "print the version and exit")
 
 	f = group("Limits")
@@ -139,8 +139,7 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 
 	f = group("Pace")
 	span(f, &o.Fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest `time` between two refreshes")
-	o.Fanout.Budget = fanout.DefaultBudget
-	f.Var(above0[float64]{&o.Fanout.Budget, share, "a number above 0 and up to 1"}, "refresh-budget", "`share` of the CPU time that refreshes may take, up to 1")
+	share(f, &o.Fanout.Budget, "refresh-budget", fanout.DefaultBudget, "`share` of the CPU time that refreshes may take, up to 1")
 	span(f, &o.Presence.Grace, "grace", presence.DefaultGrace, "`time` that somebody stays online after a socket has ended")
 	span(f, &o.Site.Drain, "drain", site.DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
 	return groups, version
@@ -148,37 +147,32 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 
 func number(f *flag.FlagSet, n *int, name string, byDefault int, usage string) {
 	*n = byDefault
-	f.Var(above0[int]{n, strconv.Atoi, "a whole number above 0"}, name, usage)
+	f.Func(name, fmt.Sprintf("%s (default %d)", usage, byDefault), func(text string) (err error) {
+		if *n, err = strconv.Atoi(text); err != nil || *n <= 0 {
+			return errors.New("want a whole number above 0")
+		}
+		return nil
+	})
 }
 
 func span(f *flag.FlagSet, d *time.Duration, name string, byDefault time.Duration, usage string) {
 	*d = byDefault
-	f.Var(above0[time.Duration]{d, time.ParseDuration, "a duration above 0, such as 2s"}, name, usage)
+	f.Func(name, fmt.Sprintf("%s (default %v)", usage, byDefault), func(text string) (err error) {
+		if *d, err = time.ParseDuration(text); err != nil || *d <= 0 {
+			return errors.New("want a duration above 0, such as 2s")
+		}
+		return nil
+	})
 }
 
-// above0 is a flag whose value is above 0.
-type above0[N int | float64 | time.Duration] struct {
-	n     *N
-	parse func(string) (N, error)
-	want  string
-}
-
-func (f above0[N]) String() string { return fmt.Sprint(*f.n) }
-
-func (f above0[N]) Set(text string) (err error) {
-	if *f.n, err = f.parse(text); err != nil || !(*f.n > 0) {
-		return errors.New("want " + f.want)
-	}
-	return nil
-}
-
-// share parses a number up to 1.
-func share(text string) (float64, error) {
-	n, err := strconv.ParseFloat(text, 64)
-	if err == nil && n > 1 {
-		err = strconv.ErrRange
-	}
-	return n, err
+func share(f *flag.FlagSet, n *float64, name string, byDefault float64, usage string) {
+	*n = byDefault
+	f.Func(name, fmt.Sprintf("%s (default %v)", usage, byDefault), func(text string) (err error) {
+		if *n, err = strconv.ParseFloat(text, 64); err != nil || !(0 < *n && *n <= 1) { // not a number is neither
+			return errors.New("want a number above 0 and up to 1")
+		}
+		return nil
+	})
 }
 
 func isPort(text string) bool {

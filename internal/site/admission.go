@@ -29,8 +29,8 @@ type admission struct {
 	origins       []string // allowed besides the site's own
 	max           int
 	maxPerSession int
-	refused       refusals
-	proxyNoted    atomic.Bool // a proxy that passes no upgrade on was logged
+	refusals      refusals
+	proxyLogged   atomic.Bool // a proxy that passes no upgrade on
 
 	mu        sync.Mutex
 	byPage    map[string]int
@@ -41,29 +41,42 @@ type admission struct {
 	empty     chan struct{} // closed once the site is stopping and no connection is open
 }
 
-func newAdmission(opts Options, refused refusals) *admission {
+func newAdmission(opts Options, refusals refusals) *admission {
 	return &admission{
 		origins:       opts.AllowOrigins,
 		max:           cmp.Or(opts.MaxConnections, DefaultMaxConnections),
 		maxPerSession: cmp.Or(opts.MaxPerSession, DefaultMaxPerSession),
-		refused:       refused,
+		refusals:      refusals,
 		byPage:        map[string]int{},
 		bySession:     map[string]int{},
 		empty:         make(chan struct{}),
 	}
 }
 
-// serve calls next to upgrade a request and serve its connection until it ends.
-// Otherwise it answers with a sentence for operators: a browser does not show it,
-// and the page asks at /healthz.
+// serve calls next to upgrade a request and serve its connection until it ends, or
+// refuses it.
 func (a *admission) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	why := a.admit(r)
-	if why == "" {
-		defer a.release(r)
-		next.ServeHTTP(handshake{w, func() { a.note(r, badHandshake) }}, r)
+	if why := a.admit(r); why != "" {
+		a.refuse(w, r, why)
 		return
 	}
-	a.note(r, why)
+	defer a.release(r)
+	next.ServeHTTP(handshake{w, func() { a.refusals.add(r, ownOrigin(r), badHandshake) }}, r)
+}
+
+// refuse answers with a sentence for operators: a browser does not show it, and the page
+// asks at /healthz. Of a proxy that passes no upgrade on, only the first refusal is logged:
+// every tab keeps trying.
+func (a *admission) refuse(w http.ResponseWriter, r *http.Request, why string) {
+	switch {
+	case why != noUpgrade:
+		a.refusals.add(r, ownOrigin(r), why)
+	case a.proxyLogged.Swap(true):
+		a.refusals.count(why)
+	default:
+		a.refusals.add(r, ownOrigin(r), why, slog.String("hint", "a proxy does not pass on the upgrade: set HTTP/1.1 and the headers Upgrade and "+
+			"Connection there, in nginx by proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and proxy_set_header Connection upgrade"))
+	}
 	switch why {
 	case noUpgrade:
 		w.Header().Set("Connection", "Upgrade")
@@ -107,29 +120,15 @@ func (h handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	panic(http.ErrAbortHandler)
 }
 
-// note counts and logs a refused connection. Of a proxy that passes no upgrade on, it
-// logs the first only: every tab keeps trying.
-func (a *admission) note(r *http.Request, why string) {
-	switch {
-	case why != noUpgrade:
-		a.refused.note(r, why)
-	case a.proxyNoted.Swap(true):
-		a.refused.count(why)
-	default:
-		a.refused.note(r, why, slog.String("hint", "a proxy does not pass on the upgrade: set HTTP/1.1 and the headers Upgrade and "+
-			"Connection there, in nginx by proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and proxy_set_header Connection upgrade"))
-	}
-}
-
 // asksForSocket reports whether a request is a WebSocket handshake, or what a proxy
-// that knows no WebSockets has left of one.
+// without WebSocket support has left of one.
 func asksForSocket(r *http.Request) bool {
 	return websocket.IsWebSocketUpgrade(r) || r.Method == http.MethodGet && r.Header.Get("Sec-WebSocket-Key") != ""
 }
 
 // handshakeError returns the reason why a handshake is not valid, or nothing. The
 // framework would serve the page instead, or log an error.
-func handshakeError(r *http.Request) (refused string) {
+func handshakeError(r *http.Request) (why string) {
 	key, _ := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
 	switch {
 	case !websocket.IsWebSocketUpgrade(r):
@@ -141,7 +140,7 @@ func handshakeError(r *http.Request) (refused string) {
 }
 
 // admit counts a connection, or returns the reason to refuse it.
-func (a *admission) admit(r *http.Request) (refused string) {
+func (a *admission) admit(r *http.Request) (why string) {
 	if why := handshakeError(r); why != "" {
 		return why
 	}
@@ -168,7 +167,7 @@ func (a *admission) release(r *http.Request) {
 
 // countLocked adds n to the number of connections.
 func (a *admission) countLocked(r *http.Request, n int) {
-	session := sessionOf(r)
+	session := visitOf(r.Context()).session
 	a.open += n
 	a.byPage[r.URL.Path] += n
 	a.bySession[session] += n
@@ -185,7 +184,7 @@ func (a *admission) noRoomLocked(r *http.Request) string {
 		return stopping
 	case a.open >= a.max:
 		return full
-	case a.bySession[sessionOf(r)] >= a.maxPerSession:
+	case a.bySession[visitOf(r.Context()).session] >= a.maxPerSession:
 		return sessionFull
 	}
 	return ""

@@ -38,54 +38,41 @@ const (
 // the template of the live part.
 type fixedText struct{ before, after, build string }
 
-// render renders a page of a kind from its template file.
-func (l layout) render(data any, file, kind string) (string, error) {
+// render renders a page of a kind from its template file. It panics if a template is
+// broken.
+func (l layout) render(data any, file, kind string) string {
 	t := template.New("layout.tmpl").Funcs(l.funcs).Funcs(template.FuncMap{
 		"asset": l.files.Lookup,
 		"kind":  func() string { return kind },
 		"build": func() string { return pageBuild },
 	})
-	t, err := t.ParseFS(l.templates, "layout.tmpl", "parts.tmpl", file)
-	if err != nil {
-		return "", err
-	}
-	if _, err := t.New("live").Parse(livePart); err != nil {
-		return "", err
-	}
+	template.Must(t.ParseFS(l.templates, "layout.tmpl", "parts.tmpl", file))
+	template.Must(t.New("live").Parse(livePart))
 	var page strings.Builder
-	err = t.Execute(&page, data)
-	return page.String(), err
+	template.Must(t, t.Execute(&page, data))
+	return page.String()
 }
 
 // around renders the fixed text of a live page.
-func (l layout) around(data any, file, kind string) (text fixedText, err error) {
-	page, err := l.render(data, file, kind)
-	if err != nil {
-		return text, err
-	}
-	source, err := fs.ReadFile(l.templates, file)
-	if err != nil {
-		return text, err
-	}
+func (l layout) around(data any, file, kind string) (text fixedText) {
+	page := l.render(data, file, kind)
+	source, _ := fs.ReadFile(l.templates, file) // rendered just now
 	hash := sha256.Sum256(append([]byte(page), source...))
 	text.build = hex.EncodeToString(hash[:8])
 	var found bool
 	if text.before, text.after, found = strings.Cut(page, livePart); !found {
-		return text, fmt.Errorf("%s has no live part", file)
+		panic(file + " has no live part")
 	}
 	text.before = strings.Replace(text.before, pageBuild, text.build, 1)
-	return text, nil
+	return text
 }
 
 // fixed returns the handler of a page without a live part.
-func (l layout) fixed(status int, data any, file string) (http.Handler, error) {
-	page, err := l.render(data, file, fixedPage)
-	if err != nil {
-		return nil, err
-	}
+func (l layout) fixed(status int, data any, file string) http.Handler {
+	page := l.render(data, file, fixedPage)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.WriteHeader(status)
 		fmt.Fprint(w, page)
-	}), nil
+	})
 }

@@ -3,16 +3,11 @@ package site
 import (
 	"net/http"
 	"net/http/pprof"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
-
-	"realtime/internal/wsconn"
 )
 
 // Metrics are what an operator can watch.
@@ -21,9 +16,6 @@ type Metrics struct{ registry *prometheus.Registry }
 func newMetrics() Metrics {
 	m := Metrics{prometheus.NewRegistry()}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	b := ThisBuild()
-	m.Gauge("realtime_build_info", "Always 1. The labels say what was built.",
-		map[string]string{"version": b.Version, "revision": b.Revision, "go_version": b.Go}, func() int { return 1 })
 	return m
 }
 
@@ -59,79 +51,6 @@ func (m Metrics) requests() prometheus.ObserverVec {
 	}, []string{"route", "method", "status"})
 	m.registry.MustRegister(seconds)
 	return seconds
-}
-
-// connectionMetrics adds the metrics of all live connections, and of what they send.
-func (s *Site) connectionMetrics() {
-	m := s.Metrics
-	m.Gauge("realtime_connections_limit", "Most live connections that may be open.", nil, func() int { return s.admission.max })
-	for reason, count := range map[string]*atomic.Int64{
-		"too_fast":   &s.stats.TooFast,
-		"too_long":   &s.stats.TooLong,
-		"not_text":   &s.stats.NotText,
-		"not_action": &s.stats.NotAction,
-	} {
-		m.Counter("realtime_messages_refused_total", "Messages refused.", map[string]string{"reason": reason},
-			func() int { return int(count.Load()) })
-	}
-	m.registry.MustRegister(&framework{pages: func() []*Page { return s.pages }, stats: s.stats})
-}
-
-// pageMetrics adds the metrics of a live page.
-func (s *Site) pageMetrics(p *Page) {
-	labels := map[string]string{"page": p.name()}
-	s.Metrics.Gauge("realtime_connections", "Live connections open now.", labels, func() int { return s.admission.on(p.path) })
-	s.Metrics.Counter("realtime_connections_opened_total", "Live connections opened.", labels, p.upgrader.Opened)
-}
-
-// framework collects those of the framework's own metrics that are maintained: many
-// are always 0. The framework offers them as text, which is parsed once a scrape.
-type framework struct {
-	pages func() []*Page
-	stats *wsconn.Stats
-}
-
-var (
-	refreshesSent = prometheus.NewDesc("realtime_refreshes_sent_total", "Refreshes handed to a connection.", []string{"page"}, nil)
-	dispatchDrops = prometheus.NewDesc("realtime_dispatch_drops_total",
-		"Refreshes dropped because another was already waiting for the connection.", []string{"page"}, nil)
-	slowCloses = prometheus.NewDesc("realtime_slow_closes_total", "Connections closed because their peer did not read.", nil, nil)
-)
-
-// Describe implements prometheus.Collector.
-func (*framework) Describe(all chan<- *prometheus.Desc) {
-	all <- refreshesSent
-	all <- dispatchDrops
-	all <- slowCloses
-}
-
-// Collect implements prometheus.Collector.
-func (f *framework) Collect(all chan<- prometheus.Metric) {
-	slow := float64(f.stats.SlowCloses.Load()) // the framework closes slow connections as well, when its own queue is full
-	for _, p := range f.pages() {
-		values := frameworkMetrics(p.handler.MetricsHandler())
-		all <- prometheus.MustNewConstMetric(refreshesSent, prometheus.CounterValue, values["livetemplate_publishes_sent_total"], p.name())
-		all <- prometheus.MustNewConstMetric(dispatchDrops, prometheus.CounterValue, values[dropped], p.name())
-		slow += values["livetemplate_websocket_slow_client_closes_total"]
-	}
-	all <- prometheus.MustNewConstMetric(slowCloses, prometheus.CounterValue, slow)
-}
-
-// dropped is the framework's counter of actions that found no room.
-const dropped = "livetemplate_websocket_dispatch_dropped_total"
-
-// frameworkMetrics returns the framework's counters of a page, by name. They are all
-// absent if the text cannot be parsed.
-func frameworkMetrics(handler http.Handler) map[string]float64 {
-	text := newRecorder(http.Header{})
-	handler.ServeHTTP(text, &http.Request{Method: http.MethodGet})
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, _ := parser.TextToMetricFamilies(&text.body)
-	values := map[string]float64{}
-	for name, family := range families {
-		values[name] = family.Metric[0].GetCounter().GetValue()
-	}
-	return values
 }
 
 // admin serves metrics and profiles.

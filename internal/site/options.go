@@ -39,8 +39,8 @@ type Options struct {
 
 	Log *slog.Logger // default: slog.Default()
 
-	// AllowOrigins are origins besides the site's own that may connect and post,
-	// such as https://example.com.
+	// AllowOrigins are origins besides the site's own that may connect and post, as
+	// origin.Canonical returns them.
 	AllowOrigins []string
 	// TrustProxy believes X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and
 	// X-Request-Id. Every request must come through a proxy that sets or removes each

@@ -46,11 +46,11 @@ func newRefusals(log *slog.Logger, registry prometheus.Registerer, kind, metric,
 	return refusals{kind, log, counter}
 }
 
-// note counts and logs a refused request.
-func (f refusals) note(r *http.Request, why string, details ...slog.Attr) {
+// add counts and logs a refused request, and the origin that it should have come from.
+func (f refusals) add(r *http.Request, expected, why string, details ...slog.Attr) {
 	f.count(why)
 	details = append([]slog.Attr{slog.String("reason", why), slog.String("remote_addr", r.RemoteAddr),
-		slog.String("origin", r.Header.Get("Origin")), slog.String("expected_origin", ownOrigin(r))}, details...)
+		slog.String("origin", r.Header.Get("Origin")), slog.String("expected_origin", expected)}, details...)
 	f.log.LogAttrs(r.Context(), slog.LevelWarn, f.kind+" refused", details...)
 }
 

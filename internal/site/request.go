@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzhttp"
-	"github.com/livetemplate/livetemplate"
 )
 
 // readOnly refuses everything but GET and HEAD.
@@ -67,22 +66,22 @@ func withPolicy(cdn string, next http.Handler) http.Handler {
 	})
 }
 
-// sameSiteOnly refuses forms from pages of other sites, except those in trusted, and notes
-// them in refused. Of a browser that does not say whether a form crosses sites, the origin
-// has to be known, as that of a socket.
-func sameSiteOnly(trusted []string, refused refusals, next http.Handler) http.Handler {
+// sameSiteOnly refuses forms from pages of other sites, except those in trusted. If a
+// browser does not say whether a form crosses sites, its origin must be allowed, as that of
+// a socket.
+func sameSiteOnly(trusted []string, refusals refusals, next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	for _, origin := range trusted {
 		protection.AddTrustedOrigin(origin) // takes every canonical one
 	}
 	deny := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		refused.note(r, crossSite)
+		refusals.add(r, ownOrigin(r), crossSite)
 		http.Error(w, "Your form was not accepted: another site sent it.", http.StatusForbidden)
 	})
 	protection.SetDenyHandler(deny)
 	protected := protection.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost && r.Header.Get("Sec-Fetch-Site") == "" && !fromHere(r, trusted) {
+		if r.Method == http.MethodPost && r.Header.Get("sec-fetch-site") == "" && !fromHere(r, trusted) {
 			deny.ServeHTTP(w, r)
 			return
 		}
@@ -90,16 +89,8 @@ func sameSiteOnly(trusted []string, refused refusals, next http.Handler) http.Ha
 	})
 }
 
-// compressed compresses answers where that is worth it. A WebSocket handshake needs
-// the connection itself.
+// compressed compresses answers where that is worth it.
 func compressed(next http.Handler) http.Handler {
 	wrap, _ := gzhttp.NewWrapper(gzhttp.CompressionLevel(7)) // fails only for a level that does not exist
-	zipped := wrap(next)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if livetemplate.WSIsUpgrade(r) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		zipped.ServeHTTP(w, r)
-	})
+	return wrap(next)
 }

@@ -1,6 +1,6 @@
 // Package site stands between net/http and livetemplate. It serves the pages of any
-// controller: it admits live connections, checks requests, starts sessions, counts,
-// logs, and stops in an orderly way.
+// controller: it admits live connections, checks requests, starts sessions, counts, and
+// shuts down gracefully.
 //
 // It knows nothing about what the pages do, and does not pace refreshes: see package
 // fanout for that.
@@ -12,8 +12,11 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
@@ -29,19 +32,20 @@ type Site struct {
 	// Metrics are served by Admin.
 	Metrics Metrics
 
-	opts        Options
-	layout      layout
-	mux         *http.ServeMux
-	pages       []*Page
-	stats       *wsconn.Stats
-	admission   *admission
-	rate        *rateLimit
-	formRefused refusals
+	opts          Options
+	layout        layout
+	mux           *http.ServeMux
+	pages         []*Page
+	stats         *wsconn.Stats
+	admission     *admission
+	rate          *rateLimit
+	formRefusals  refusals
+	server, admin *http.Server
 }
 
-// New returns a site with an index and without live pages. An error means that a
-// template is broken or that an allowed origin is invalid.
-func New(opts Options) (*Site, error) {
+// New returns a site with an index and without live pages. It panics if a template is
+// broken, which is as much of a mistake in the program as broken code.
+func New(opts Options) *Site {
 	opts.Log = cmp.Or(opts.Log, slog.Default())
 	opts.Drain = cmp.Or(opts.Drain, DefaultDrain)
 	opts.ActionRate = cmp.Or(opts.ActionRate, DefaultActionRate)
@@ -52,11 +56,6 @@ func New(opts Options) (*Site, error) {
 	if opts.Degraded == nil {
 		opts.Degraded = func() bool { return false }
 	}
-	origins, err := canonicalOrigins(opts.AllowOrigins)
-	if err != nil {
-		return nil, err
-	}
-	opts.AllowOrigins = origins
 	m := newMetrics()
 	s := &Site{
 		Admin:   m.admin(),
@@ -68,81 +67,71 @@ func New(opts Options) (*Site, error) {
 		admission: newAdmission(opts, newRefusals(opts.Log, m.registry, "live connection", "realtime_connections_refused_total",
 			"Live connections refused.", stopping, full, sessionFull, foreign, noUpgrade, badHandshake)),
 		rate: newRateLimit(opts.ActionRate, opts.ActionBurst),
-		formRefused: newRefusals(opts.Log, m.registry, "form", "realtime_requests_refused_total",
+		formRefusals: newRefusals(opts.Log, m.registry, "form", "realtime_requests_refused_total",
 			"Form posts refused.", crossSite, tooFast, tooLong, tooSlow, incomplete),
 	}
-	s.connectionMetrics()
-	if err := s.addFixed(); err != nil {
-		return nil, err
-	}
+	s.addMetrics()
+	s.addFixed()
 	s.handle()
-	return s, nil
+	s.server = newServer(s, opts.Log)
+	s.admin = &http.Server{Handler: s.Admin, ReadHeaderTimeout: s.server.ReadHeaderTimeout, ErrorLog: s.server.ErrorLog}
+	return s
 }
 
 // addFixed adds everything but the live pages.
-func (s *Site) addFixed() error {
+func (s *Site) addFixed() {
 	type page struct{ Title, Category string }
-	index, err := s.layout.fixed(http.StatusOK, page{"Home", s.opts.Category}, "index.tmpl")
-	if err != nil {
-		return err
-	}
-	notFound, err := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "not-found.tmpl")
-	if err != nil {
-		return err
-	}
+	index := s.layout.fixed(http.StatusOK, page{"Home", s.opts.Category}, "index.tmpl")
+	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "not-found.tmpl")
 	s.mux.Handle("/{$}", readOnly(index))
 	s.mux.Handle("/static/", readOnly(http.StripPrefix("/static/", s.opts.Files.Handler(notFound))))
 	s.mux.Handle("/healthz", readOnly(http.HandlerFunc(s.admission.alive)))
 	s.mux.Handle("/readyz", readOnly(s.admission.ready(s.opts.Degraded)))
 	s.mux.Handle("/", notFound)
-	return nil
 }
 
 // Live adds a live page to a site: the template file, run by a controller from a
 // first state. The file defines "content", and within it uses "live", the part that
 // the framework renders. With the query ?frame the page is there for a frame of another
-// page of the site. An error means that a template is broken.
+// page of the site. Live panics if a template is broken.
 //
-// A connection that is busy has room for one published action. Refreshes of fanout.Peers
-// reach it all the same, however many actions they are. What the controller publishes by
-// itself, to carry data, and the results of Async may be dropped, which logs a warning, or
-// take the place of a refresh.
-func Live[S any](s *Site, path, file string, controller any, state *S) (*Page, error) {
-	whole, err := s.layout.around(state, file, livePage)
-	if err != nil {
-		return nil, err
-	}
-	framed, err := s.layout.around(state, file, framedPage)
-	if err != nil {
-		return nil, err
-	}
+// Of what livetemplate offers, a page cannot use
+//   - uploads: the client sends parts of 256 KiB, and a message may have wsconn.MaxMessage;
+//   - lvt-mounted and whatever else runs code from an attribute: the content security policy
+//     forbids it;
+//   - data in a publish, or the results of Async, where they must arrive: a busy connection
+//     has room for one action. Of what is dropped the log has a warning. Refreshes of
+//     fanout.Peers always arrive;
+//   - topics other than the self topic: they need an access list, which a Site has not;
+//   - fields that persist, GroupID and Session in an action that a page without a socket
+//     posts: each post has a session of its own. Browser works everywhere. A post costs two
+//     calls of Mount and two renderings.
+//
+// A frame may have wsconn.MaxQueued bytes if another one is still waiting, and any length
+// otherwise.
+func Live[S any](s *Site, path, file string, controller any, state *S) *Page {
 	p := &Page{
-		upgrader: wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.stats,
-			Protocols: []string{anyPage + "." + whole.build, anyPage + "." + framed.build, anyPage}}),
-		admission: s.admission,
-		rate:      s.rate,
-		refused:   s.formRefused,
 		path:      path,
-		whole:     whole,
-		framed:    framed,
+		whole:     s.layout.around(state, file, livePage),
+		framed:    s.layout.around(state, file, framedPage),
+		admission: s.admission,
+		log:       s.opts.Log,
 	}
-	p.live, err = livetemplate.New(p.name(), append(s.liveOptions(p),
+	p.upgrader = wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.stats,
+		Protocols: []string{anyPage + "." + p.whole.build, anyPage + "." + p.framed.build, anyPage}})
+	live := livetemplate.Must(livetemplate.New(p.name(), append(s.liveOptions(p),
 		livetemplate.WithParseFS(s.opts.Templates, "live.tmpl", file),
-		func(c *livetemplate.Config) { p.sessions = c.SessionStore })...)
-	if err != nil {
-		return nil, err
-	}
+		func(c *livetemplate.Config) { p.sessions = c.SessionStore })...))
 	// All connections share what the first rendering parses, but only if it comes
 	// before them.
-	if err := p.live.Execute(io.Discard, state); err != nil {
-		return nil, err
-	}
-	p.handler = p.live.Handle(controller, livetemplate.AsState(state))
-	s.add(p)
-	return p, nil
+	livetemplate.Must(live, live.Execute(io.Discard, state))
+	p.handler = live.Handle(controller, livetemplate.AsState(state))
+	p.posts = posts{p.handler, live, s.rate, s.formRefusals}
+	s.addPage(p)
+	return p
 }
 
-// liveOptions are the options of the framework. docs/measurements.md has the figures
+// liveOptions are the options of the framework. docs/bench.md has the figures
 // behind them.
 func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 	return []livetemplate.Option{
@@ -162,28 +151,94 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 	}
 }
 
-// add adds a live page. Its address with a slash at the end leads to it.
-func (s *Site) add(p *Page) {
+// addPage adds a live page. Its address with a slash at the end leads to it.
+func (s *Site) addPage(p *Page) {
 	s.pages = append(s.pages, p)
 	s.mux.Handle(p.path, withSession(p))
 	s.mux.HandleFunc(p.path+"/{$}", func(w http.ResponseWriter, r *http.Request) {
 		to := url.URL{Path: p.path, RawQuery: r.URL.RawQuery}
 		http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
 	})
-	s.pageMetrics(p)
+	labels := map[string]string{"page": p.name()}
+	m := s.Metrics
+	m.Gauge("realtime_connections", "Live connections open now.", labels, func() int { return s.admission.on(p.path) })
+	m.Counter("realtime_connections_opened_total", "Live connections opened.", labels, p.upgrader.Opened)
+	m.Counter("realtime_refreshes_sent_total", "Refreshes handed to a connection.", labels,
+		func() int { return p.counted("livetemplate_publishes_sent_total") })
+	m.Counter("realtime_dispatch_drops_total", "Actions dropped because another was waiting for the connection. A refresh that waits covers those that are dropped.", labels, p.Dropped)
 }
 
-// handle sets the handler of all requests.
+// addMetrics adds the metrics of all live connections, and of what they send.
+func (s *Site) addMetrics() {
+	m := s.Metrics
+	m.Gauge("realtime_connections_limit", "Most live connections that may be open.", nil, func() int { return s.admission.max })
+	for reason, count := range map[string]*atomic.Int64{
+		"too_fast":   &s.stats.TooFast,
+		"too_long":   &s.stats.TooLong,
+		"not_text":   &s.stats.NotText,
+		"not_action": &s.stats.NotAction,
+	} {
+		m.Counter("realtime_messages_refused_total", "Messages refused.", map[string]string{"reason": reason},
+			func() int { return int(count.Load()) })
+	}
+	m.Counter("realtime_slow_closes_total", "Connections closed because their peer did not read.", nil, s.slowCloses)
+}
+
+// slowCloses adds up the connections that wsconn has closed, and those that the framework
+// has, because a queue of its own was full.
+func (s *Site) slowCloses() int {
+	sum := int(s.stats.SlowCloses.Load())
+	for _, p := range s.pages {
+		sum += p.counted("livetemplate_websocket_slow_client_closes_total")
+	}
+	return sum
+}
+
+// handle sets the handler of all requests. Sockets have fewer layers: each would stay on
+// the stack for as long as a socket is open.
 func (s *Site) handle() {
-	sameSite := sameSiteOnly(s.opts.AllowOrigins, s.formRefused, compressed(s.mux))
-	accepted := takesOnly(sameSite, http.MethodGet, http.MethodHead, http.MethodPost)
-	noted := answered(s.opts.Log, s.Metrics.requests(), s.route, withPolicy(s.opts.Files.CDN(), accepted))
-	s.Handler = received(s.opts.Log, s.opts.TrustProxy, noted)
+	pages := sameSiteOnly(s.opts.AllowOrigins, s.formRefusals, compressed(s.mux))
+	pages = withPolicy(s.opts.Files.CDN(), takesOnly(pages, http.MethodGet, http.MethodHead, http.MethodPost))
+	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asksForSocket(r) {
+			s.mux.ServeHTTP(w, r)
+		} else {
+			pages.ServeHTTP(w, r)
+		}
+	})
+	s.Handler = received(s.opts.Log, s.opts.TrustProxy, measured{all, s.opts.Log, s.Metrics.requests(), s.route})
 }
 
-// answerWithin is the time that peers have to answer their close frames when the
-// site stops.
-const answerWithin = 1500 * time.Millisecond
+// route returns the part of the site that a request is for, as a label: the path of
+// a page, "/static/" for every file, or "other".
+func (s *Site) route(r *http.Request) string {
+	switch _, pattern := s.mux.Handler(r); pattern {
+	case "/", "":
+		return "other"
+	default:
+		return cmp.Or(strings.TrimSuffix(pattern, "/{$}"), "/")
+	}
+}
+
+// Serve serves visitors, and metrics and profiles to admin, which may be nil. It returns
+// the error of the first listener that fails, or http.ErrServerClosed after Shutdown.
+func (s *Site) Serve(visitors, admin net.Listener) error {
+	failed := make(chan error, 2)
+	go func() { failed <- s.server.Serve(visitors) }()
+	if admin != nil {
+		go func() { failed <- s.admin.Serve(admin) }()
+	}
+	return <-failed
+}
+
+const (
+	// answerWithin is the time that peers have to answer their close frames.
+	answerWithin = 1500 * time.Millisecond
+
+	// requestsWithin is the time that requests have to end. Browsers open connections
+	// ahead of requests, which look as if a request were under way.
+	requestsWithin = 300 * time.Millisecond
+)
 
 // Drain answers /readyz with 503 from now on, and waits for the first half of
 // Options.Drain, or until ctx ends. Then it refuses new connections. Call Shutdown
@@ -199,8 +254,20 @@ func (s *Site) Drain(ctx context.Context) {
 
 // Shutdown refuses new connections, and sends every open connection a close frame
 // with code 1001 (going away), spread over the second half of Options.Drain. Pages
-// are served meanwhile. If ctx ends first, it returns ctx's error.
+// are served meanwhile, and then Serve ends. If ctx ends first, or requests take too long,
+// Shutdown cuts what is still open, and returns an error.
 func (s *Site) Shutdown(ctx context.Context) error {
+	err := s.closePages(ctx)
+	requests, cancel := context.WithTimeout(ctx, requestsWithin)
+	defer cancel()
+	err = errors.Join(err, s.server.Shutdown(requests))
+	s.server.Close()
+	s.admin.Close()
+	return err
+}
+
+// closePages closes all live connections, and then what the framework runs for them.
+func (s *Site) closePages(ctx context.Context) error {
 	empty := s.admission.stop()
 	s.closeConnections(ctx)
 	select {

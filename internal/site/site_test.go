@@ -27,6 +27,7 @@ import (
 
 	"realtime/internal/assets"
 	"realtime/internal/fanout"
+	"realtime/internal/logging"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
 )
@@ -145,12 +146,8 @@ func newSite(t testing.TB, opts site.Options) *site.Site {
 	}
 	opts.Drain = cmp.Or(opts.Drain, time.Millisecond)
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
-	s, err := site.New(opts)
-	require.NoError(t, err)
-	c := &toy{}
-	page, err := site.Live(s, toyPage, "toy.tmpl", c, &toyState{})
-	require.NoError(t, err)
-	c.peers = fanout.New(fanout.Options{}).Peers(page)
+	s, c := site.New(opts), &toy{}
+	c.peers = fanout.New(fanout.Options{}).Peers(site.Live(s, toyPage, "toy.tmpl", c, &toyState{}))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), visitor.Soon)
 		defer cancel()
@@ -350,15 +347,13 @@ func collected() int {
 // is lost the log has a warning.
 func TestLive_RefreshesOfSeveralActionsReachABusyTab(t *testing.T) {
 	log := &visitor.Log{}
-	logger, _ := site.NewLogger(log, slog.LevelInfo, false)
+	logger, _ := logging.New(log, slog.LevelInfo, false)
 	before := slog.Default()
 	slog.SetDefault(logger)
 	defer slog.SetDefault(before)
 	s := newSite(t, site.Options{Log: logger})
 	c := &toy{busy: make(chan bool)}
-	page, err := site.Live(s, "/doors", "toy.tmpl", c, &toyState{})
-	require.NoError(t, err)
-	c.peers = fanout.New(fanout.Options{}).Peers(page)
+	c.peers = fanout.New(fanout.Options{}).Peers(site.Live(s, "/doors", "toy.tmpl", c, &toyState{}))
 	server := serveOn(t, s)
 	tb, busy := visitor.New(t, server).Open("/doors"), visitor.New(t, server).Open("/doors")
 	for round := range 3 {
@@ -375,21 +370,21 @@ func TestLive_RefreshesOfSeveralActionsReachABusyTab(t *testing.T) {
 	assert.NotContains(t, log.String(), "action=Opened")
 }
 
-func TestNew_SaysWhatIsBroken(t *testing.T) {
+// A broken template is a mistake in the program: it does not start.
+func TestNew_PanicsIfATemplateIsBroken(t *testing.T) {
 	opts := site.Options{Templates: templates(), Files: files(t, true)}
-	opts.AllowOrigins = []string{"example.com"}
-	_, err := site.New(opts)
-	assert.ErrorContains(t, err, "example.com")
-
-	opts.AllowOrigins = nil
-	s, err := site.New(opts)
-	require.NoError(t, err)
+	s := site.New(opts)
 	for file, want := range map[string]string{"plain.tmpl": "no live part", "nowhere.tmpl": "nowhere.tmpl"} {
-		_, err := site.Live(s, "/broken", file, &toy{}, &toyState{})
-		assert.ErrorContains(t, err, want)
+		assert.ErrorContains(t, panics(func() { site.Live(s, "/broken", file, &toy{}, &toyState{}) }), want)
 	}
 	opts.Templates = fstest.MapFS{
 		"layout.tmpl": {Data: []byte(`{{asset "nothing.js"}}`)}, "parts.tmpl": {}, "index.tmpl": {Data: []byte(`{{define "content"}}{{end}}`)}}
-	_, err = site.New(opts)
-	assert.ErrorContains(t, err, fmt.Sprintf("%q", "nothing.js"))
+	assert.ErrorContains(t, panics(func() { site.New(opts) }), fmt.Sprintf("%q", "nothing.js"))
+}
+
+// panics returns what a function panics with.
+func panics(f func()) (err error) {
+	defer func() { err = fmt.Errorf("%v", recover()) }()
+	f()
+	return nil
 }

@@ -190,17 +190,10 @@ func wholePage(pages string) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := site.New(site.Options{Templates: os.DirFS(pages), Files: files,
+	s := site.New(site.Options{Templates: os.DirFS(pages), Files: files,
 		Authenticator: everyone{&livetemplate.AnonymousAuthenticator{}}})
-	if err != nil {
-		return nil, err
-	}
 	c := &counter{}
-	page, err := site.Live(s, "/realtime/multi-user-sync", "whole.tmpl", c, first)
-	if err != nil {
-		return nil, err
-	}
-	peers := fanout.New(fanout.Options{}).Peers(page)
+	peers := fanout.New(fanout.Options{}).Peers(site.Live(s, "/realtime/multi-user-sync", "whole.tmpl", c, first))
 	c.publish = func(ctx *livetemplate.Context) error {
 		return peers.Publish(ctx, ctx.SelfTopic(), "RefreshCounter")
 	}

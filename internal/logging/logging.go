@@ -1,4 +1,8 @@
-package site
+// Package logging makes a log that neither a crowd nor a stuck reader can turn against the
+// server. It counts repeated messages instead of writing them, drops lines that nobody
+// reads, keeps session cookies out, and lowers what the framework logs in the ordinary
+// course of events.
+package logging
 
 import (
 	"bytes"
@@ -24,12 +28,10 @@ const (
 // flushWithin is how long the end of the program may wait for the reader of its log.
 const flushWithin = 200 * time.Millisecond
 
-// NewLogger returns a logger that writes to w, as text or as JSON, messages of a
-// level and above. It counts repeated messages, keeps session cookies out of the
-// log, and adds the ID of the request that a message is about. A reader of w that is
-// stuck stops nobody: what it misses is counted. Call flush at the end, to log what was
-// not logged yet.
-func NewLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger, flush func()) {
+// New returns a logger that writes messages of a level and above to w, as text or as JSON.
+// A reader of w that is stuck stops nobody: the lines it misses are counted. Call flush at
+// the end, to log what was not logged yet.
+func New(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger, flush func()) {
 	lines := lossy.New(w, func(n int) []byte {
 		var line bytes.Buffer
 		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines were dropped: nobody has read them in time", 0)
@@ -38,7 +40,7 @@ func NewLogger(w io.Writer, level slog.Level, asJSON bool) (logger *slog.Logger,
 		return line.Bytes()
 	})
 	seen := &repeats{counts: map[message]*repeated{}}
-	return slog.New(calm{newHandler(lines, level, asJSON), seen}), func() { seen.flush(); lines.Flush(flushWithin) }
+	return slog.New(handler{newHandler(lines, level, asJSON), seen}), func() { seen.flush(); lines.Flush(flushWithin) }
 }
 
 func newHandler(w io.Writer, level slog.Level, asJSON bool) slog.Handler {
@@ -61,15 +63,24 @@ func tidy(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// calm keeps a crowd from flooding the log. It counts repeated messages, and lowers
-// to debug level what the framework logs whenever somebody comes or goes, a refresh
-// is covered by one that already waits, or the server stops.
-type calm struct {
+type attrKey struct{}
+
+// With returns a context whose messages have an attribute more.
+func With(ctx context.Context, attr slog.Attr) context.Context {
+	return context.WithValue(ctx, attrKey{}, attr)
+}
+
+// handler lowers to debug level what the framework logs whenever somebody comes or goes, a
+// refresh is dropped, or the server stops, and counts repeated messages.
+type handler struct {
 	slog.Handler
 	seen *repeats
 }
 
-func (h calm) Handle(ctx context.Context, r slog.Record) error {
+// Merges says that an action is a refresh: one that is dropped is nothing to warn of.
+func (h handler) Merges(action string) { h.seen.refreshes.Store(action, true) }
+
+func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {
 	case "dispatch channel full, dropping broadcast action":
 		if !h.seen.refresh(r) {
@@ -88,24 +99,24 @@ func (h calm) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level > slog.LevelDebug && h.seen.tooOften(h.Handler, r) {
 		return nil
 	}
-	if id := visitOf(ctx).id; id != "" {
+	if attr, ok := ctx.Value(attrKey{}).(slog.Attr); ok {
 		r = r.Clone()
-		r.AddAttrs(slog.String("request_id", id))
+		r.AddAttrs(attr)
 	}
 	return h.Handler.Handle(ctx, r)
 }
 
-func (h calm) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return calm{h.Handler.WithAttrs(attrs), h.seen}
+func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return handler{h.Handler.WithAttrs(attrs), h.seen}
 }
 
-func (h calm) WithGroup(name string) slog.Handler {
-	return calm{h.Handler.WithGroup(name), h.seen}
+func (h handler) WithGroup(name string) slog.Handler {
+	return handler{h.Handler.WithGroup(name), h.seen}
 }
 
 // repeats counts how often each message was logged recently.
 type repeats struct {
-	refreshes sync.Map // actions of which a dropped one is not missed
+	refreshes sync.Map // actions of which no dropped one is missed
 
 	mu     sync.Mutex
 	counts map[message]*repeated
