@@ -81,6 +81,10 @@ func (c *conn) judge(now int64) {
 	if ping {
 		c.pingAt = c.upgrader.after(c.upgrader.heartbeat.Ping)
 	}
+	if now >= c.answerBy {
+		c.unanswered = 0
+		c.room.Signal()
+	}
 	c.mu.Unlock()
 	switch {
 	case stuck:

@@ -9,7 +9,6 @@
 package wsconn
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -129,9 +128,9 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 		}
 		return nil, err
 	}
-	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), peer: r.RemoteAddr, unanswered: make(chan struct{}, MaxUnanswered),
-		hearBy: never, writeBy: never, pingAt: u.after(u.heartbeat.Ping)}
-	c.written.L = &c.mu
+	c := &conn{Conn: ws, upgrader: u, ctx: r.Context(), peer: r.RemoteAddr,
+		hearBy: never, writeBy: never, answerBy: never, pingAt: u.after(u.heartbeat.Ping)}
+	c.room.L = &c.mu
 	if socket, ok := ws.NetConn().(interface{ SetWriteBuffer(bytes int) error }); ok {
 		socket.SetWriteBuffer(kernelBuffer) // fails on a socket that is gone
 	}
@@ -189,8 +188,6 @@ type conn struct {
 	ctx      context.Context // of the request that was upgraded, for the log
 	peer     string          // address of the peer
 
-	unanswered chan struct{} // holds about one token for each message without an answer
-
 	mu      sync.Mutex
 	warned  map[string]bool // warnings that were logged about this peer
 	queue   []frame
@@ -198,11 +195,13 @@ type conn struct {
 	writing bool // a goroutine is writing the queue
 	goodbye bool // the last frame of the queue is a close frame
 	closing bool // nothing more is queued; close once the queue is written
-	written sync.Cond
 
-	// The ticks at which the peer must have been heard, and a frame written, and at which
-	// the next ping is due.
-	hearBy, writeBy, pingAt int64
+	unanswered int       // messages that were read and are not answered yet
+	room       sync.Cond // for one more answer
+
+	// The ticks at which the peer must have been heard, a frame written and a message
+	// answered, and at which the next ping is due.
+	hearBy, writeBy, answerBy, pingAt int64
 }
 
 type frame struct {
@@ -226,7 +225,7 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 			c.cut()
 			return messageType, nil, c.goingAway(err)
 		}
-		c.awaitAnswers()
+		c.awaitRoom()
 		switch {
 		case c.saidGoodbye():
 			// Read on until the peer has answered the close frame, or time is up.
@@ -237,7 +236,7 @@ func (c *conn) ReadMessage() (int, []byte, error) {
 		case !isAction(data):
 			c.upgrader.Stats.NotAction.Add(1)
 			c.warnOnce("message refused: not an action")
-			c.WriteMessage(websocket.TextMessage, refused)
+			c.WriteMessage(websocket.TextMessage, []byte(refused))
 		default:
 			return messageType, data, nil
 		}
@@ -273,14 +272,15 @@ func (c *conn) refuseTooLong(err error) {
 	io.Copy(io.Discard, c.NetConn())
 }
 
-// MaxUnanswered is how many messages of a peer may wait for their answers. Nothing
-// more is read from that peer until one is written. Without this back-pressure a
-// flood fills the framework's send queue, and the framework closes connections
-// whose queue is full.
+// MaxUnanswered is how many messages of a peer may wait for the framework to answer them.
+// Without this limit a flood fills the framework's send queue, and the framework closes
+// connections whose queue is full.
 const MaxUnanswered = 64
 
 const (
-	// noAnswer is how long to wait for an answer. Some messages never get one.
+	// noAnswer is how long to wait for an answer before giving up on all of them. The
+	// framework answers every action and every ping, but not always a message about an
+	// upload, nor an action after which the template fails.
 	noAnswer = time.Second
 
 	// muchQueued is how much may wait to be written to a peer, in bytes, while
@@ -289,115 +289,65 @@ const (
 	muchQueued = MaxQueued / 4
 )
 
-// awaitAnswers counts a message that was read, once there is room for its answer or
-// the connection has ended.
-func (c *conn) awaitAnswers() {
-	c.mu.Lock()
-	for c.queued > muchQueued && !c.closing {
-		c.written.Wait() // a frame is written in time, or the connection ends
-	}
-	c.mu.Unlock()
-	select {
-	case c.unanswered <- struct{}{}:
-	default:
-		c.awaitRoom()
-	}
-}
-
+// awaitRoom counts a message that was read, once there is room for its answer or the
+// connection has ended.
 func (c *conn) awaitRoom() {
-	for {
-		select {
-		case c.unanswered <- struct{}{}:
-			return
-		case <-time.After(noAnswer):
-			c.forgive()
-		}
-	}
-}
-
-// forgive stops waiting for answers if none is being written: those messages never get
-// one.
-func (c *conn) forgive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writing && !c.closing {
-		return
+	c.answerBy = c.upgrader.after(noAnswer)
+	for !c.closing && (c.queued > muchQueued || c.unanswered >= MaxUnanswered) {
+		c.room.Wait()
 	}
-	for range MaxUnanswered {
-		c.answered()
-	}
+	c.answerBy = never
+	c.unanswered++
 }
 
-// answered counts a frame that was written. If it was a refresh, the count is too
-// low by one; the framework's send queue has room for that.
+// answered counts an answer.
 func (c *conn) answered() {
-	select {
-	case <-c.unanswered:
-	default:
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unanswered = max(c.unanswered-1, 0) // 0: it came after noAnswer
+	c.room.Signal()
 }
-
-// Frames of the framework, and the frames that replace three of them. The browser
-// client throws an exception at a frame without a tree, but tells the page the
-// action of a frame with one. It tells the page nothing about the answer to a ping,
-// but tells it the code of an error.
-var (
-	nothingChanged = []byte(`{"tree":{},"meta":{"success":true,"errors":null}}`)
-	tooFast        = []byte(`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`)
-	slowDown       = []byte(`{"tree":{},"meta":{"success":false,"action":"` + SlowDown + `"}}`)
-	refused        = []byte(`{"tree":{},"meta":{"success":false,"action":"` + Refused + `"}}`)
-	pong           = []byte(`{"pong":true}`)
-	audiblePong    = []byte(`{"type":"error","code":"` + Pong + `"}`)
-)
-
-const (
-	// SlowDown is the action in the answer to a message above the rate limit.
-	SlowDown = "slow-down"
-	// Refused is the action in the answer to a message that is not an action.
-	Refused = "refused"
-	// Pong is the code of the event "lvt:error" that answers a ping of the page. It
-	// is not an error: the client has no other event that leaves the page as it is.
-	Pong = "pong"
-)
-
-// noAction ends the frames that answer no message: refreshes.
-var noAction = []byte(`"errors":null}}`)
 
 // WriteMessage queues a frame and returns at once, because the framework calls it
-// while it holds a lock that every connection needs. It does not send a refresh
-// that found nothing changed. It closes a peer whose queue is full.
+// while it holds a lock that every connection needs. Some frames are dropped or replaced:
+// see kinds. It closes a peer whose queue is full.
 //
 // It returns no error for a peer that has gone: the connection ends with the next
 // read, and the framework would log a warning for every frame that is still under way.
 func (c *conn) WriteMessage(messageType int, data []byte) error {
-	refresh := bytes.HasSuffix(data, noAction)
-	switch {
-	case bytes.Equal(data, nothingChanged):
-		c.upgrader.onRefresh()
+	k := kindOf(data)
+	if k.answers {
 		c.answered()
+	}
+	if k.drop {
+		c.upgrader.onRefresh()
 		return nil
-	case bytes.Equal(data, pong):
-		data = audiblePong
-	case bytes.Equal(data, tooFast):
-		data = slowDown
+	}
+	if k.instead == slowDown {
 		c.upgrader.Stats.TooFast.Add(1)
 		c.warnOnce("messages refused: above the rate limit")
 	}
-	if !c.enqueue(frame{messageType, data, refresh}) {
+	if k.instead != "" {
+		data = []byte(k.instead)
+	}
+	if !c.enqueue(frame{messageType, data, k.refresh}) {
 		c.tooSlow()
 	}
 	return nil
 }
 
-// enqueue writes a frame when its turn comes, and reports whether there was room for it.
-// A ping comes first: a peer with much to read must not look as if it had vanished.
+// enqueue writes a frame when its turn comes, and reports whether there was room for it:
+// for a ping or a close frame there is. A ping comes first: a peer with much to read must
+// not look as if it had vanished.
 func (c *conn) enqueue(f frame) (fits bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.goodbye {
 		return true
 	}
-	if c.queued > 0 && c.queued+len(f.data) > MaxQueued {
+	if f.messageType == websocket.TextMessage && c.queued > 0 && c.queued+len(f.data) > MaxQueued {
 		return false
 	}
 	if f.messageType == websocket.CloseMessage {
@@ -426,9 +376,6 @@ func (c *conn) begin() {
 func (c *conn) writeQueue(f frame) {
 	for more := true; more; f, more = c.next() {
 		err := c.Conn.WriteMessage(f.messageType, f.data)
-		if f.messageType != websocket.PingMessage {
-			c.answered()
-		}
 		if f.refresh {
 			c.upgrader.onRefresh()
 		}
@@ -452,7 +399,7 @@ func (c *conn) next() (f frame, found bool) {
 	f, c.queue = c.queue[0], c.queue[1:]
 	c.queued -= len(f.data)
 	c.begin()
-	c.written.Broadcast()
+	c.room.Signal()
 	return f, true
 }
 
@@ -501,12 +448,12 @@ func (c *conn) cut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closing, c.queue = true, nil
-	c.written.Broadcast()
 	return c.end()
 }
 
 // end closes the socket, with c.mu held, and reports whether it was open.
 func (c *conn) end() bool {
+	c.room.Signal()
 	if !c.upgrader.forget(c) {
 		return false
 	}

@@ -332,6 +332,25 @@ func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	}
 }
 
+// A peer with a full queue is told that the server stops, as any other.
+func TestWriteMessage_CloseFrameFitsIntoAFullQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		upgrader, log := recorded()
+		c, peer := connect(t, upgrader)
+		hear(c)
+		for range 2 { // the first is being written
+			c.WriteMessage(websocket.TextMessage, make([]byte, MaxQueued))
+			synctest.Wait()
+		}
+		upgrader.CloseAll(t.Context(), 0)
+		got := <-hear(peer)
+		assert.Len(t, got.messages, 2)
+		assert.True(t, websocket.IsCloseError(got.end, websocket.CloseGoingAway), "closed with: %v", got.end)
+		assert.Zero(t, upgrader.Stats.SlowCloses.Load())
+		assert.Empty(t, log.String())
+	})
+}
+
 // queued returns how much waits to be written, in bytes.
 func queued(c *conn) int {
 	c.mu.Lock()
@@ -366,7 +385,7 @@ func TestReadMessage_WaitsForAPeerThatReadsLate(t *testing.T) {
 }
 
 // A peer that sends more than is answered is not read until there are answers, or until
-// it is clear that there will be none.
+// it is clear that there will be none. A refresh is no answer.
 func TestReadMessage_WaitsForAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const messages = 2 * MaxUnanswered
@@ -374,8 +393,11 @@ func TestReadMessage_WaitsForAnswers(t *testing.T) {
 		hear(peer)
 		var read atomic.Int64
 		go func() {
-			for range messages {
+			for i := range messages {
 				peer.WriteMessage(websocket.TextMessage, []byte(`{"action":"message"}`))
+				if i == 0 {
+					time.Sleep(2 * noAnswer) // it takes long, and will be answered
+				}
 			}
 		}()
 		go func() {
@@ -384,14 +406,69 @@ func TestReadMessage_WaitsForAnswers(t *testing.T) {
 				read.Add(1)
 			}
 		}()
-		for answers := range 3 {
-			synctest.Wait()
-			assert.EqualValues(t, MaxUnanswered+answers, read.Load())
-			c.WriteMessage(websocket.TextMessage, []byte("answer"))
+		time.Sleep(2 * noAnswer)
+		for answers, answer := range []string{
+			`{"tree":{},"meta":{"success":true,"errors":{},"action":"message"}}`,
+			`{"pong":true}`,
+			`{"tree":null,"meta":{"success":false,"errors":{"_rate_limit":"Too many requests. Please slow down."}}}`,
+			"",
+		} {
+			for _, other := range []string{
+				`{"tree":{"s":["the page"]},"meta":{"success":true,"errors":{},"capabilities":["change"]}}`,
+				`{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`,
+				`{"tree":{},"meta":{"success":true,"errors":null}}`,
+			} {
+				c.WriteMessage(websocket.TextMessage, []byte(other))
+				synctest.Wait()
+				assert.EqualValues(t, MaxUnanswered+answers, read.Load())
+			}
+			c.WriteMessage(websocket.TextMessage, []byte(answer))
 		}
 		time.Sleep(noAnswer)
 		synctest.Wait()
 		assert.EqualValues(t, messages, read.Load())
+	})
+}
+
+// A peer that floods and does not read costs little until it is closed or has gone.
+func TestReadMessage_EndsTheWaitForAPeerThatFloodsAndDoesNotRead(t *testing.T) {
+	for name, row := range map[string]struct{ stays, want time.Duration }{
+		"it stays":     {time.Hour, DefaultWrite},
+		"it goes away": {time.Nanosecond, time.Nanosecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, peer := connect(t, quiet())
+				go func() {
+					for peer.WriteMessage(websocket.TextMessage, []byte(`{"action":"message"}`)) == nil {
+					}
+				}()
+				time.AfterFunc(row.stays, func() { peer.Close() })
+				began, read := time.Now(), 0
+				for answer := make([]byte, 8<<10); ; read++ {
+					if _, _, err := c.ReadMessage(); err != nil {
+						break
+					}
+					c.WriteMessage(websocket.TextMessage, answer)
+				}
+				assert.LessOrEqual(t, read, muchQueued/(8<<10)+3, "messages that were read")
+				assert.Equal(t, row.want, time.Since(began))
+			})
+		})
+	}
+}
+
+// A message that wsconn refuses by itself is answered too.
+func TestReadMessage_CountsWhatIsRefusedAsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := connect(t, quiet())
+		hear(peer)
+		hear(c)
+		for range 2 * MaxUnanswered {
+			peer.WriteMessage(websocket.TextMessage, []byte("not an action"))
+		}
+		synctest.Wait()
+		assert.Zero(t, c.unanswered)
 	})
 }
 
