@@ -10,9 +10,9 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// By default a vanished peer is found within 7 seconds, and every other ping may get
-// lost. A peer that does not read is found within 6. Of a time in which this process does not
-// get to run, half a second counts.
+// By default a vanished peer is found within 7 seconds, and a peer may miss every other
+// ping. A peer that does not read is found within 6. Of a pause of this process, half a
+// second counts.
 const (
 	DefaultPing    = 3 * time.Second
 	DefaultTimeout = 7 * time.Second
@@ -27,18 +27,18 @@ type Heartbeat struct {
 	Write   time.Duration // longest time for writing a single frame; default: DefaultWrite
 }
 
-// never is a tick that does not come.
+// never is a tick that never comes.
 const never = math.MaxInt64
 
-// mostCounted is how much of a pause is counted, in ticks: half of the shortest default.
+// mostCounted is how much of a pause counts, in ticks: half of the shortest default.
 const mostCounted = 5
 
-// countFrom counts the ticks since a time, and judges every connection by the ticks so far,
-// for as long as there are connections. A deadline would expire while this process is
-// stopped, swapped out or starved, and blame the peers for that.
+// countFrom counts ticks from a time on, and checks the timeouts of every connection at
+// each, for as long as there are connections. A deadline would expire while this process is
+// stopped, swapped out or starved, and blame the peers for it.
 func (u *Upgrader) countFrom(since time.Time) {
 	time.AfterFunc(time.Until(since.Add(u.tick)), func() {
-		runtime.Gosched() // whoever is ready to read or to write comes first
+		runtime.Gosched() // let those who are ready to read or write go first
 		passed := int64(time.Since(since) / u.tick)
 		since = since.Add(time.Duration(passed) * u.tick)
 		now := u.ticks.Add(min(passed, mostCounted))
@@ -49,22 +49,22 @@ func (u *Upgrader) countFrom(since time.Time) {
 		}
 		u.mu.Unlock()
 		for _, c := range all {
-			c.judge(now)
+			c.check(now)
 		}
 	})
 }
 
-// after returns the tick at which a time is over. It may come a tick early.
+// after returns the tick at which a timeout expires, up to a tick early.
 func (u *Upgrader) after(d time.Duration) int64 { return u.ticks.Load() + max(int64(d/u.tick), 2) }
 
-// heardBy returns the tick at which a peer must have been heard again: in any case after
-// it was asked.
+// heardBy returns the tick by which a peer must be heard again, always after the next
+// ping.
 func (u *Upgrader) heardBy() int64 {
 	return max(u.after(u.heartbeat.Timeout), u.after(u.heartbeat.Ping)+2)
 }
 
-// expect sets the tick at which the peer must have been heard. A peer that was sent a
-// close frame has no more time than that allows.
+// expect sets the tick by which the peer must be heard. Once it has been sent a close
+// frame, that no longer extends its time.
 func (c *conn) expect(tick int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,9 +73,9 @@ func (c *conn) expect(tick int64) {
 	}
 }
 
-// judge closes the connection of a peer that does not read or has vanished, or sends a
-// ping if one is due.
-func (c *conn) judge(now int64) {
+// check closes the connection of a peer that does not read or has vanished, or sends a
+// ping if one is due. It gives up on answers that are overdue.
+func (c *conn) check(now int64) {
 	c.mu.Lock()
 	stuck, gone, ping := now >= c.writeBy, now >= c.hearBy, now >= c.pingAt
 	if ping {

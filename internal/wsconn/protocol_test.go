@@ -53,8 +53,8 @@ func (c *page) Changed(s pageState, _ *livetemplate.Context) (pageState, error) 
 	return s, nil
 }
 
-// openTwo opens two sockets of one visitor on a page that the framework serves alone, and
-// reads the page.
+// openTwo opens two sockets of one visitor on a page of the stock framework, and reads
+// their first frame.
 func openTwo(t *testing.T, rate float64, burst int) (tab, peer *websocket.Conn) {
 	t.Helper()
 	file := fstest.MapFS{"page.tmpl": {Data: []byte(`<!DOCTYPE html><html><head><title>Page</title></head><body>` +
@@ -77,7 +77,7 @@ func openTwo(t *testing.T, rate float64, burst int) (tab, peer *websocket.Conn) 
 		require.NoError(t, err)
 		t.Cleanup(func() { (*ws).Close() })
 		require.NoError(t, (*ws).SetReadDeadline(time.Now().Add(visitor.Soon)))
-		require.Empty(t, next(*ws), "the kind of the page itself")
+		require.Empty(t, next(*ws), "the first frame is of no kind")
 	}
 	return tab, peer
 }
@@ -91,13 +91,14 @@ func next(ws *websocket.Conn) string {
 	return kindOf(data).name
 }
 
-// This is a canary for every kind of frame, and for the count of answers.
+// It is a canary for every kind of frame, and for one answer to each message.
 func TestFramework_FramesAreThoseThatWsconnKnows(t *testing.T) {
 	seen := map[string]bool{}
 	follows := func(want, got, after string) {
 		t.Helper()
 		seen[got] = true
-		assert.Equal(t, want, got, "The framework sends something else after %s: %q of kinds in internal/wsconn/protocol.go must follow.", after, want)
+		assert.Equal(t, want, got, "The framework sends another frame now after %s: %s in internal/wsconn must follow "+
+			"(nothingChanged may go if there is no frame).", after, want)
 	}
 	tab, peer := openTwo(t, 1e6, 1e6)
 	const press = `{"action":"press"}`
@@ -117,7 +118,7 @@ func TestFramework_FramesAreThoseThatWsconnKnows(t *testing.T) {
 		{`{}`, "action", ""},
 		{`{"action":"__ping__"}`, "pong", ""},
 		{`{"action":"upload_complete","upload_name":"x","entry_ids":["x"]}`, "", ""}, // hence noAnswer
-		{`{"action":"break"}`, "", ""},
+		{`{"action":"break"}`, "", ""},                                               // likewise
 	} {
 		t.Log(row.message)
 		require.NoError(t, tab.WriteMessage(websocket.TextMessage, []byte(row.message)))

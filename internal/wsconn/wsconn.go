@@ -1,11 +1,10 @@
 // Package wsconn upgrades requests to WebSocket connections on which one bad peer
 // cannot harm the others. Writing never waits for a peer: frames are queued, within
-// bounds, and a peer that does not read them is closed. Only text frames that hold
-// a JSON object are messages. A heartbeat finds peers that have vanished, an
-// ordinary close is not logged as a warning, and a refresh that changes nothing is
-// not sent.
+// limits, and a peer that does not read them is disconnected. Only text frames that hold
+// a JSON object are messages. A heartbeat finds peers that have vanished, an ordinary
+// close is not logged as a warning, and a refresh that changes nothing is not sent.
 //
-// It does not decide who may connect: that is for a handler in front of it.
+// It does not decide who may connect: a handler in front of it does.
 package wsconn
 
 import (
@@ -34,19 +33,19 @@ const (
 	MaxMessage = 64 << 10
 
 	// MaxQueued is how much may wait behind the frame that is being written to a peer,
-	// in bytes. One more frame closes the connection. Its page reconnects, and gets the
+	// in bytes. One more frame closes the connection; its page reconnects and gets the
 	// current state. A single frame may be longer: its limit is Heartbeat.Write.
 	MaxQueued = 256 << 10
 
 	// kernelBuffer is the size of the socket's send buffer, in bytes. By default
-	// it grows to megabytes, and a stalled peer is noticed much later.
+	// it grows to megabytes, and a stalled peer goes unnoticed for long.
 	kernelBuffer = 64 << 10
 
 	// closeWait is how long a peer may take to answer a close frame.
 	closeWait = time.Second
 )
 
-// Stats counts what connections have refused.
+// Stats counts refused messages and slow peers.
 type Stats struct {
 	SlowCloses atomic.Int64 // connections closed because their peer did not read
 	TooFast    atomic.Int64 // messages above the framework's rate limit
@@ -61,14 +60,13 @@ type Options struct {
 	Heartbeat Heartbeat
 	Stats     *Stats // may be shared by several Upgraders; default: new ones
 
-	// Protocols are subprotocols, the preferred first. A handshake that offers one of
-	// them gets it. Default: none.
+	// Protocols are the supported subprotocols, in order of preference. Default: none.
 	Protocols []string
 }
 
 // Upgrader is a livetemplate.WSUpgrader.
 type Upgrader struct {
-	// Stats counts what was refused so far.
+	// Stats counts refused messages and slow peers so far.
 	Stats *Stats
 
 	inner     websocket.Upgrader
@@ -77,10 +75,10 @@ type Upgrader struct {
 	onRefresh func()
 
 	tick  time.Duration
-	ticks atomic.Int64 // the time, as connections know it
+	ticks atomic.Int64 // the clock of all timeouts
 
 	mu       sync.Mutex
-	counting bool // time is being counted
+	counting bool // ticks are being counted
 	open     map[*conn]bool
 	opened   int
 }
@@ -94,7 +92,7 @@ func New(opts Options) *Upgrader {
 	return &Upgrader{
 		Stats: cmp.Or(opts.Stats, &Stats{}),
 		inner: websocket.Upgrader{
-			// No read buffer of its own: net/http keeps the one it has already.
+			// It has no read buffer of its own: it reuses the one of net/http.
 			WriteBufferSize: 1024,
 			WriteBufferPool: &sync.Pool{}, // an idle connection holds no write buffer
 			CheckOrigin:     func(*http.Request) bool { return true },
@@ -109,15 +107,15 @@ func New(opts Options) *Upgrader {
 }
 
 // OnRefresh sets a function to call whenever a refresh has been rendered for a
-// connection, and written if it changes anything. A refresh is a frame that answers
-// no message of its peer. OnRefresh must be called before the first Upgrade, and f
-// must not wait.
+// connection, and written if it changes anything. A refresh is an update that no message
+// of the peer has asked for. OnRefresh must be called before the first Upgrade, and f
+// must not block.
 func (u *Upgrader) OnRefresh(f func()) { u.onRefresh = f }
 
-// Upgrade implements livetemplate.WSUpgrader. The answer has the headers that are set
-// on w, and those in header. If Upgrade returns an error, it has answered the request. If
-// the peer has gone, it ends the request by a panic with http.ErrAbortHandler: the
-// framework would log an error.
+// Upgrade implements livetemplate.WSUpgrader. The response has the headers that are set
+// on w and those in header. If Upgrade returns an error, it has sent a response. If the
+// peer has gone, it panics with http.ErrAbortHandler, because the framework would log an
+// error.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
 	all := w.Header().Clone()
 	maps.Copy(all, header)
@@ -158,16 +156,16 @@ func (u *Upgrader) Open() int {
 	return len(u.open)
 }
 
-// Opened returns the number of connections that were opened so far.
+// Opened returns the number of connections opened so far.
 func (u *Upgrader) Opened() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.opened
 }
 
-// CloseAll sends every open connection a close frame with code 1001 (going away).
-// It spreads them evenly over a time, so that the pages do not reconnect all at
-// once. When ctx ends, the remaining frames are sent without delay.
+// CloseAll sends every open connection a close frame with code 1001 (going away),
+// spread evenly over a time so that the pages do not all reconnect at once. When ctx
+// ends, it sends the remaining frames without delay.
 func (u *Upgrader) CloseAll(ctx context.Context, over time.Duration) {
 	u.mu.Lock()
 	all := slices.Collect(maps.Keys(u.open))
@@ -191,10 +189,10 @@ type conn struct {
 	mu      sync.Mutex
 	warned  map[string]bool // warnings that were logged about this peer
 	queue   []frame
-	queued  int  // bytes that wait
+	queued  int  // bytes in the queue
 	writing bool // a goroutine is writing the queue
 	goodbye bool // the last frame of the queue is a close frame
-	closing bool // nothing more is queued; close once the queue is written
+	closing bool // accept no more frames; close once the queue is written
 
 	unanswered int       // messages that were read and are not answered yet
 	room       sync.Cond // for one more answer
@@ -210,16 +208,14 @@ type frame struct {
 	refresh     bool
 }
 
-// ReadMessage returns the next message, a text frame with a JSON object, and
-// refuses everything else. The framework accepts a binary frame as an action, and
-// logs broken JSON.
-//
-// An error is final: the socket is closed.
+// ReadMessage returns the next message, a text frame with a JSON object, and refuses
+// everything else: the framework accepts a binary frame as an action and logs invalid
+// JSON. After an error the socket is closed.
 func (c *conn) ReadMessage() (int, []byte, error) {
 	for {
 		c.expect(c.upgrader.heardBy())
 		messageType, data, err := c.Conn.ReadMessage()
-		c.expect(never) // while nobody reads, the silence is not the peer's
+		c.expect(never) // while we do not read, silence proves nothing
 		if err != nil {
 			c.refuseTooLong(err)
 			c.cut()
@@ -259,9 +255,9 @@ func (c *conn) refuse(count *atomic.Int64, code int, why string) {
 	c.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(code, why))
 }
 
-// refuseTooLong handles the error of a message that is too long. The peer was sent
-// a close frame. If the rest of its message were left unread, the connection would
-// be reset before the peer can read that frame.
+// refuseTooLong handles the error of a message that is too long. The peer has been sent
+// a close frame. If the rest of its message stayed unread, the connection would be reset
+// before the peer could read that frame.
 func (c *conn) refuseTooLong(err error) {
 	if !errors.Is(err, websocket.ErrReadLimit) {
 		return
@@ -279,13 +275,13 @@ const MaxUnanswered = 64
 
 const (
 	// noAnswer is how long to wait for an answer before giving up on all of them. The
-	// framework answers every action and every ping, but not always a message about an
-	// upload, nor an action after which the template fails.
+	// framework answers every action and ping once, but may not answer a message about an
+	// upload, or an action after which the template fails.
 	noAnswer = time.Second
 
 	// muchQueued is how much may wait to be written to a peer, in bytes, while
 	// messages are read from it. The rest of the queue is for refreshes. A peer
-	// that floods and does not read therefore costs nothing until it is closed.
+	// that floods and does not read therefore costs little until it is disconnected.
 	muchQueued = MaxQueued / 4
 )
 
@@ -311,11 +307,11 @@ func (c *conn) answered() {
 }
 
 // WriteMessage queues a frame and returns at once, because the framework calls it
-// while it holds a lock that every connection needs. Some frames are dropped or replaced:
-// see kinds. It closes a peer whose queue is full.
+// while it holds a lock that every connection needs. It drops or replaces some frames,
+// see kinds, and closes the connection of a peer whose queue is full.
 //
-// It returns no error for a peer that has gone: the connection ends with the next
-// read, and the framework would log a warning for every frame that is still under way.
+// It never returns an error. If the peer has gone, the connection ends with the next read;
+// the framework would log a warning for every frame that is still on its way.
 func (c *conn) WriteMessage(messageType int, data []byte) error {
 	k := kindOf(data)
 	if k.answers {
@@ -338,8 +334,8 @@ func (c *conn) WriteMessage(messageType int, data []byte) error {
 	return nil
 }
 
-// enqueue writes a frame when its turn comes, and reports whether there was room for it:
-// for a ping or a close frame there is. A ping comes first: a peer with much to read must
+// enqueue queues a frame for writing, and reports whether there was room for it. For a
+// ping or a close frame there always is. A ping goes first: a peer with much to read must
 // not look as if it had vanished.
 func (c *conn) enqueue(f frame) (fits bool) {
 	c.mu.Lock()
@@ -356,7 +352,7 @@ func (c *conn) enqueue(f frame) (fits bool) {
 	switch {
 	case !c.writing:
 		c.begin()
-		go c.writeQueue(f) // only while there is something to write: an idle connection needs no stack for it
+		go c.writeQueue(f) // an idle connection pays for no goroutine
 		return true
 	case f.messageType == websocket.PingMessage:
 		c.queue = slices.Insert(c.queue, 0, f)
@@ -367,12 +363,12 @@ func (c *conn) enqueue(f frame) (fits bool) {
 	return true
 }
 
-// begin gives a frame its time, with c.mu held.
+// begin starts the time for writing a frame, with c.mu held.
 func (c *conn) begin() {
 	c.writing, c.writeBy = true, c.upgrader.after(c.upgrader.heartbeat.Write)
 }
 
-// writeQueue writes a frame, and others until none is left.
+// writeQueue writes a frame, then the queue until it is empty.
 func (c *conn) writeQueue(f frame) {
 	for more := true; more; f, more = c.next() {
 		err := c.Conn.WriteMessage(f.messageType, f.data)
@@ -385,7 +381,7 @@ func (c *conn) writeQueue(f frame) {
 	}
 }
 
-// next takes a frame from the queue. If there is none, writing ends.
+// next takes a frame from the queue. If it is empty, writing ends.
 func (c *conn) next() (f frame, found bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -432,7 +428,7 @@ func (c *conn) saidGoodbye() bool {
 }
 
 // Close closes the socket once the queue is written. It never returns an error: the
-// framework calls it a second time after every disconnect, and would log one.
+// framework calls it twice for every connection, and would log one.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -471,8 +467,8 @@ func (u *Upgrader) forget(c *conn) bool {
 }
 
 // goingAway turns a close by the peer into the framework's error. A normal close, a
-// close without a code, and the answer to a close frame of ours become "going away",
-// about which the framework logs no warning.
+// close without a code and the answer to our close frame become "going away", about
+// which the framework logs no warning.
 func (c *conn) goingAway(err error) error {
 	var closed *websocket.CloseError
 	if !errors.As(err, &closed) {

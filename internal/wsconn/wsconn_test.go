@@ -23,10 +23,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Tests run in a bubble of synctest, where time passes only while everybody
-// waits, and over a connection in memory, which takes nothing that nobody reads.
+// Tests run in a synctest bubble, where time passes only while every goroutine waits, and
+// over a connection in memory, which buffers nothing.
 
-// wire is the answer to a request that came over a connection.
+// wire is the response to a request that came over a connection.
 type wire struct {
 	http.ResponseWriter
 	conn net.Conn
@@ -36,7 +36,7 @@ func (w wire) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
 }
 
-// connect upgrades a connection in memory, and returns both of its ends.
+// connect upgrades a connection in memory, and returns both ends.
 func connect(t *testing.T, u *Upgrader) (c *conn, peer *websocket.Conn) {
 	t.Helper()
 	near, far := net.Pipe()
@@ -68,7 +68,7 @@ func recorded() (*Upgrader, *bytes.Buffer) {
 	return New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))}), &log
 }
 
-func TestUpgrade_ForAPeerThatHasGoneIsNoError(t *testing.T) {
+func TestUpgrade_IsNoErrorIfThePeerHasGone(t *testing.T) {
 	near, far := net.Pipe()
 	far.Close()
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -80,14 +80,14 @@ func TestUpgrade_ForAPeerThatHasGoneIsNoError(t *testing.T) {
 	assert.Error(t, err)
 }
 
-// heard is what was read from a connection, until when, and why no longer.
+// heard is what was read from a connection, when that ended, and why.
 type heard struct {
 	messages []string
 	until    time.Time
 	end      error
 }
 
-// hear reads from either end of a connection until it ends.
+// hear reads from one end of a connection until that ends.
 func hear(ws livetemplate.WSConn) <-chan heard {
 	all := make(chan heard, 1)
 	go func() {
@@ -109,7 +109,7 @@ func assertExpected(t *testing.T, end error) {
 	assert.False(t, livetemplate.WSIsUnexpectedCloseError(end, livetemplate.WSCloseGoingAway), "the framework warns about %v", end)
 }
 
-func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
+func TestReadMessage_RefusesWhatIsNotAnAction(t *testing.T) {
 	const text, binary = websocket.TextMessage, websocket.BinaryMessage
 	long := strings.Repeat("x", MaxMessage)
 	longest := `{"action":"x","data":{"a":"` + long[len(`{"action":"x","data":{"a":""}}`):] + `"}}`
@@ -118,14 +118,14 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 		frameType int
 		frame     string
 		wantCode  int      // of the close frame; 0: the connection goes on
-		refusals  [3]int64 // not text, too long, no action
+		refusals  [3]int64 // not text, too long, not an action
 	}{
 		"binary":               {binary, `{"action":"x"}`, 1003, [3]int64{1, 0, 0}},
 		"not UTF-8":            {text, "{\"action\":\"\xff\"}", 1007, [3]int64{1, 0, 0}},
 		"too long":             {text, long + "x", 1009, [3]int64{0, 1, 0}},
 		"far too long":         {text, strings.Repeat(long, 8), 1009, [3]int64{0, 1, 0}},
-		"no JSON":              {text, `{"action":`, 0, [3]int64{0, 0, 2}},
-		"fields of wrong kind": {text, `{"action":7,"data":"x"}`, 0, [3]int64{0, 0, 2}},
+		"not JSON":             {text, `{"action":`, 0, [3]int64{0, 0, 2}},
+		"fields of wrong type": {text, `{"action":7,"data":"x"}`, 0, [3]int64{0, 0, 2}},
 		"nested too deep":      {text, `{"data":{"x":` + strings.Repeat("[", 11000) + strings.Repeat("]", 11000) + `}}`, 0, [3]int64{0, 0, 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,22 +149,21 @@ func TestReadMessage_RefusesWhatIsNoAction(t *testing.T) {
 					const refused = `{"tree":{},"meta":{"success":false,"action":"refused"}}`
 					assert.Equal(t, []string{refused, refused}, answer.messages)
 					require.Len(t, got.messages, 1)
-					assert.True(t, got.messages[0] == longest, "the longest message that is allowed arrives")
+					assert.True(t, got.messages[0] == longest, "the longest allowed message arrives")
 				} else {
 					assert.True(t, websocket.IsCloseError(answer.end, row.wantCode), "the peer got: %v", answer.end)
-					assert.Empty(t, got.messages, "what came after it is not read")
+					assert.Empty(t, got.messages, "nothing after it is read")
 				}
 				s := upgrader.Stats
 				assert.Equal(t, row.refusals, [3]int64{s.NotText.Load(), s.TooLong.Load(), s.NotAction.Load()})
 				assert.Equal(t, 1, strings.Count(log.String(), "refused"), "the log:\n%s", log)
-				assert.NotContains(t, log.String(), "action=", "what a peer sends is not for the log")
+				assert.NotContains(t, log.String(), "action=", "messages of a peer are not logged")
 			})
 		})
 	}
 }
 
-// The connection of a peer that has gone is counted no more, and what is still on its way
-// to it is no error.
+// The connection of a peer that has gone no longer counts, and writing to it is no error.
 func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 	for name, row := range map[string]struct {
 		frame      []byte // with which the peer closes; nil: without one
@@ -174,7 +173,7 @@ func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 		"without a code": {[]byte{}, false},
 		"going away":     {websocket.FormatCloseMessage(websocket.CloseGoingAway, ""), false},
 		"protocol error": {websocket.FormatCloseMessage(websocket.CloseProtocolError, ""), true},
-		"without a word": {nil, false},
+		"no close frame": {nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -201,12 +200,12 @@ func TestReadMessage_OrdinaryCloseIsGoingAway(t *testing.T) {
 	}
 }
 
-// With the defaults: a peer has vanished if nothing arrives from it for 7 seconds. Every
-// other ping may get lost.
+// By default, a peer has vanished if nothing arrives from it for 7 seconds. It may miss
+// every other ping.
 func TestHeartbeat_FindsPeersThatHaveVanishedAndKeepsAllOthers(t *testing.T) {
 	const stays, vanished = 5 * time.Minute, 7 * time.Second
 	for name, row := range map[string]struct {
-		answers int           // of so many pings the peer answers the last; 0: none
+		answers int           // the peer answers every so many pings; 0: none
 		sends   time.Duration // how often it sends a message; 0: never
 		want    time.Duration // how long it is connected
 	}{
@@ -244,10 +243,9 @@ func TestHeartbeat_FindsPeersThatHaveVanishedAndKeepsAllOthers(t *testing.T) {
 	}
 }
 
-// What stands still while the server does is not the peer's fault, however long that takes:
-// a process that is stopped, or an action that does not return. A process that is only slow
-// counts all of the time.
-func TestHeartbeat_APauseOfTheServerIsNobodysFault(t *testing.T) {
+// A peer is not blamed for a pause of the server, however long: a stopped process, or an
+// action that does not return. In a process that is only slow, all time counts.
+func TestHeartbeat_APauseOfTheServerDisconnectsNobody(t *testing.T) {
 	for name, row := range map[string]struct {
 		write           []byte // a frame that the peer does not read
 		paused, counted time.Duration
@@ -260,7 +258,7 @@ func TestHeartbeat_APauseOfTheServerIsNobodysFault(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				upgrader := quiet()
-				upgrader.counting = true // by nobody: the process does not run
+				upgrader.counting = true // though nobody does: the process is stopped
 				c, peer := connect(t, upgrader)
 				ended := hear(c)
 				if row.write == nil {
@@ -298,16 +296,16 @@ func TestHeartbeat_APauseOfTheServerIsNobodysFault(t *testing.T) {
 	})
 }
 
-// A peer that does not read holds up nobody who writes to it, makes only so much wait,
-// and is closed: at once when that is full, or after 3 seconds for one frame, a ping too.
+// A peer that does not read blocks no writer and has a limited queue. It is disconnected
+// at once when the queue is full, or when a frame takes 3 seconds, even a ping.
 func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	for name, row := range map[string]struct {
 		fill int // how much is written, in bytes
 		want time.Duration
 	}{
 		"a full queue":  {2 * MaxQueued, 0},
-		"a frame stuck": {MaxQueued / 2, 3 * time.Second},
-		"a ping stuck":  {0, 6 * time.Second},
+		"a stuck frame": {MaxQueued / 2, 3 * time.Second},
+		"a stuck ping":  {0, 6 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -332,7 +330,7 @@ func TestWriteMessage_DoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	}
 }
 
-// A peer with a full queue is told that the server stops, as any other.
+// A peer with a full queue gets the close frame of a server that stops, as any other does.
 func TestWriteMessage_CloseFrameFitsIntoAFullQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		upgrader, log := recorded()
@@ -351,15 +349,15 @@ func TestWriteMessage_CloseFrameFitsIntoAFullQueue(t *testing.T) {
 	})
 }
 
-// queued returns how much waits to be written, in bytes.
+// queued returns the length of the queue, in bytes.
 func queued(c *conn) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.queued
 }
 
-// A peer may be slow to read what it has asked for. No more is taken from it
-// meanwhile, and nothing is lost.
+// A peer may read its answers late. Meanwhile nothing more is read from it, and nothing
+// is lost.
 func TestReadMessage_WaitsForAPeerThatReadsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const answer = MaxQueued / 8
@@ -384,8 +382,8 @@ func TestReadMessage_WaitsForAPeerThatReadsLate(t *testing.T) {
 	})
 }
 
-// A peer that sends more than is answered is not read until there are answers, or until
-// it is clear that there will be none. A refresh is no answer.
+// Nothing more is read from a peer with many unanswered messages until one is answered, or
+// clearly never will be. A refresh is not an answer.
 func TestReadMessage_WaitsForAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const messages = 2 * MaxUnanswered
@@ -396,7 +394,7 @@ func TestReadMessage_WaitsForAnswers(t *testing.T) {
 			for i := range messages {
 				peer.WriteMessage(websocket.TextMessage, []byte(`{"action":"message"}`))
 				if i == 0 {
-					time.Sleep(2 * noAnswer) // it takes long, and will be answered
+					time.Sleep(2 * noAnswer) // a slow action
 				}
 			}
 		}()
@@ -430,8 +428,8 @@ func TestReadMessage_WaitsForAnswers(t *testing.T) {
 	})
 }
 
-// A peer that floods and does not read costs little until it is closed or has gone.
-func TestReadMessage_EndsTheWaitForAPeerThatFloodsAndDoesNotRead(t *testing.T) {
+// A peer that floods and does not read costs little until it is disconnected or leaves.
+func TestReadMessage_EndsForAPeerThatFloodsAndDoesNotRead(t *testing.T) {
 	for name, row := range map[string]struct{ stays, want time.Duration }{
 		"it stays":     {time.Hour, DefaultWrite},
 		"it goes away": {time.Nanosecond, time.Nanosecond},
@@ -458,8 +456,7 @@ func TestReadMessage_EndsTheWaitForAPeerThatFloodsAndDoesNotRead(t *testing.T) {
 	}
 }
 
-// A message that wsconn refuses by itself is answered too.
-func TestReadMessage_CountsWhatIsRefusedAsAnswered(t *testing.T) {
+func TestReadMessage_AnswersWhatItRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := connect(t, quiet())
 		hear(peer)
@@ -472,8 +469,8 @@ func TestReadMessage_CountsWhatIsRefusedAsAnswered(t *testing.T) {
 	})
 }
 
-// A frame of any length is written, and what comes meanwhile waits.
-func TestClose_WritesWhatIsQueuedAndIsNeverAnError(t *testing.T) {
+// A frame of any length is written, and later frames wait for it.
+func TestClose_WritesTheQueueAndIsNeverAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := connect(t, quiet())
 		large := strings.Repeat("a large live part", MaxQueued)
@@ -489,11 +486,11 @@ func TestClose_WritesWhatIsQueuedAndIsNeverAnError(t *testing.T) {
 		assert.NoError(t, c.Close(), "the framework closes twice")
 		got := <-hear(peer)
 		assert.True(t, strings.Join(frames[1:], "") == strings.Join(got.messages, ""))
-		assert.True(t, websocket.IsUnexpectedCloseError(got.end), "then the end: %v", got.end)
+		assert.True(t, websocket.IsUnexpectedCloseError(got.end), "ended with: %v", got.end)
 	})
 }
 
-func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
+func TestCloseAll_SpreadsCloseFramesAndWaitsForNobody(t *testing.T) {
 	const peers, over = 20, 400 * time.Millisecond
 	for _, allowed := range []time.Duration{time.Hour, over / 2} {
 		synctest.Test(t, func(t *testing.T) {
@@ -515,7 +512,7 @@ func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
 			}
 
 			c, peer := connect(t, upgrader)
-			go io.Copy(io.Discard, peer.NetConn()) // answers nothing
+			go io.Copy(io.Discard, peer.NetConn()) // reads, but does not answer
 			began = time.Now()
 			upgrader.CloseAll(ctx, 0)
 			assertExpected(t, (<-hear(c)).end)
@@ -525,7 +522,7 @@ func TestCloseAll_IsSpreadOverATimeAndWaitsForNobody(t *testing.T) {
 	}
 }
 
-func TestWriteMessage_ImprovesOnTheFrameworkAndTellsOfRefreshes(t *testing.T) {
+func TestWriteMessage_DropsAndReplacesFramesAndReportsRefreshes(t *testing.T) {
 	const (
 		nothing = `{"tree":{},"meta":{"success":true,"errors":null}}`
 		refresh = `{"tree":{"0":"1"},"meta":{"success":true,"errors":null}}`
