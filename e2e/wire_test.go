@@ -17,12 +17,12 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// frames are what Chromium itself saw on the sockets of a tab, without heartbeats.
+// frames are those that Chromium itself saw on the sockets of a tab, without heartbeats.
 type frames chan wireFrame
 
 type wireFrame struct{ direction, text string }
 
-// openWithFrames opens a page in a tab whose frames are noted from its first on.
+// openWithFrames opens a page in a tab, and records all of its frames.
 func openWithFrames(b *browser.Browser, url string) (*browser.Tab, frames) {
 	tb, seen := b.Load("about:blank"), make(frames, 1000)
 	chromedp.ListenTarget(tb.Ctx, func(event any) {
@@ -51,8 +51,8 @@ func (f frames) take() (taken []wireFrame) {
 	return taken
 }
 
-// wireLine is a line of the panel: its words without the time, its JSON, and what is
-// marked in that.
+// wireLine is a line of the panel: its words without the time, its JSON, and the marked
+// parts of that.
 type wireLine struct {
 	Words, JSON string
 	Marks       []string
@@ -69,8 +69,8 @@ func wireLines(t *testing.T, tb *browser.Tab) (lines []wireLine) {
 	return lines
 }
 
-// tellOf checks that the lines of the panel are these frames of a socket.
-func tellOf(t *testing.T, lines []wireLine, frames []wireFrame, socket int) {
+// assertLines checks that the panel lists these frames of a socket.
+func assertLines(t *testing.T, lines []wireLine, frames []wireFrame, socket int) {
 	t.Helper()
 	require.Len(t, lines, len(frames))
 	for i, frame := range frames {
@@ -104,7 +104,7 @@ func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
 	others := seen.take()
 	require.Len(t, others, 3, "nothing was sent because the panel was opened: %v", others)
 	lines := wireLines(t, tb)
-	tellOf(t, lines, others, 1)
+	assertLines(t, lines, others, 1)
 	assert.Equal(t, [][]string{{`"2"`}, {}, {`"3"`}}, [][]string{lines[0].Marks, lines[1].Marks, lines[2].Marks}, "what is sent is no update")
 	asDelivered := int(tb.Number(`performance.getEntriesByType("navigation")[0].encodedBodySize`))
 	assert.Equal(t, fmt.Sprintf("Received 2 %d, Sent 1 %d, As whole pages 2 %d",
@@ -121,7 +121,7 @@ func TestBrowser_WireShowsWhatTheBrowserSawWhileItIsOpen(t *testing.T) {
 	tb.Eval(`for (let i = 0; i < 30; i++) document.querySelector("[name=increment]").click()`)
 	tb.WaitUntil(wireTotals+`.startsWith("Received 30 ")`, "an answer to each click")
 	others = seen.take()
-	tellOf(t, wireLines(t, tb), others[len(others)-50:], 1)
+	assertLines(t, wireLines(t, tb), others[len(others)-50:], 1)
 	assert.Equal(t, loads, tb.Loads())
 }
 
@@ -152,7 +152,7 @@ func TestBrowser_WireTellsSocketsApartAndNamesAreText(t *testing.T) {
 	others := seen.take()
 	lines := wireLines(t, tb)
 	lines = lines[len(lines)-len(others):]
-	tellOf(t, lines, others, 2)
+	assertLines(t, lines, others, 2)
 	assert.Contains(t, lines[0].JSON, "<b>x</b>")
 	assert.Equal(t, `"2"`, lines[2].Marks[0])
 	assert.Contains(t, lines[2].Marks[1], `\u0026lt;b\u0026gt;y\u0026lt;/b\u0026gt;é `)

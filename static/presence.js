@@ -44,12 +44,18 @@
 
   const shown = () => document.querySelector("article mark"); // the count, on the page of presence
 
-  document.addEventListener("live", (event) => {
+  let up = false;
+  function joinAgain() {
     const username = remembered();
-    if (event.detail === "up" && username !== null && shown()) {
+    if (up && !document.prerendering && username !== null && shown()) {
       window.liveTemplateClient.send({ action: "join", data: { username } });
     }
+  }
+  document.addEventListener("live", (event) => {
+    up = event.detail === "up";
+    joinAgain();
   });
+  document.addEventListener("prerenderingchange", joinAgain); // the person looks at the page now
 
   // The client's events do not bubble.
   document.addEventListener("lvt:updated", () => {

@@ -1,5 +1,5 @@
 // Fills the panel "On the wire": the frames of this tab while the panel is open, what
-// they add up to, and which sockets they pass through. live.js loads it when the
+// they add up to, and which sockets they pass through. panel.js loads it when the
 // panel is first opened. While the panel is closed, nothing is recorded.
 //
 // A size is that of the payload, in bytes of UTF-8: the sockets are not compressed.

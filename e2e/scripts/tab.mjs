@@ -1,10 +1,10 @@
-// A tab without a browser: the scripts of a live page as they are, on a clock that jumps
-// from timer to timer, and a server that does what a test says. Of the page there is what the scripts touch.
-// Of the browser client there are its own transport and the few lines around it; what
-// else is assumed of the client is kept by TestClient_….
+// A tab without a browser: the real scripts of a live page, on a clock that jumps from
+// timer to timer, with a server that does what a test says. The page has only what the
+// scripts use. The browser client is its own transport and a few lines of ours;
+// TestClient_… guards what they assume.
 import { readFileSync } from "node:fs";
 
-// A script has the page as its global object: whatever it names is looked up there first.
+// A script runs with the page as its global object.
 const script = (file) => {
   const source = readFileSync(new URL(`../../static/${file}`, import.meta.url), "utf8");
   return new Function("page", "exports", `with (page) {${source}\n}`);
@@ -12,11 +12,11 @@ const script = (file) => {
 const scripts = ["presence.js", "status.js", "live.js", "notice.js", "number.js"].map(script);
 const transport = script("node_modules/@livetemplate/client/dist/transport/websocket.js");
 
-const settled = () => new Promise(setImmediate); // all promises that can go on have done so
+const settled = () => new Promise(setImmediate); // runs all microtasks
 
 export class Clock {
   now = Date.UTC(2030, 0);
-  #timers = []; // a heap: none is due before the one at half its index
+  #timers = []; // a binary heap
   #set = 0;
 
   set(call, delay = 0, every) {
@@ -60,14 +60,14 @@ export class Clock {
     }
     this.now = Math.max(this.now, until);
   }
-  // Time passes, and nobody has run.
-  stands(milliseconds) {
+  // Time passes without anything running.
+  jumps(milliseconds) {
     this.now += milliseconds;
   }
 }
 const sooner = (a, b) => a.at < b.at || a.at === b.at && a.nth < b.nth;
 
-// A small generator with a seed, mulberry32.
+// A generator of random numbers with a seed: mulberry32.
 export const random = (seed) => () => {
   seed = (seed + 0x6d2b79f5) | 0;
   let t = Math.imul(seed ^ (seed >>> 15), seed | 1);
@@ -75,8 +75,8 @@ export const random = (seed) => () => {
   return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
 };
 
-// What a server does. A request is answered with a status, or is "away" or "hangs". A
-// socket opens or is refused, or "hangs", or is "silent": it opens and brings nothing.
+// What a server does. It answers a request with a status, or "hangs", or is "away". A
+// socket opens, is refused, "hangs", or is "silent": it opens and brings nothing.
 const up = { health: "ok", HEAD: 200, GET: 200, POST: 200, socket: "opens" };
 const servers = {
   "up": up,
@@ -98,6 +98,7 @@ export class Server {
   counted = [];        // the actions that have reached it
   sockets = new Set(); // those that are open
   answersAfter = 0;    // milliseconds, for what comes through a socket
+  tooFast = false;     // whether actions are refused as too fast
   build = "1";         // that of the pages is 1
   #hanging = [];
 
@@ -106,11 +107,11 @@ export class Server {
     Object.assign(this, up);
   }
 
-  // What hangs goes on hanging.
+  // Requests that hang go on hanging.
   answersAs(what) {
     Object.assign(this, servers[what]);
   }
-  // What hangs is looked at anew.
+  // Requests that hang are answered too.
   becomes(what) {
     this.answersAs(what);
     for (const again of this.#hanging.splice(0)) again();
@@ -141,7 +142,10 @@ export class Server {
     this.#answer(socket, {});
   }
   receive(socket, { action, data }) {
-    if (action !== "__ping__") this.counted.push(action);
+    if (action !== "__ping__") {
+      if (this.tooFast) return this.#answer(socket, { action: "slow-down" });
+      this.counted.push(action);
+    }
     if (action === "join") socket.joined = data.username;
     if (action === "leave") socket.joined = undefined;
     this.#answer(socket, action === "__ping__" ? { type: "error" } : { action });
@@ -155,13 +159,13 @@ export class Server {
   }
 }
 
-// The part of the framework's client that live.js has to do with.
+// The part of the framework's client that live.js uses.
 function addClient(tab) {
   const { page } = tab, { document } = page;
   const parts = {};
   transport(page, parts);
   const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
-  let waits = false; // a form, for its answer
+  let waits = false; // whether a form waits for its answer
   const take = (update) => {
     if (update.type === "error") return tell("lvt:error");
     tab.joined = update.joined;
@@ -180,9 +184,10 @@ function addClient(tab) {
   const submitted = (event) => {
     event.preventDefault();
     waits = true;
-    tell("lvt:pending");
     const { name, username } = event.submitter;
-    client.send({ action: name, data: { username } });
+    const message = { action: name, data: { username } };
+    tell("lvt:pending", message);
+    client.send(message);
   };
   const seen = () => {
     if (document.hidden) client.hiddenAt = client.isReady() ? page.Date.now() : 0;
@@ -223,6 +228,7 @@ const addDocument = (page, tab) => {
   tab.button = { disabled: false, setAttribute() {}, removeAttribute() {} };
   page.document = Object.assign(new EventTarget(), {
     hidden: false,
+    prerendering: tab.prerendering,
     title: "Presence",
     documentElement: { dataset: { build: "1", scripts: "run" }, toggleAttribute() {} },
     querySelector: (query) => shown[query]?.() ?? null,
@@ -232,19 +238,19 @@ const addDocument = (page, tab) => {
 };
 
 export class Tab {
-  state = "connecting"; // as live.js tells it
-  told = [];            // what else it tells: "unanswered", and why something is uncounted
-  did = [];             // what the page has asked of the network: { what, at }
+  states = ["connecting"]; // as live.js tells them
+  told = [];            // what it reports about presses: "unanswered", or why one is uncounted
+  did = [];             // the requests, sockets and messages of the page: { what, at }
   reloads = 0;          // forms that the browser has sent
-  answered = 0;         // forms that the client takes for answered: any update will do
+  answered = 0;         // forms that the client considers answered: any update will do
   joined = undefined;   // as whom, on the page
   figure = "";          // what the page shows
   outdated = [];        // what live.js tells of the build of the server
   clockIsWrongBy = 0;   // milliseconds
 
-  constructor(server, { luck = () => 0.5, storage = new Map() } = {}) {
+  constructor(server, { luck = () => 0.5, storage = new Map(), prerendering = false } = {}) {
     const tab = this, { clock } = server;
-    this.server = server;
+    Object.assign(this, { server, prerendering });
     const page = this.page = new EventTarget();
     Object.assign(page, {
       window: page, top: page, name: "", location: new URL("http://here/page"), history: {}, CloseEvent: Event,
@@ -306,7 +312,7 @@ export class Tab {
     };
     Object.defineProperties(page, { localStorage: { get: kept }, sessionStorage: { get: kept } });
     addDocument(page, this);
-    page.document.addEventListener("live", ({ detail }) => { this.state = detail; });
+    page.document.addEventListener("live", ({ detail }) => { if (detail !== this.state) this.states.push(detail); });
     page.document.addEventListener("uncounted", ({ detail }) => this.told.push(detail));
     page.document.addEventListener("outdated", ({ detail }) => this.outdated.push(detail));
     page.document.addEventListener("unanswered", () => this.told.push("unanswered"));
@@ -318,11 +324,14 @@ export class Tab {
   note(what) {
     this.did.push({ what, at: this.server.clock.now });
   }
+  get state() {
+    return this.states.at(-1);
+  }
   get says() {
     return this.lines.connection.textContent;
   }
 
-  // What happens to a page, as its window hears of it, and then its document.
+  // Dispatches an event on the window, then on the document.
   happens(name, detail = {}) {
     for (const target of [this.page, this.page.document]) target.dispatchEvent(Object.assign(new Event(name), detail));
   }
