@@ -35,7 +35,7 @@ func captureLog(t testing.TB) *visitor.Log {
 	return log
 }
 
-// mended fails a canary once the framework does better.
+// mended fails a canary once the framework no longer behaves as it does today.
 func mended(t testing.TB, today bool, now, mayGo string) {
 	t.Helper()
 	assert.True(t, today, "The framework %s now: %s may go.", now, mayGo)
@@ -51,8 +51,8 @@ func soon(condition func() bool) bool {
 	return true
 }
 
-// stays waits for as long as it takes to see that nothing happens. Where the machine is
-// slower than that, the canary lives on.
+// stays reports whether nothing happens for a while. On a machine slower than that, the
+// canary passes.
 func stays(done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -62,7 +62,7 @@ func stays(done <-chan struct{}) bool {
 	}
 }
 
-// A stock is a page that the framework serves by itself, with the documented pattern.
+// A stock is a page of the stock framework, with the documented pattern.
 type stock struct {
 	livetemplate.LiveHandler
 	*stockController
@@ -128,7 +128,7 @@ func (c *stockController) Changed(s stockState, _ *livetemplate.Context) (stockS
 	return s, nil
 }
 
-// newStock returns the page with every option left alone but those given.
+// newStock returns a page with default options, except for those given.
 func newStock(t testing.TB, opts ...livetemplate.Option) stock {
 	t.Helper()
 	page := fstest.MapFS{"page.tmpl": {Data: []byte(stockTemplate)}}
@@ -244,7 +244,7 @@ func TestFramework_OnALivePage(t *testing.T) {
 		tb.Do("mount", nil)
 		tb.Settle()
 		mended(t, s.mounts.Load() == before+1, "refuses Mount as an action",
-			"the question whether this is a new connection, in PresenceController.Mount,")
+			"the check for a new connection in PresenceController.Mount")
 	})
 	t.Run("TakesBinaryFrames", func(t *testing.T) {
 		require.NoError(t, tb.WS.WriteMessage(websocket.BinaryMessage, []byte(`{"action":"press","data":{}}`)))
@@ -272,7 +272,7 @@ func TestFramework_OnALivePage(t *testing.T) {
 	})
 }
 
-// slow is an answer that waits before each write.
+// slow is a response that waits before each write.
 type slow struct {
 	http.ResponseWriter
 	wait func()
@@ -426,8 +426,7 @@ func TestFramework_ShutdownLeavesTheSessionStoreRunning(t *testing.T) {
 	mended(t, running() > before, "ends the clean-up of its sessions when it is shut down", "Page.close and Page.sessions")
 }
 
-// One peer that floods and does not read is enough. In memory nothing is taken that
-// nobody reads.
+// One peer that floods and does not read is enough. A connection in memory buffers nothing.
 func TestFramework_PeerThatDoesNotReadHoldsUpEverybody(t *testing.T) {
 	handler, listener := newStock(t, livetemplate.WithMessageRateLimit(1e6, 1e6)), make(pipes)
 	server := http.Server{Handler: handler}
