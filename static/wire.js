@@ -2,8 +2,8 @@
 // they add up to, and which sockets they pass through. panel.js loads it when the
 // panel is first opened. While the panel is closed, nothing is recorded.
 //
-// A size is that of the payload, in bytes of UTF-8: the sockets are not compressed.
-// Pings of the server are not seen, because browsers answer them by themselves.
+// Sizes are those of payloads, in bytes of UTF-8: sockets are not compressed. Pings of
+// the server do not appear, because browsers answer them by themselves.
 (() => {
   const most = 50; // lines
   const heartbeats = ['{"action":"__ping__"}', '{"type":"error","code":"pong"}']; // of live.js
@@ -32,7 +32,7 @@
     for (const socket of window.openSockets) delete socket.send;
   }
 
-  // A socket that is watched has a send of its own, which hides the browser's.
+  // A watched socket has its own send, which hides the browser's.
   function watch(socket) {
     const { signal } = recording;
     const send = WebSocket.prototype.send;
@@ -72,11 +72,11 @@
     if (list.children.length > most) list.lastChild.remove();
   }
 
-  // Splits the JSON of a frame into texts and marks. Marked is every text in its tree,
-  // except the fixed parts of a template ("s") and the description of a list ("m").
+  // Splits the JSON of a frame, and marks every text in its tree except the fixed parts of
+  // a template ("s") and the description of a list ("m").
   function marked(json) {
     const parts = json.match(/"(?:[^"\\]|\\.)*"|[^"]+/g) ?? []; // texts, and what is between them
-    const within = []; // the keys of what is open
+    const within = []; // the keys of the open objects and lists
     let key = "";
     return parts.map((part, i) => {
       if (part[0] !== '"') {
@@ -128,7 +128,7 @@
     return `${time(date)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
   };
 
-  if (!page.encodedBodySize) part(".pages").remove(); // Safari tells it from version 16.4 on
+  if (!page.encodedBodySize) part(".pages").remove(); // Safari before 16.4 does not tell
   else part(".page").textContent = `As whole pages: had each frame received been this page as it was delivered, ` +
     `${number(page.encodedBodySize)} bytes of HTML, ${page.encodedBodySize < page.decodedBodySize ? "" : "not "}compressed. ` +
     `No size includes headers.`;
