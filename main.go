@@ -16,7 +16,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -171,7 +170,7 @@ func multiUserSyncHandler(a *app) *MultiUserSyncController {
 
 func presenceHandler(a *app, opts presence.Options) *PresenceController {
 	opts.Announce = cmp.Or[presence.Announcer](opts.Announce, a.servers)
-	opts.Row = presenceRow
+	opts.Row = template.Must(template.ParseFS(embedded, "templates/realtime/presence.tmpl")).Lookup("row")
 	c := &PresenceController{servers: a.servers, online: presence.New(opts)}
 	c.peers = addLive(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
 	return c
@@ -180,15 +179,6 @@ func presenceHandler(a *app, opts presence.Options) *PresenceController {
 // addLive puts a live page on the site, and returns its peers.
 func addLive[S any](a *app, name string, controller any, state *S) *fanout.Peers {
 	return a.fanout.Peers(site.Live(a.Site, "/realtime/"+name, "realtime/"+name+".tmpl", controller, state))
-}
-
-var rowTemplate = template.Must(template.ParseFS(embedded, "templates/realtime/presence.tmpl")).Lookup("row")
-
-// presenceRow renders a user in the list of who is online.
-func presenceRow(user presence.Listed) template.HTML {
-	var row strings.Builder
-	template.Must(rowTemplate, rowTemplate.Execute(&row, user))
-	return template.HTML(row.String())
 }
 
 // newSite builds the site without the two pages.

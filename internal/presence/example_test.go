@@ -10,13 +10,8 @@ import (
 // Two tabs of one browser under one name are one user. The same name in another
 // browser is another user.
 func Example() {
-	online := presence.New(presence.Options{Row: func(u presence.Listed) template.HTML {
-		name := template.HTMLEscapeString(u.Name)
-		if u.You {
-			return template.HTML("(" + name + ", you)")
-		}
-		return template.HTML(fmt.Sprintf("(%s in %d tabs)", name, u.Tabs))
-	}})
+	row := template.Must(template.New("").Parse("({{.Name}}{{if .You}}, you{{end}}{{if gt .Tabs 1}} in {{.Tabs}} tabs{{end}})"))
+	online := presence.New(presence.Options{Row: row})
 	name, problem := presence.Name("  Alice ")
 	fmt.Printf("%q %q\n", name, problem)
 

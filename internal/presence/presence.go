@@ -52,13 +52,15 @@ type Options struct {
 	Grace  time.Duration // how long a connection stays online after its socket has ended; default: DefaultGrace
 	Listed int           // how many users View lists; default: DefaultListed
 
-	// Row renders a user in the list. It is called once for each change of the list, with
-	// the lock of the Record held. Default: the name alone.
-	Row func(Listed) template.HTML
+	// Row renders a user in the list, which is its data as a Listed. It panics if that
+	// fails. Default: the name alone.
+	Row *template.Template
 
 	// Announce hears of the connections of this server. Default: nobody does.
 	Announce Announcer
 }
+
+var nameAlone = template.Must(template.New("").Parse("<li>{{.Name}}"))
 
 // Record is who is online. It has a lock of its own and is safe for concurrent use.
 //
@@ -101,9 +103,7 @@ type online struct {
 func New(opts Options) *Record {
 	opts.Grace = cmp.Or(opts.Grace, DefaultGrace)
 	opts.Listed = cmp.Or(opts.Listed, DefaultListed)
-	if opts.Row == nil {
-		opts.Row = func(u Listed) template.HTML { return template.HTML("<li>" + template.HTMLEscapeString(u.Name)) }
-	}
+	opts.Row = cmp.Or(opts.Row, nameAlone)
 	return &Record{opts: opts, connections: map[string]connection{}, users: map[User]*online{}}
 }
 
@@ -240,7 +240,7 @@ func (r *Record) View(id string) (count int, list List) {
 	list.Before, list.More = text, count-(len(cuts)-1)
 	if you := r.connections[id].online; you != nil {
 		if you.you == "" {
-			you.you = r.opts.Row(Listed{Key: you.key, Name: you.Name, Tabs: you.tabs, You: true})
+			you.you = r.row(you, true)
 		}
 		// A user who is not among the first takes the place of the last of them.
 		at := min(r.arrivalLocked(you), len(cuts)-2)
@@ -256,7 +256,13 @@ func (r *Record) changedLocked(user *online) { r.rows, user.you = rows{}, "" }
 func (r *Record) renderLocked() {
 	r.rows.cuts = append(make([]int, 0, r.opts.Listed+1), 0)
 	for _, user := range r.arrivals[:min(r.opts.Listed, len(r.arrivals))] {
-		r.rows.text += r.opts.Row(Listed{Key: user.key, Name: user.Name, Tabs: user.tabs})
+		r.rows.text += r.row(user, false)
 		r.rows.cuts = append(r.rows.cuts, len(r.rows.text))
 	}
+}
+
+func (r *Record) row(user *online, you bool) template.HTML {
+	var row strings.Builder
+	template.Must(r.opts.Row, r.opts.Row.Execute(&row, Listed{user.key, user.Name, user.tabs, you}))
+	return template.HTML(row.String())
 }

@@ -1,7 +1,6 @@
 package presence
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"html/template"
@@ -27,18 +26,16 @@ var (
 )
 
 // row renders a user so that a test can read it again.
-func row(u Listed) template.HTML {
-	text, _ := json.Marshal(u)
-	return template.HTML(text) + "\n"
-}
+var row = template.Must(template.New("").Parse("{{.Key}} {{.Tabs}} {{.You}} {{.Name}}\n"))
 
 // listed returns the users in a list.
 func listed(list List) (users []Listed) {
 	for line := range strings.Lines(string(list.You + list.Before + list.After)) {
 		var u Listed
-		if err := json.Unmarshal([]byte(line), &u); err != nil {
+		if _, err := fmt.Sscan(line, &u.Key, &u.Tabs, &u.You); err != nil {
 			panic(err)
 		}
+		u.Name = strings.TrimSpace(strings.SplitN(line, " ", 4)[3])
 		users = append(users, u)
 	}
 	return users
@@ -85,10 +82,11 @@ func TestRecord_ListsYouFirstThenOthersAsTheyCame(t *testing.T) {
 // All tabs share one rendering of the list, and those of a user one of the user's row.
 func TestRecord_RendersARowOnceForEachChange(t *testing.T) {
 	rendered := map[string]int{}
-	r := New(Options{Row: func(u Listed) template.HTML {
+	count := template.FuncMap{"count": func(u Listed) string {
 		rendered[fmt.Sprint(u.Name, u.You)]++
-		return row(u)
-	}})
+		return "row"
+	}}
+	r := New(Options{Row: template.Must(template.New("").Funcs(count).Parse("{{count .}}"))})
 	r.Join("a", alice)
 	r.Join("b", bob)
 	r.Join("another tab of b", bob)
