@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"crypto/rand"
 	"net/http"
 	"sync"
 
@@ -78,9 +76,7 @@ type PresenceController struct {
 // Mount subscribes before it reads. A socket gets an ID, and leaves when it ends.
 func (c *PresenceController) Mount(s PresenceState, ctx *livetemplate.Context) (PresenceState, error) {
 	if ctx.IsNewConnect() || ctx.IsReconnect() {
-		id := rand.Text()
-		s.ID = id
-		context.AfterFunc(ctx, func() { c.online.Disconnect(id, c.changed) }) // it ends with the socket
+		s.ID = c.online.Connect(ctx, c.changed)
 	}
 	err := ctx.Subscribe(ctx.SelfTopic())
 	return c.read(s), err

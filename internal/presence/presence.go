@@ -12,6 +12,8 @@ package presence
 
 import (
 	"cmp"
+	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"html/template"
@@ -105,6 +107,14 @@ func New(opts Options) *Record {
 	opts.Listed = cmp.Or(opts.Listed, DefaultListed)
 	opts.Row = cmp.Or(opts.Row, nameAlone)
 	return &Record{opts: opts, connections: map[string]connection{}, users: map[User]*online{}}
+}
+
+// Connect returns an ID for a connection. When ctx ends, which must be when its socket
+// does, the connection leaves as Disconnect says.
+func (r *Record) Connect(ctx context.Context, left func()) (id string) {
+	id = rand.Text()
+	context.AfterFunc(ctx, func() { r.Disconnect(id, left) })
+	return id
 }
 
 // Join brings a connection online as one of u's. It replaces a connection of u that
