@@ -30,7 +30,7 @@ type PresenceState struct {
 }
 
 // needsSocket is what Join answers to a plain request.
-const needsSocket = "Joining needs a live connection: without one, nobody could tell when you leave."
+const needsSocket = "Joining needs a live connection. Without one, the server cannot tell when you leave."
 
 // name returns the typed text as a name that this tab can join under, or the problem.
 func (s PresenceState) name(typed string) (name, problem string) {

@@ -317,7 +317,7 @@ func TestBrowser_FormThatIsNotAnsweredCanBeSentAgain(t *testing.T) {
 	tb.WatchNotices()
 	tb.TypeInto("username", "Alice Again")
 	tb.Press(kb.Enter)
-	toldNote(tb, "What you did last did not count: the server has refused it.")
+	toldNote(tb, "The server refused your last action. Nothing changed.")
 	tb.WaitUntil(`document.activeElement.name === "username"`, "the focus where it was")
 	tb.Press("!")
 	assert.Equal(t, "Alice Again!", tb.Eval(typedName))
@@ -369,7 +369,7 @@ func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
 	agrees := func() bool { return tb.Number(`document.querySelector("article strong").innerText`) == counted() }
 	// Sent by the client at once: forms take longer, and a slow machine might not be too fast.
 	tb.Eval(`void (() => { for (let i = 0; i < 1000; i++) liveTemplateClient.send({action: "increment", data: {}}); })()`)
-	tb.Shows("Slow down: that was too fast, and did not count.")
+	tb.Shows("Too fast: your last action was not counted.")
 	tb.WaitUntil(`document.querySelector("#notice").innerText === ""`, "the note to go away")
 	require.Eventually(t, agrees, visitor.Soon, visitor.Interval, "every click to count, or not to")
 	before := counted()
@@ -451,7 +451,7 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	leaves.Shows("Reconnecting…")
 	network.ComeBack()
 	joins.Shows("Logged in as Alice")
-	toldNote(leaves, "What you did last was not sent, because the page has changed meanwhile.")
+	toldNote(leaves, "Your last action was not sent: the page changed before it could be.")
 	leaves.Shows("1 user(s) online Username")
 	assert.Empty(t, joins.Notices())
 	assert.Equal(t, 1, joins.Loads(), "without reload")
@@ -465,7 +465,7 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	counter.Click("increment")
 	network.Cut()
 	release()
-	toldNote(counter, "What you did last may not have counted.")
+	toldNote(counter, "Your last action may not have been counted.")
 	counter.WaitUntil(browser.Live, "a live page")
 	counter.Shows("Counter: 0")
 	assert.Equal(t, "", counter.Eval(`window.answered`), "the page is no answer to the click")
@@ -474,8 +474,8 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 func TestBrowser_PageForWhichThereIsNoRoomSaysSoAndIsLiveWhenThereIs(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ flag, says string }{
-		{"-max-connections", "The server is full: no live updates for now. Buttons work. This page goes on trying."},
-		{"-max-per-session", "Too many tabs of this browser are live: this one is not. Buttons work. Close another."},
+		{"-max-connections", "The server is full, so this page is not live. Buttons still work. It keeps trying."},
+		{"-max-per-session", "Too many tabs are live in this browser. Buttons still work. Close another tab to make this one live."},
 	} {
 		t.Run(row.flag, func(t *testing.T) {
 			server := visitor.Serve(t, row.flag, "1")

@@ -5,10 +5,10 @@
   const shownFor = 4000; // milliseconds
   const line = document.getElementById("notice");
   const notes = {
-    "too fast": "Slow down: that was too fast, and did not count.",
-    "refused": "What you did last did not count: the server has refused it.",
-    "not sent": "What you did last was not sent, because the page has changed meanwhile.",
-    "unanswered": "What you did last may not have counted.",
+    "too fast": "Too fast: your last action was not counted.",
+    "refused": "The server refused your last action. Nothing changed.",
+    "not sent": "Your last action was not sent: the page changed before it could be.",
+    "unanswered": "Your last action may not have been counted.",
   };
   let timer, said;
 

@@ -6,11 +6,11 @@
   const patience = 2000, quiet = 1000, moment = 3000; // milliseconds
   const line = document.getElementById("connection");
   const notes = {
-    connecting: "Connecting… Buttons work.",
-    down: "Reconnecting… Buttons wait until the page is live.",
-    off: "Live updates are off: no live connection gets through. Buttons work.",
-    full: "The server is full: no live updates for now. Buttons work. This page goes on trying.",
-    crowded: "Too many tabs of this browser are live: this one is not. Buttons work. Close another.",
+    connecting: "Connecting… Buttons already work.",
+    down: "Reconnecting… Buttons are disabled until then.",
+    off: "Live updates are off: something blocks WebSockets. Buttons still work.",
+    full: "The server is full, so this page is not live. Buttons still work. It keeps trying.",
+    crowded: "Too many tabs are live in this browser. Buttons still work. Close another tab to make this one live.",
   };
   let state = document.querySelector("[data-lvt-id]") ? "connecting" : "up";
   let told = "up", waiting, fading, waits = [], focused;

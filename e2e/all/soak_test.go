@@ -102,7 +102,7 @@ func TestSoak_SlowNetworksLoseNoClickAndNoSocket(t *testing.T) {
 			assert.Empty(t, tb.Notices())
 			assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
 			for _, said := range tb.Heard() {
-				assert.Contains(t, []string{"Connecting… Buttons work.", ""}, said.Text)
+				assert.Contains(t, []string{"Connecting… Buttons already work.", ""}, said.Text)
 			}
 			made = counted
 		})

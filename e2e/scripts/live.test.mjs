@@ -73,10 +73,10 @@ class Case {
 }
 
 const lines = {
-  down: "Reconnecting… Buttons wait until the page is live.",
-  off: "Live updates are off: no live connection gets through. Buttons work.",
-  full: "The server is full: no live updates for now. Buttons work. This page goes on trying.",
-  crowded: "Too many tabs of this browser are live: this one is not. Buttons work. Close another.",
+  down: "Reconnecting… Buttons are disabled until then.",
+  off: "Live updates are off: something blocks WebSockets. Buttons still work.",
+  full: "The server is full, so this page is not live. Buttons still work. It keeps trying.",
+  crowded: "Too many tabs are live in this browser. Buttons still work. Close another tab to make this one live.",
 };
 
 // Cases shared by several states.
@@ -163,7 +163,7 @@ const cases = {
   },
   "connecting: no answer comes → down": async (it) => {
     await it.pass(2 * second);
-    it.says("Connecting… Buttons work.");
+    it.says("Connecting… Buttons already work.");
     await it.pass(29 * second);
     is(it.when("GET"), [20 * second], "the client's last request, after two that timed out");
     between(it.when("health")[0], 30 * second, 31 * second, "the first probe");
@@ -276,7 +276,7 @@ const cases = {
     it.tab.press();
     await it.pass(0);
     it.tells([], 0);
-    is(it.tab.lines.notice.textContent, "Slow down: that was too fast, and did not count.", "the notice at the foot");
+    is(it.tab.lines.notice.textContent, "Too fast: your last action was not counted.", "the notice at the foot");
     await it.lose("up");
     it.tells([], 0); // it has been answered
     await it.pass(second);
@@ -474,15 +474,15 @@ const cases = {
   "off: the server is away → down": serverIsAway,
   "off: the server is full → full": serverIs("full", "full"),
   "off: a press → off": pressIsARequest,
-  "off: a press is answered with 429 → off": answeredWith(429, "too fast", "Slow down: that was too fast, and did not count."),
-  "off: a press is answered with 403 → off": answeredWith(403, "refused", "What you did last did not count: the server has refused it."),
+  "off: a press is answered with 429 → off": answeredWith(429, "too fast", "Too fast: your last action was not counted."),
+  "off: a press is answered with 403 → off": answeredWith(403, "refused", "The server refused your last action. Nothing changed."),
   "off: a press is answered with 500 → off": async (it) => {
-    await answeredWith(500, "unanswered", "What you did last may not have counted.")(it);
+    await answeredWith(500, "unanswered", "Your last action may not have been counted.")(it);
     is(it.when("health"), [0], "probes");
   },
   "off: a press is answered by another site → down": async (it) => {
     it.server.answersAs("another");
-    await answeredWith("html", "unanswered", "What you did last may not have counted.")(it);
+    await answeredWith("html", "unanswered", "Your last action may not have been counted.")(it);
     is(it.when("health"), [0], "probes");
   },
   "off: a press is answered by a server of another build → off": async (it) => {

@@ -16,9 +16,9 @@ const MaxName = 40
 const (
 	NoName      = "Please enter a name."
 	LongName    = "Please use at most 40 characters."
-	ControlName = "Please leave out control characters: nobody can see them, and some reverse the text around them."
-	UnknownName = "Please leave out characters that not every device can show."
-	MarkedName  = "Please use at most 4 accents on a letter: more of them cover other lines."
+	ControlName = "Please remove invisible control characters."
+	UnknownName = "Please remove characters that some devices cannot show."
+	MarkedName  = "Please use at most 4 accents on a letter: more would cover other lines."
 )
 
 // Name returns the typed text as a name: in Unicode form NFC, with single spaces, and

@@ -361,7 +361,7 @@ var Patient = []string{"-ping", "1m", "-ping-timeout", "1h", "-write-timeout", "
 const (
 	NoName   = "Please enter a name."
 	LongName = "Please use at most 40 characters."
-	NotLive  = "Joining needs a live connection: without one, nobody could tell when you leave."
+	NotLive  = "Joining needs a live connection. Without one, the server cannot tell when you leave."
 )
 
 // Serve starts the program, and returns its address.
