@@ -40,9 +40,6 @@ import (
 //go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
 var embedded embed.FS
 
-// code renders listings of these files on pages.
-var code = listing.In(embedded)
-
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // who reads the log may end before the server
 	opts, err := flags.Parse(os.Args[1:], os.Stdout)
@@ -218,7 +215,7 @@ func newSite(opts site.Options, servers *cluster.Member) (*site.Site, error) {
 		return nil, err
 	}
 	opts.Files, opts.Category = files, category
-	opts.Funcs = template.FuncMap{"listing": code}
+	opts.Funcs = template.FuncMap{"listing": func(what string) (template.HTML, error) { return listing.HTML(embedded, what) }}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Degraded = servers.Away
 	return site.New(opts)
