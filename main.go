@@ -31,7 +31,6 @@ import (
 	"realtime/internal/listen"
 	"realtime/internal/listing"
 	"realtime/internal/lossy"
-	"realtime/internal/phone"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/store"
@@ -65,14 +64,14 @@ func run(opts flags.Options) error {
 	slog.SetDefault(logger) // the framework logs to the default logger
 	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
 
-	visitors, err := listen.On(opts.Addr)
+	visitors, err := listen.Listen(opts.Addr)
 	if err != nil {
 		return err
 	}
 	defer visitors.Close()
 	var admin net.Listener
 	if opts.AdminAddr != "" {
-		if admin, err = listen.On(opts.AdminAddr); err != nil {
+		if admin, err = listen.Listen(opts.AdminAddr); err != nil {
 			return err
 		}
 		defer admin.Close()
@@ -102,7 +101,7 @@ func stopSignals() []os.Signal {
 // say tells the operator where the program listens, and visitors where to go.
 func say(opts flags.Options, visitors, admin net.Listener) {
 	if admin != nil {
-		slog.Info("metrics and profiles", slog.String("at", listen.Where(opts.AdminAddr, admin)))
+		slog.Info("metrics and profiles", slog.String("at", listen.URL(opts.AdminAddr, admin)))
 	}
 	if tcp, ok := visitors.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
 		slog.Info("listening on all interfaces", slog.Int("port", tcp.Port))
@@ -111,11 +110,8 @@ func say(opts flags.Options, visitors, admin net.Listener) {
 		slog.Warn("fewer files may be open than -max-connections needs: raise the limit (ulimit -n), or lower -max-connections",
 			slog.Uint64("limit", files), slog.Uint64("needed", needed))
 	}
-	said := listen.Says(opts.Addr, visitors) + "\n"
-	if !opts.Site.TrustProxy { // then nobody may go past the proxy, whose address is not known here
-		said += phone.Says(visitors, os.Stdout)
-	}
-	io.WriteString(lossy.New(os.Stdout, nil), said) // a terminal that is paused must not stop the server
+	banner := listen.Banner(opts.Addr, visitors, opts.Site.TrustProxy, os.Stdout)
+	io.WriteString(lossy.New(os.Stdout, nil), banner) // a terminal that is paused must not stop the server
 }
 
 // filesBeside is how many files are open beside live connections: requests, Redis, the log.
