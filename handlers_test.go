@@ -15,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -345,18 +344,6 @@ func TestLive_NotesATemplateThatIsBroken(t *testing.T) {
 	a, _, _ := newControllers(t, presence.Options{})
 	assert.Nil(t, live(a, "nowhere", &MultiUserSyncController{}, &MultiUserSyncState{}))
 	assert.ErrorContains(t, a.broken, "realtime/nowhere.tmpl")
-}
-
-func TestFiles_NotFetchedComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
-	static := fstest.MapFS{"package.json": {Data: []byte("{}")}}
-	for _, missing := range []bool{true, false} {
-		log := &visitor.Log{}
-		files, err := browserFiles(static, log.Logger())
-		require.NoError(t, err)
-		assert.Equal(t, missing, files.CDN() != "")
-		assert.Equal(t, missing, strings.Contains(log.String(), "run `make assets` to fetch them"), log.String())
-		static["vendor/livetemplate-client.browser.js"], static["vendor/pico.min.css"] = &fstest.MapFile{}, &fstest.MapFile{}
-	}
 }
 
 // newControllers returns an app, with what newApp keeps for itself.

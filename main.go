@@ -206,7 +206,7 @@ func live[S any](a *app, name string, controller any, state *S) *fanout.Peers {
 func newSite(opts site.Options, servers *cluster.Member) (*site.Site, error) {
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
 	static, _ := fs.Sub(embedded, "static")
-	files, err := browserFiles(static, cmp.Or(opts.Log, slog.Default()))
+	files, err := assets.New(static, cmp.Or(opts.Log, slog.Default()))
 	if err != nil {
 		return nil, err
 	}
@@ -215,15 +215,6 @@ func newSite(opts site.Options, servers *cluster.Member) (*site.Site, error) {
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Degraded = servers.Away
 	return site.New(opts)
-}
-
-// browserFiles returns the files that pages load, and logs it if some are missing.
-func browserFiles(static fs.FS, log *slog.Logger) (*assets.Files, error) {
-	files, err := assets.New(static)
-	if err == nil && files.CDN() != "" {
-		log.Info("browser files are not built in: pages load them from the public CDN; run `make assets` to fetch them")
-	}
-	return files, err
 }
 
 // addMetrics adds what the site itself does not know, before it serves.

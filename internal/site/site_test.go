@@ -126,7 +126,7 @@ func files(t testing.TB, fetched bool) *assets.Files {
 			folder["vendor/"+name] = &fstest.MapFile{Data: bytes.Repeat([]byte("/* third-party */\n"), 100)}
 		}
 	}
-	f, err := assets.New(folder)
+	f, err := assets.New(folder, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	return f
 }

@@ -186,7 +186,7 @@ func documented(pages string) (http.Handler, error) {
 
 // wholePage serves whole.tmpl as the program serves its pages.
 func wholePage(pages string) (http.Handler, error) {
-	files, err := assets.New(os.DirFS(pages))
+	files, err := assets.New(os.DirFS(pages), slog.Default())
 	if err != nil {
 		return nil, err
 	}
