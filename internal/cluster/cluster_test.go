@@ -493,18 +493,25 @@ func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
 	assert.NotContains(t, p.log.String(), "level=WARN")
 }
 
-// A count that Redis has lost or set back is written again, even if no other server knows it.
+// A count that Redis has lost or set back is written again, even if no other server knows it,
+// and even if the sum in Redis is the known one.
 func TestCount_IsWrittenAgain(t *testing.T) {
 	server, p := alone(t, longLease)
 	p.Count(7)
 	p.die()
-	for _, lose := range []func(){
-		func() { server.FlushAll(t.Context()) },
-		func() { server.HSet(t.Context(), p.link.keys[0], p.own.id, 3, "sum", 3) },
+	other := fmt.Sprintf("%026d", 1)
+	for _, row := range []struct {
+		lose func(counts string)
+		want map[string]string
+	}{
+		{func(string) { server.FlushAll(t.Context()) }, map[string]string{p.own.id: "7", "sum": "7"}},
+		{func(counts string) { server.HSet(t.Context(), counts, p.own.id, 3, "sum", 3) }, map[string]string{p.own.id: "7", "sum": "7"}},
+		{func(counts string) { server.HSet(t.Context(), counts, p.own.id, 3, other, 4, "sum", 7) }, map[string]string{p.own.id: "7", other: "4", "sum": "11"}},
 	} {
-		lose()
+		row.lose(p.link.keys[0])
+		p.link.unsubscribe()
 		require.NoError(t, p.sync(t.Context()))
-		assert.Equal(t, map[string]string{p.own.id: "7", "sum": "7"}, server.HGetAll(t.Context(), p.link.keys[0]).Val())
+		assert.Equal(t, row.want, server.HGetAll(t.Context(), p.link.keys[0]).Val())
 	}
 }
 
