@@ -33,8 +33,7 @@ type Options struct {
 	Grace  time.Duration                  // how long entries stay after Leave
 }
 
-// Member is one of the servers that share a Redis. Its methods are safe for concurrent use,
-// except that Start comes first.
+// Member is one of the servers that share a Redis. Its methods are safe for concurrent use.
 type Member struct {
 	opts   Options
 	own    *own
@@ -189,7 +188,7 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
-// note logs it when Redis goes away or comes back, and tells the pages.
+// note logs it when Redis goes away or comes back, and calls counted and changed.
 func (m *Member) note(ctx context.Context, err error) {
 	if away := err != nil; away == m.Away() || ctx.Err() != nil {
 		return

@@ -19,7 +19,7 @@ type Entries interface {
 type others struct {
 	Entries
 	own      string // ID of this server
-	counted  func(total int)
+	counted  func(elsewhere int)
 	changed  func()
 	counts   map[string]int64 // by life of a process
 	total    int64
