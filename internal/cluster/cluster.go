@@ -118,8 +118,7 @@ func (m *Member) Leave(ctx context.Context) {
 }
 
 // Count raises the count of this Member to n. It returns once Keep has saved it and Redis has
-// it; while Redis is away it does not wait, and Redis gets it later. Concurrent counts share
-// one command.
+// it, or Redis is away and gets it later. Concurrent counts share one command.
 func (m *Member) Count(n int) {
 	m.own.change(func() { m.own.count = max(m.own.count, int64(n)) })
 	if m.opts.Keep != nil {
@@ -151,8 +150,7 @@ func (m *Member) Away() (away bool) {
 	return away
 }
 
-// Ignored returns the number of messages and counts that were ignored, because no Member can
-// have written them.
+// Ignored returns how many messages and counts were ignored: no Member can have written them.
 func (m *Member) Ignored() int { return int(m.others.ignored.Load()) }
 
 // follow keeps this server and Redis in step until ctx ends.

@@ -76,8 +76,7 @@ func (l *link) unsubscribe() {
 	l.sub, l.heard = nil, nil
 }
 
-// read renews the lease. It omits the counts if they have this sum, and the entries of a
-// server at one of these versions.
+// read renews the lease. It omits counts with this sum, and entries of these versions.
 func (l *link) read(ctx context.Context, lease time.Duration, sum int64, versions map[string]int64) (f found, err error) {
 	known, _ := json.Marshal(versions)
 	text, err := read.Run(ctx, l, l.keys, lease.Milliseconds(), l.prefix, sum, known).Text()

@@ -27,7 +27,6 @@ func newOwn(id string) *own {
 	return o
 }
 
-// locked runs a function under the lock.
 func (o *own) locked(do func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
