@@ -15,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -338,17 +337,6 @@ func TestPages_HostileMessagesChangeNothingShared(t *testing.T) {
 		peer.Settle()
 		assert.Equal(t, 2, peer.FrameCount(), "the peer got its page and its own answer, nothing else")
 		assert.Contains(t, visitor.New(t, server).Get(page), want)
-	}
-}
-
-func TestFiles_NotFetchedComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
-	static := fstest.MapFS{"package.json": {Data: []byte("{}")}}
-	for _, missing := range []bool{true, false} {
-		log := &visitor.Log{}
-		files := browserFiles(static, log.Logger())
-		assert.Equal(t, missing, files.CDN() != "")
-		assert.Equal(t, missing, strings.Contains(log.String(), "run `make assets` to fetch them"), log.String())
-		static["vendor/livetemplate-client.browser.js"], static["vendor/pico.min.css"] = &fstest.MapFile{}, &fstest.MapFile{}
 	}
 }
 

@@ -30,7 +30,6 @@ import (
 	"realtime/internal/listing"
 	"realtime/internal/logging"
 	"realtime/internal/lossy"
-	"realtime/internal/phone"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/store"
@@ -38,9 +37,6 @@ import (
 
 //go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
 var embedded embed.FS
-
-// code renders listings of these files on pages.
-var code = listing.In(embedded)
 
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // who reads the log may end before the server
@@ -67,14 +63,14 @@ func run(opts flags.Options) error {
 	slog.SetDefault(logger) // the framework logs to the default logger
 	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
 
-	visitors, err := listen.On(opts.Addr)
+	visitors, err := listen.Listen(opts.Addr)
 	if err != nil {
 		return err
 	}
 	defer visitors.Close()
 	var admin net.Listener
 	if opts.AdminAddr != "" {
-		if admin, err = listen.On(opts.AdminAddr); err != nil {
+		if admin, err = listen.Listen(opts.AdminAddr); err != nil {
 			return err
 		}
 		defer admin.Close()
@@ -103,24 +99,15 @@ func stopSignals() []os.Signal {
 // say tells the operator where the program listens, and visitors where to go.
 func say(opts flags.Options, visitors, admin net.Listener) {
 	if admin != nil {
-		slog.Info("metrics and profiles", slog.String("at", listen.Where(opts.AdminAddr, admin)))
+		slog.Info("metrics and profiles", slog.String("at", listen.URL(opts.AdminAddr, admin)))
 	}
 	if tcp, ok := visitors.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
 		slog.Info("listening on all interfaces", slog.Int("port", tcp.Port))
 	}
-	if files, needed := listen.OpenFiles(), uint64(opts.Site.MaxConnections)+filesBeside; files > 0 && files < needed {
-		slog.Warn("fewer files may be open than -max-connections needs: raise the limit (ulimit -n), or lower -max-connections",
-			slog.Uint64("limit", files), slog.Uint64("needed", needed))
-	}
-	said := listen.Says(opts.Addr, visitors) + "\n"
-	if !opts.Site.TrustProxy { // then nobody may go past the proxy, whose address is not known here
-		said += phone.Says(visitors, os.Stdout)
-	}
-	io.WriteString(lossy.New(os.Stdout, nil), said) // a terminal that is paused must not stop the server
+	listen.CheckOpenFiles(opts.Site.MaxConnections)
+	banner := listen.Banner(opts.Addr, visitors, opts.Site.TrustProxy, os.Stdout)
+	io.WriteString(lossy.New(os.Stdout, nil), banner) // a terminal that is paused must not stop the server
 }
-
-// filesBeside is how many files are open beside live connections: requests, Redis, the log.
-const filesBeside = 64
 
 // app is the site with its two pages.
 type app struct {
@@ -185,24 +172,12 @@ func addLive[S any](a *app, name string, controller any, state *S) *fanout.Peers
 func newSite(opts site.Options, servers *cluster.Member) *site.Site {
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
 	static, _ := fs.Sub(embedded, "static")
-	opts.Files = browserFiles(static, cmp.Or(opts.Log, slog.Default()))
-	opts.Funcs = template.FuncMap{"listing": code}
+	opts.Files = assets.New(static, cmp.Or(opts.Log, slog.Default()))
+	opts.Funcs = template.FuncMap{"listing": func(what string) (template.HTML, error) { return listing.HTML(embedded, what) }}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Category = category
 	opts.Degraded = servers.Away
 	return site.New(opts)
-}
-
-// browserFiles returns the files that pages load, and logs it if some are missing.
-func browserFiles(static fs.FS, log *slog.Logger) *assets.Files {
-	files, err := assets.New(static)
-	if err != nil {
-		panic(err) // an embedded file is broken
-	}
-	if files.CDN() != "" {
-		log.Info("browser files are not built in: pages load them from the public CDN; run `make assets` to fetch them")
-	}
-	return files
 }
 
 // addMetrics adds what the site itself does not know, before it serves.
@@ -224,12 +199,8 @@ func (a *app) addMetrics(opts flags.Options, counter *MultiUserSyncController, p
 		return
 	}
 	m.Counter("realtime_redis_ignored_total", "Messages and counts in Redis that no server can have written.", nil, servers.Ignored)
-	m.Gauge("realtime_redis_up", "1 while servers share through Redis: it can be reached, and takes what they write.", nil, func() int {
-		if servers.Away() {
-			return 0
-		}
-		return 1
-	})
+	m.Gauge("realtime_redis_up", "1 while servers share through Redis: it can be reached, and takes what they write.", nil,
+		func() int { return map[bool]int{false: 1}[servers.Away()] })
 }
 
 // The time that the parts of a start and a stop may take.

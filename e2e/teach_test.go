@@ -21,7 +21,7 @@ import (
 
 var (
 	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption>([^<]+):(\d+)-(\d+)</figcaption>(.*?)</figure>`)
-	notCode   = regexp.MustCompile(`<span class="ln">[^<]*</span>|<[^>]*>`) // line numbers and tags
+	tags      = regexp.MustCompile(`<[^>]*>`)
 	sections  = regexp.MustCompile(`(?s)href="#template".*href="#handler".*href="#when-to-use".*` +
 		`<h2 id="template">Template</h2>.*<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
 )
@@ -38,7 +38,7 @@ func TestListings_AreTheCodeThatRuns(t *testing.T) {
 			file := listing[1]
 			from, _ := strconv.Atoi(listing[2])
 			to, _ := strconv.Atoi(listing[3])
-			code := html.UnescapeString(notCode.ReplaceAllString(listing[4], ""))
+			code := html.UnescapeString(tags.ReplaceAllString(listing[4], ""))
 			assert.Equal(t, strings.Join(strings.SplitAfter(readFile(t, file), "\n")[from-1:to], ""), code, "%s: %s:%d-%d", address, file, from, to)
 			shown[file] += code
 		}
@@ -66,6 +66,8 @@ func TestBrowser_ListingScrollsInItsBoxAndIsCopiedWithoutNumbers(t *testing.T) {
 		assert.Equal(t, "true", tb.Eval(`[...document.querySelectorAll(".listing pre")].some((box) => box.scrollWidth > box.clientWidth)`))
 	}
 	assert.LessOrEqual(t, tb.Number(`document.querySelector("main.container").getBoundingClientRect().width`), 700.0)
+	assert.InDelta(t, 4, tb.Number(widthOfTab), 0.1, "characters: tab stops count from the left edge of the code")
+	assert.Regexp(t, `^"\d+" / ""$`, tb.Eval(`getComputedStyle(document.querySelector("[data-line]"), "::before").content`), "the number, which is not read out")
 
 	tb.Run(chromedp.Click(`[aria-label^="Copy state_realtime.go"]`))
 	tb.WaitUntil(`[...document.querySelectorAll("[role=status]")].some((said) => said.textContent === "Copied")`, "to be told")
@@ -75,6 +77,18 @@ func TestBrowser_ListingScrollsInItsBoxAndIsCopiedWithoutNumbers(t *testing.T) {
 	assert.True(t, strings.HasPrefix(pasted, "// MultiUserSyncState is"), "%q", pasted)
 	assert.Contains(t, readFile(t, "state_realtime.go"), pasted)
 }
+
+// widthOfTab is how many characters wide the first tab at the start of a line is.
+const widthOfTab = `(() => {
+	const text = [...document.querySelectorAll("[data-line]")].map((line) => line.firstChild).find((text) => text.data?.startsWith("\t"));
+	const width = (at) => {
+		const range = document.createRange();
+		range.setStart(text, at);
+		range.setEnd(text, at + 1);
+		return range.getBoundingClientRect().width;
+	};
+	return width(0) / width(1);
+})()`
 
 func TestBrowser_NumberThatChangesStandsOutUnlessMotionIsReduced(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-// Gives each listing a button that copies its code, without line numbers, and says so.
+// Gives each listing a button that copies its code and says so.
 (() => {
   const shownFor = 2000; // milliseconds
 
@@ -26,8 +26,7 @@
     caption.append(said, button);
 
     button.addEventListener("click", async () => {
-      const lines = [...listing.querySelectorAll(".cl")].map((line) => line.textContent);
-      said.textContent = await copy(lines.join("")) ? "Copied" : "Not copied: select the text";
+      said.textContent = await copy(listing.querySelector("code").textContent) ? "Copied" : "Not copied: select the text";
       button.focus();
       setTimeout(() => { said.textContent = ""; }, shownFor);
     });

@@ -1,9 +1,9 @@
-// Package assets serves the files that pages load, under addresses that contain
-// a hash of their content, so that a browser may keep them for a year.
+// Package assets serves the files that pages load, at addresses that contain a hash of their
+// content, so that a browser may keep them for a year.
 //
-// Third-party files are fetched by `make assets` into the folder vendor. Where
-// they are missing, pages load the same versions from a public CDN. Either way a
-// page names the hash of the content that it expects.
+// `make assets` fetches third-party files into the folder vendor. Pages load those that are
+// missing from a public CDN, in the same versions. Either way a page names the hash of the
+// content that it expects.
 package assets
 
 import (
@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"path"
 	"regexp"
@@ -20,12 +21,12 @@ import (
 
 // Files are the files that pages load.
 type Files struct {
-	served  map[string]content // by path in the folder
-	fromCDN bool
-	vendor  map[string]File // by name
+	served map[string]content // by path in the folder
+	vendor map[string]File    // by name
+	cdn    string             // origin of third-party files that are missing here, or empty
 }
 
-// content is what a file holds, and the hash of it.
+// content is the text of a file, and the hash of it.
 type content struct{ text, hash string }
 
 // File is what a tag needs to load one file.
@@ -36,46 +37,47 @@ type File struct {
 
 const cdn = "https://cdn.jsdelivr.net"
 
-// vendor lists the third-party files with the hashes of their content.
+// vendor lists the third-party files with the hashes of their content. When a version changes
+// in package.json, TestNew_ThirdPartyFilesAreThePinnedOnes reports the new hash.
 var vendor = []struct{ pkg, file, integrity string }{
 	{"@livetemplate/client", "dist/livetemplate-client.browser.js", "sha384-eu851tpv39Qz6AFvnOIZYOo7iRBSw1j7/To2GHXrRIKQVtI3uZDhh9rOJJR9ehmR"},
 	{"@picocss/pico", "css/pico.min.css", "sha384-L1dWfspMTHU/ApYnFiMz2QID/PlP1xCW9visvBdbEkOLkSSWsP6ZJWhPw6apiXxU"},
 }
 
-// New reads the files of a folder. It takes the versions of third-party files from
-// npm's package.json in that folder, which is not served. An error means that a file
-// cannot be read.
-func New(folder fs.FS) (*Files, error) {
-	manifest, err := fs.ReadFile(folder, "package.json")
-	if err != nil {
-		return nil, err
-	}
+// New reads the files of a folder. It takes the versions of third-party files from npm's
+// package.json in that folder, which is not served. It logs it if files load from the CDN,
+// and panics if a file cannot be read: files are part of the program.
+func New(folder fs.FS, log *slog.Logger) *Files {
+	f := &Files{served: map[string]content{}, vendor: map[string]File{}}
 	var pinned struct {
 		Dependencies map[string]string `json:"dependencies"`
 	}
-	if err := json.Unmarshal(manifest, &pinned); err != nil {
-		return nil, fmt.Errorf("package.json: %w", err)
+	manifest, err := fs.ReadFile(folder, "package.json")
+	if err == nil {
+		err = json.Unmarshal(manifest, &pinned)
 	}
-	f := &Files{served: map[string]content{}, vendor: map[string]File{}}
-	if err := f.read(folder); err != nil {
-		return nil, err
+	if err == nil {
+		err = f.read(folder)
 	}
-	for _, v := range vendor {
-		if _, ok := f.served["vendor/"+path.Base(v.file)]; !ok {
-			f.fromCDN = true
-		}
+	if err != nil {
+		panic(fmt.Errorf("browser files: %w", err))
 	}
 	for _, v := range vendor {
-		url := f.address("vendor/" + path.Base(v.file))
-		if f.fromCDN {
+		name := path.Base(v.file)
+		url := f.address("vendor/" + name)
+		if _, ok := f.served["vendor/"+name]; !ok {
+			f.cdn = cdn
 			url = cdn + "/npm/" + v.pkg + "@" + pinned.Dependencies[v.pkg] + "/" + v.file
 		}
-		f.vendor[path.Base(v.file)] = File{url, v.integrity}
+		f.vendor[name] = File{url, v.integrity}
 	}
-	return f, nil
+	if f.cdn != "" {
+		log.Info("browser files are not built in: pages load them from the public CDN; run `make assets` to fetch them")
+	}
+	return f
 }
 
-// read reads all files but those that are there for npm and git only.
+// read reads all files except those that only npm and git need.
 func (f *Files) read(folder fs.FS) error {
 	return fs.WalkDir(folder, ".", func(name string, entry fs.DirEntry, err error) error {
 		switch {
@@ -92,16 +94,15 @@ func (f *Files) read(folder fs.FS) error {
 	})
 }
 
-// address is the address of a file, for as long as its content stays the same. The hash
-// stands before the first dot of the name.
+// address returns the address of a file. The hash stands before the first dot of the name.
 func (f *Files) address(name string) string {
 	dir, base := path.Split(name)
 	stem, _, _ := strings.Cut(base, ".")
 	return "/static/" + dir + stem + "-" + f.served[name].hash + strings.TrimPrefix(base, stem)
 }
 
-// Lookup returns what a tag needs to load the named file. Third-party files are
-// known by their base name. An error means that there is no such file.
+// Lookup returns what a tag needs to load the named file. The name of a third-party file is
+// its base name. An error means that there is no such file.
 func (f *Files) Lookup(name string) (File, error) {
 	if found, ok := f.vendor[name]; ok {
 		return found, nil
@@ -112,17 +113,11 @@ func (f *Files) Lookup(name string) (File, error) {
 	return File{URL: f.address(name)}, nil
 }
 
-// CDN is the origin that third-party files load from, or empty if they are served
-// from here.
-func (f *Files) CDN() string {
-	if f.fromCDN {
-		return cdn
-	}
-	return ""
-}
+// CDN returns the origin of the CDN, or an empty string if no file loads from there.
+func (f *Files) CDN() string { return f.cdn }
 
-// Handler serves the files by their path below /static/. It calls notFound for
-// anything else, such as a directory.
+// Handler serves the files by their path below /static/, and calls notFound for any other
+// path, such as that of a directory.
 func (f *Files) Handler(notFound http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		file, keep, ok := f.find(r.URL.Path)
@@ -131,8 +126,8 @@ func (f *Files) Handler(notFound http.Handler) http.Handler {
 			return
 		}
 		w.Header().Set("Cache-Control", keep)
-		w.Header().Set("ETag", `W/"`+file.hash+`"`) // weak: it is the same for the compressed file
-		// A file is not a page: a short policy is enough, and saves 0.3 kB for each.
+		w.Header().Set("ETag", `W/"`+file.hash+`"`) // weak, because the compressed file has the same
+		// A file is not a page: a short policy is enough, and saves 0.3 kB per file.
 		w.Header().Set("Content-Security-Policy", "default-src 'none'")
 		w.Header().Del("Permissions-Policy")
 		http.ServeContent(w, r, r.URL.Path, time.Time{}, strings.NewReader(file.text))
@@ -142,13 +137,12 @@ func (f *Files) Handler(notFound http.Handler) http.Handler {
 // hashed matches the path of a file with a hash in it.
 var hashed = regexp.MustCompile(`^(.*)-([0-9a-f]{64})((\.[^/]*)?)$`)
 
-// find returns the file at a path, and how long it may be kept. A hash that is not known
-// belongs to a page of another version of this program: while servers restart one by
-// one, a balancer mixes the two. The page gets the file as it is here, which is better
-// than none.
+// find returns the file at a path, and its caching policy. An unknown hash comes from a page
+// of another version of the program: while servers restart one by one, a load balancer mixes
+// the two. The page gets the file as it is here, which is better than none.
 func (f *Files) find(name string) (file content, keep string, ok bool) {
 	if file, ok = f.served[name]; ok {
-		return file, "no-cache", true // the file may change, so a browser has to ask each time
+		return file, "no-cache", true // a browser asks each time, because the file may change
 	}
 	parts := hashed.FindStringSubmatch(name)
 	if parts == nil {
@@ -156,7 +150,7 @@ func (f *Files) find(name string) (file content, keep string, ok bool) {
 	}
 	file, ok = f.served[parts[1]+parts[3]]
 	if file.hash != parts[2] {
-		return file, "no-store", ok // the address is that of another content
+		return file, "no-store", ok // the address belongs to other content
 	}
 	return file, "public, max-age=31536000", ok
 }

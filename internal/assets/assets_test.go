@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,9 +26,7 @@ const static = "../../static"
 // newFiles returns the files of a folder.
 func newFiles(t *testing.T, folder fs.FS) *assets.Files {
 	t.Helper()
-	files, err := assets.New(folder)
-	require.NoError(t, err)
-	return files
+	return assets.New(folder, slog.New(slog.DiscardHandler))
 }
 
 // get asks for a file that a browser may have already.
@@ -59,11 +58,15 @@ func TestNew_ThirdPartyFilesAreThePinnedOnes(t *testing.T) {
 	assert.NotContains(t, string(lockFile), "http", "download addresses")
 }
 
-func TestNew_MissingFilesComeFromTheCDN(t *testing.T) {
-	files := newFiles(t, fstest.MapFS{
+func TestNew_MissingFilesComeFromTheCDNAndTheLogSaysSo(t *testing.T) {
+	folder := fstest.MapFS{
 		"package.json": {Data: []byte(`{"dependencies":{"@livetemplate/client":"1.2.3","@picocss/pico":"4.5.6"}}`)},
 		"own.css":      {Data: []byte("p {}")},
-	})
+	}
+	log := &visitor.Log{}
+	files := assets.New(folder, log.Logger())
+	assert.Equal(t, "https://cdn.jsdelivr.net", files.CDN())
+	assert.Equal(t, 1, strings.Count(log.String(), "run `make assets` to fetch them"), log.String())
 	for name, want := range map[string]string{
 		"livetemplate-client.browser.js": "https://cdn.jsdelivr.net/npm/@livetemplate/client@1.2.3/dist/livetemplate-client.browser.js",
 		"pico.min.css":                   "https://cdn.jsdelivr.net/npm/@picocss/pico@4.5.6/css/pico.min.css",
@@ -72,15 +75,23 @@ func TestNew_MissingFilesComeFromTheCDN(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, want, file.URL)
 		assert.Regexp(t, "^sha384-", file.Integrity)
+
+		folder["vendor/"+name] = &fstest.MapFile{}
+		file, err = newFiles(t, folder).Lookup(name)
+		require.NoError(t, err)
+		assert.Regexp(t, "^/static/vendor/", file.URL, "whether or not another is missing")
 	}
+	log = &visitor.Log{}
+	files = assets.New(folder, log.Logger())
+	assert.Empty(t, files.CDN()+log.String(), "all files are here")
+
 	own, err := files.Lookup("own.css")
 	require.NoError(t, err)
 	assert.Regexp(t, "^/static/own-", own.URL)
 	_, err = files.Lookup("nothing.js")
 	assert.ErrorContains(t, err, `"nothing.js"`)
 	for _, folder := range []fstest.MapFS{{}, {"package.json": {Data: []byte("{")}}} {
-		_, err := assets.New(folder)
-		assert.ErrorContains(t, err, "package.json")
+		assert.Panics(t, func() { assets.New(folder, log.Logger()) })
 	}
 }
 

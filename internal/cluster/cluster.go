@@ -1,11 +1,11 @@
-// Package cluster lets servers share a number and entries through Redis. Every server knows
-// all of it, and its pages read what it knows. Without Redis, a server is a cluster of one.
+// Package cluster shares a counter and entries between servers, through Redis. Each server
+// holds a copy of everything, so reads are local. Without Redis, a server is a cluster of one.
 //
-// The number is a sum, a grow-only counter: each life of a process has a count that only it
-// raises. So it may be written again, and of two counts the larger is right. Entries belong
-// to their server, under a lease. A change applies only to the version that it follows, so
-// one that comes late does nothing. A server writes what it changes, hears on a channel what
-// others change, and compares all with Redis when it renews its lease.
+// The counter is grow-only: the sum of one count per life of a process, which only that
+// process raises. So a count can be written twice, and the larger of two is right. Entries
+// belong to their server, under a lease. A change applies only to the version before it, so
+// a late one does nothing. A server writes and publishes its changes, receives those of the
+// others, and compares everything with Redis when it renews its lease.
 package cluster
 
 import (
@@ -24,12 +24,12 @@ import (
 // Options configure a Member. The zero value is a cluster of one.
 type Options struct {
 	URL    string                         // redis://[USER:PASSWORD@]HOST:PORT/DB, rediss:// with TLS, or unix://PATH
-	Prefix string                         // of all names in Redis; default: "realtime"
+	Prefix string                         // of all names in Redis, before a colon
 	Log    *slog.Logger                   // default: slog.Default()
-	Keep   func(life string, count int64) // returns once it has kept a count; default: nothing is kept
+	Keep   func(life string, count int64) // saves a count before it returns; default: counts are not saved
 	Kept   map[string]int64               // counts of earlier lives of the process
-	Lease  time.Duration                  // how long entries stay when their server has died; default: 6 seconds
-	Renew  time.Duration                  // how often leases are renewed, and how long Redis may take to answer; default: 2 seconds
+	Lease  time.Duration                  // how long entries outlive a server that dies; default: 6 seconds
+	Renew  time.Duration                  // time between renewals of a lease, and timeout of Redis; default: 2 seconds
 	Grace  time.Duration                  // how long entries stay after Leave
 }
 
@@ -43,9 +43,9 @@ type Member struct {
 	ended  chan struct{}
 }
 
-// New returns a Member that has not started. An error means that the URL is not valid.
+// New returns a Member that has not started. An error means that the URL is invalid.
 func New(opts Options) (m *Member, err error) {
-	opts.Prefix, opts.Log = cmp.Or(opts.Prefix, "realtime"), cmp.Or(opts.Log, slog.Default())
+	opts.Log = cmp.Or(opts.Log, slog.Default())
 	opts.Lease, opts.Renew = cmp.Or(opts.Lease, 6*time.Second), cmp.Or(opts.Renew, 2*time.Second)
 	m = &Member{opts: opts, own: newOwn(rand.Text()), ended: make(chan struct{})}
 	if opts.URL != "" {
@@ -54,10 +54,10 @@ func New(opts Options) (m *Member, err error) {
 	return m, err
 }
 
-// Start reads everything, and follows Redis from then on. While Redis cannot be reached it
-// tries again until ctx ends; an error means that it cannot be used. Start calls counted with
-// the sum of all counts but the Member's own when that has grown, changed when entries have
-// changed, and both when Away has changed.
+// Start reads everything, and follows Redis from then on. It retries until ctx ends while
+// Redis cannot be reached; an error means that Redis cannot be used. From then on the Member
+// calls counted with the sum of the other counts when that has grown, changed when entries
+// have changed, and both when Away has changed.
 func (m *Member) Start(ctx context.Context, counted func(elsewhere int), entries Entries, changed func()) error {
 	m.others = &others{Entries: entries, own: m.own.id, counted: counted, changed: changed, counts: map[string]int64{},
 		versions: map[string]int64{}, ids: map[string]map[string]bool{}, alive: map[string]time.Time{}}
@@ -76,27 +76,27 @@ func (m *Member) Start(ctx context.Context, counted func(elsewhere int), entries
 	return nil
 }
 
-// reach connects, and tries again until ctx ends.
+// reach connects, and retries until ctx ends.
 func (m *Member) reach(ctx context.Context) (err error) {
 	for {
 		failed := m.sync(ctx)
 		if failed == nil {
 			return nil
 		}
-		m.link.close()
-		failed, mayPass := dial.Explain(failed, m.link.Client)
-		if err == nil || ctx.Err() == nil { // otherwise it only says that time is over
+		m.link.unsubscribe()
+		failed, retry := dial.Explain(failed, m.link.Client)
+		if err == nil || ctx.Err() == nil { // otherwise it is only the deadline
 			err = failed
 		}
-		if !mayPass || ctx.Err() != nil {
+		if !retry || ctx.Err() != nil {
 			return err
 		}
 		time.Sleep(m.opts.Renew / 3)
 	}
 }
 
-// Leave tells the other servers that this one stops, unless ctx ends before. They keep its
-// entries for the grace period. What is counted or set afterwards stays here.
+// Leave tells the other servers that this one shuts down, unless ctx ends first. They keep its
+// entries for the grace period. Later changes stay on this server.
 func (m *Member) Leave(ctx context.Context) {
 	if m.link == nil {
 		return
@@ -117,8 +117,8 @@ func (m *Member) Leave(ctx context.Context) {
 	}
 }
 
-// Count raises the count of this Member to n. It returns once that is kept, and Redis has it
-// or cannot be told; then it is told later. Counts that come together are one command.
+// Count raises the count of this Member to n. It returns once Keep has saved it and Redis has
+// it, or Redis is away and gets it later. Concurrent counts share one command.
 func (m *Member) Count(n int) {
 	m.own.change(func() { m.own.count = max(m.own.count, int64(n)) })
 	if m.opts.Keep != nil {
@@ -143,20 +143,20 @@ func (m *Member) Counted() (n int) {
 	return n
 }
 
-// Away reports whether Redis cannot be reached, or refuses what it is told. What other
-// servers do is then missing here, and what this one does is missing there.
+// Away reports whether Redis cannot be reached or refuses writes. Changes of other servers are
+// then missing here, and changes of this one are missing there.
 func (m *Member) Away() (away bool) {
 	m.own.locked(func() { away = m.link != nil && !m.own.sharing })
 	return away
 }
 
-// Ignored returns how many messages and counts no Member can have written.
+// Ignored returns how many messages and counts were ignored: no Member can have written them.
 func (m *Member) Ignored() int { return int(m.others.ignored.Load()) }
 
-// follow keeps what is known here, and what Redis has of this server, up to date.
+// follow keeps this server and Redis in step until ctx ends.
 func (m *Member) follow(ctx context.Context) {
 	defer close(m.ended)
-	defer m.link.close()
+	defer m.link.unsubscribe()
 	due := time.NewTimer(m.opts.Renew)
 	for {
 		var err error
@@ -173,20 +173,20 @@ func (m *Member) follow(ctx context.Context) {
 			err = m.write(ctx, nil)
 		case heard := <-m.link.heard:
 			var msg message
-			json.Unmarshal([]byte(heard.Payload), &msg) // others ignore what no server can have sent
+			json.Unmarshal([]byte(heard.Payload), &msg) // apply ignores what is invalid
 			if !m.others.apply(msg) {
 				err = m.sync(ctx)
 			}
 		}
 		if err != nil {
-			m.link.close()
+			m.link.unsubscribe()
 			due.Reset(m.opts.Renew / 3)
 		}
 		m.note(ctx, err)
 	}
 }
 
-// note says it if Redis has gone away, or is back.
+// note logs it when Redis goes away or comes back, and calls counted and changed.
 func (m *Member) note(ctx context.Context, err error) {
 	if away := err != nil; away == m.Away() || ctx.Err() != nil {
 		return
@@ -195,23 +195,23 @@ func (m *Member) note(ctx context.Context, err error) {
 	case err == nil:
 		m.opts.Log.Info("redis is back")
 	case dial.Refused(err):
-		m.opts.Log.Warn("redis refuses what servers share: until it takes it, they do not hear of each other", slog.Any("error", err))
+		m.opts.Log.Warn("redis refuses writes: until it accepts them, servers do not see each other's changes", slog.Any("error", err))
 	default:
-		m.opts.Log.Warn("redis is away: until it is back, servers do not hear of each other", slog.Any("error", err))
+		m.opts.Log.Warn("redis is away: until it is back, servers do not see each other's changes", slog.Any("error", err))
 	}
 	m.own.tell(func() { m.own.sharing = err == nil })
 	m.others.counted(int(m.others.total))
 	m.others.changed()
 }
 
-// sync makes this server and Redis agree with each other, and renews the lease. It
-// subscribes before it reads, so that no change in between is missed.
+// sync renews the lease and reconciles this server with Redis. It subscribes before it reads,
+// so that no change in between is missed.
 func (m *Member) sync(ctx context.Context) error {
 	sum, gap := m.others.total, m.link.heard == nil
 	m.own.locked(func() { sum += m.own.inRedis; m.others.versions[m.own.id] = m.own.version })
 	if gap {
-		sum = -1 // that it is equal would prove nothing
-		if err := m.link.open(ctx); err != nil {
+		sum = -1 // read all counts: after a gap an equal sum proves nothing
+		if err := m.link.subscribe(ctx); err != nil {
 			return err
 		}
 	}
@@ -228,8 +228,8 @@ func (m *Member) sync(ctx context.Context) error {
 	return m.write(ctx, m.others.compare(f, m.opts, gap))
 }
 
-// write writes and publishes what this server has changed, and counts that Redis lacks. If
-// Redis has not applied it, or may not have, it gets everything next.
+// write writes and publishes the changes of this server, and counts that Redis lacks. If Redis
+// has not applied them, or may not have, it gets all entries next time.
 func (m *Member) write(ctx context.Context, missing map[string]int64) error {
 	msg := m.own.next()
 	maps.Copy(msg.Counts, missing)

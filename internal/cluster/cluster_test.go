@@ -33,7 +33,7 @@ type tester interface {
 	Fatalf(format string, args ...any)
 }
 
-// peer is a member with what it knows of the others.
+// peer is a member that records what it hears of the others.
 type peer struct {
 	*Member
 	t   tester
@@ -42,24 +42,24 @@ type peer struct {
 	mu        sync.Mutex
 	elsewhere int
 	known     entries
-	told      entries // the same, as of the last time that all was told
+	told      entries // known, at the last call of changed
 	removed   int
 	leaving   []string
 }
 
-// shortLease is for members whose lease ends in a test. On a busy machine Redis is away at
-// times.
+// shortLease is for members whose lease ends within a test. On a busy machine Redis may seem
+// to be away.
 func shortLease(url string) Options {
 	return Options{URL: url, Lease: 1500 * time.Millisecond, Renew: 500 * time.Millisecond}
 }
 
-// renewing is for members that notice soon what they have missed, and know no absence that
-// is not one.
+// renewing is for members that soon notice what they have missed, with timeouts that a slow
+// machine does not reach.
 func renewing(url string) Options {
 	return Options{URL: url, Lease: time.Hour, Renew: 3 * time.Second, Grace: 30 * time.Minute}
 }
 
-// longLease is for members that may be slow. They reach Redis only when they have to.
+// longLease is for members that contact Redis only when they have to, and never time out.
 func longLease(url string) Options {
 	return Options{URL: url, Lease: time.Hour, Renew: time.Hour, Grace: time.Hour}
 }
@@ -101,7 +101,7 @@ func (p *peer) Disconnect(id string, _ func()) {
 	p.locked(func() { p.leaving = append(p.leaving, id) })
 }
 
-// click counts one more, and waits as a page does.
+// click counts one more and waits, as the action of a page does.
 func (p *peer) click() { p.Count(p.Counted() + 1) }
 
 // die ends a member as kill -9 does: its lease runs on.
@@ -111,13 +111,13 @@ func (p *peer) die() {
 	p.own.tell(func() { p.own.sharing = false })
 }
 
-// sees waits until the peer has been told of exactly these entries of others.
+// sees waits until the peer knows exactly these entries of others.
 func (p *peer) sees(want entries) {
 	p.t.Helper()
 	p.waits(want, func() any { return p.told })
 }
 
-// counts waits until the peer knows that sum of all.
+// counts waits until the peer knows this sum of all counts.
 func (p *peer) counts(want int) {
 	p.t.Helper()
 	p.waits(want, func() any { return p.elsewhere + p.Counted() })
@@ -140,7 +140,7 @@ func (p *peer) isAway(want bool) {
 	p.waits(want, func() any { return p.Away() })
 }
 
-// alone starts a member on a Redis of its own, for a test that runs beside others.
+// alone starts a member on a Redis of its own, in a parallel test.
 func alone(t *testing.T, opts func(url string) Options) (*visitor.Redis, *peer) {
 	t.Helper()
 	t.Parallel()
@@ -164,7 +164,7 @@ func pair(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a
 	return server, a, another(t, opts(server.URL))
 }
 
-// pairOnline is pair with somebody online on the first.
+// pairOnline is pair with an entry on the first.
 func pairOnline(t *testing.T, opts func(url string) Options) (server *visitor.Redis, a, b *peer) {
 	t.Helper()
 	server, a, b = pair(t, opts)
@@ -173,7 +173,7 @@ func pairOnline(t *testing.T, opts func(url string) Options) (server *visitor.Re
 	return server, a, b
 }
 
-// acl changes what a user of Redis may do.
+// acl changes the permissions of a user of Redis.
 func acl(t require.TestingT, server *visitor.Redis, user string, rules ...string) {
 	args := []any{"ACL", "SETUSER", user}
 	for _, rule := range rules {
@@ -182,9 +182,9 @@ func acl(t require.TestingT, server *visitor.Redis, user string, rules ...string
 	require.NoError(t, server.Do(context.Background(), args...).Err(), rules)
 }
 
-// Whatever happens, all agree in the end: on the entries of those that live, and on a number
-// that holds every click once. No click waits for ever, and no number goes back. Only clicks
-// that nobody else knows end with their server.
+// Whatever happens, all members agree in the end: on the entries of those that live, and on a
+// number that holds every click once. No click waits forever, and no number goes back. Only
+// clicks that no other member knows are lost with their server.
 func TestMembers_AgreeAfterAnything(t *testing.T) {
 	t.Parallel()
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
@@ -239,7 +239,7 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 	t.Log("what has happened: ", happened)
 }
 
-// history is some members that share, and what they have done.
+// history holds members that share a Redis, and what they have done.
 type history struct {
 	*rapid.T
 	t        *testing.T
@@ -256,7 +256,7 @@ type history struct {
 type member struct {
 	*peer
 	network *visitor.Network
-	release func() // what the network swallows
+	release func() // ends a fault of the network
 	own     entries
 }
 
@@ -300,8 +300,8 @@ func (h *history) removes(m *member) {
 	m.Remove(id)
 }
 
-// ends ends a member, and begins another. What any other has heard of it by then counts for
-// good.
+// ends ends a member and starts another. What any other member knows of its count by then
+// stays.
 func (h *history) ends(how func(*peer)) {
 	m := h.any()
 	how(m.peer)
@@ -356,8 +356,8 @@ func (h *history) restore() {
 	}
 }
 
-// agrees waits until all know everything: what is online, and each click. Of a life that has
-// just ended, something between least and most counts, and is returned.
+// agrees waits until all members know all entries and every click. Of a life that has just
+// ended, between least and most clicks count; it returns how many.
 func (h *history) agrees(least, most int) (counted int) {
 	h.heals()
 	h.clicking.Wait()
@@ -394,8 +394,8 @@ func (h *history) agrees(least, most int) (counted int) {
 	return counted
 }
 
-// A command that was given up comes late, after any later one, and also after the server
-// has left. It changes nothing: nobody is back for good, and nobody is lost.
+// A command that timed out arrives late: after any later one, and after the server has left.
+// It changes nothing: no entry comes back for good, and none is lost.
 func TestEntries_LateCommandChangesNothing(t *testing.T) {
 	server, p := alone(t, longLease)
 	p.die()
@@ -440,8 +440,8 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 	}
 }
 
-// Leases end early when the clock of Redis is set, or its memory is full. Nobody is gone
-// until they have not been seen for a lease, and their server brings them back.
+// Leases end early when the clock of Redis is set or its memory is full. Entries stay until
+// their server has not renewed for the length of a lease, and that server writes them again.
 func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
 	server, a, b := pairOnline(t, longLease)
 	a.die()
@@ -452,7 +452,7 @@ func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
 	} {
 		lose()
 		require.NoError(t, b.sync(t.Context()))
-		assert.Zero(t, b.removed, "because one answer lacks them")
+		assert.Zero(t, b.removed, "because they are missing from one answer")
 		require.NoError(t, a.sync(t.Context()))
 		another(t, longLease(server.URL)).sees(entries{"1": "Alice"})
 		assert.Positive(t, server.PTTL(t.Context(), a.link.keys[2]).Val(), "the lease")
@@ -463,8 +463,7 @@ func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
 	b.sees(entries{})
 }
 
-// A server that is killed is gone when its lease ends, and not a lease after somebody has
-// seen it last.
+// A killed server is gone when its lease ends, not a lease after another server last saw it.
 func TestEntries_EndWithTheLease(t *testing.T) {
 	server, a, b := pairOnline(t, longLease)
 	a.die()
@@ -476,8 +475,8 @@ func TestEntries_EndWithTheLease(t *testing.T) {
 	assert.WithinDuration(t, time.Now().Add(-59*time.Minute), b.others.alive[a.own.id], time.Minute/2)
 }
 
-// A click that was answered outlives its server. The way to Redis is long here, and breaks
-// once: that is no absence.
+// An answered click outlives its server. The connection to Redis is slow here and breaks once,
+// which does not mean that Redis is away.
 func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
 	t.Parallel()
 	server := visitor.NewRedis(t)
@@ -494,23 +493,29 @@ func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
 	assert.NotContains(t, p.log.String(), "level=WARN")
 }
 
-// A count that Redis has lost, or an older one, is told again, also when no other server
-// knows it.
-func TestCount_IsToldAgain(t *testing.T) {
+// A count that Redis has lost or set back is written again, even if no other server knows it,
+// and even if the sum in Redis is the known one.
+func TestCount_IsWrittenAgain(t *testing.T) {
 	server, p := alone(t, longLease)
 	p.Count(7)
 	p.die()
-	for _, lose := range []func(){
-		func() { server.FlushAll(t.Context()) },
-		func() { server.HSet(t.Context(), p.link.keys[0], p.own.id, 3, "sum", 3) },
+	other := fmt.Sprintf("%026d", 1)
+	for _, row := range []struct {
+		lose func(counts string)
+		want map[string]string
+	}{
+		{func(string) { server.FlushAll(t.Context()) }, map[string]string{p.own.id: "7", "sum": "7"}},
+		{func(counts string) { server.HSet(t.Context(), counts, p.own.id, 3, "sum", 3) }, map[string]string{p.own.id: "7", "sum": "7"}},
+		{func(counts string) { server.HSet(t.Context(), counts, p.own.id, 3, other, 4, "sum", 7) }, map[string]string{p.own.id: "7", other: "4", "sum": "11"}},
 	} {
-		lose()
+		row.lose(p.link.keys[0])
+		p.link.unsubscribe()
 		require.NoError(t, p.sync(t.Context()))
-		assert.Equal(t, map[string]string{p.own.id: "7", "sum": "7"}, server.HGetAll(t.Context(), p.link.keys[0]).Val())
+		assert.Equal(t, row.want, server.HGetAll(t.Context(), p.link.keys[0]).Val())
 	}
 }
 
-// While leases are renewed, nothing is written again, and nothing is connected again.
+// While leases are renewed, no entry is written again and no connection is reopened.
 func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 	server, a, b := pairOnline(t, renewing)
 	state := func() []any {
@@ -526,7 +531,7 @@ func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 	b.locked(func() { assert.Zero(t, b.removed) })
 }
 
-// A message that was missed makes a member read everything.
+// A missed message makes a member read everything.
 func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 	_, a, b := pairOnline(t, longLease)
 	b.die()
@@ -539,8 +544,8 @@ func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 	b.sees(entries{"1": "Alice", "2": "Bob"})
 }
 
-// Other members hear at once that one leaves, or when they start. Its entries stay for
-// the grace period.
+// Other members learn at once that one leaves, and late ones when they start. Its entries stay
+// for the grace period.
 func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
 	server, a, b := pairOnline(t, renewing)
 	a.Set("2", "Bob") // on its way
@@ -559,7 +564,7 @@ func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
 	late.sees(entries{})
 }
 
-// A stop does not wait for a Redis that does not answer.
+// Leave does not wait for a Redis that does not answer.
 func TestLeave_EndsWithItsContext(t *testing.T) {
 	server, p := alone(t, longLease)
 	defer server.Freeze()()
@@ -571,8 +576,8 @@ func TestLeave_EndsWithItsContext(t *testing.T) {
 	assert.Contains(t, p.log.String(), "could not be told")
 }
 
-// Clicks and joins that come together are written together. Nothing is read that is known,
-// however many servers there ever were.
+// Concurrent clicks and joins share commands. Known counts and entries are not read again,
+// however many servers there have been.
 func TestMember_CostsRedisLittle(t *testing.T) {
 	server, a, b := pair(t, longLease)
 	for life := range 1000 {
@@ -606,9 +611,9 @@ func TestMember_CostsRedisLittle(t *testing.T) {
 	assert.Len(t, found.Leases, 2)
 }
 
-// Redis is there, and does not take what it is told. That is said once, no click waits for
-// it, and all is told later.
-func TestMember_IsRefused(t *testing.T) {
+// Redis is up but refuses writes. The log says so once, no click waits, and everything is
+// written later.
+func TestMember_CountsWhileRedisRefuses(t *testing.T) {
 	server, a, b := pair(t, renewing)
 	may := func(rule string) { acl(t, server, "default", rule) }
 	memory := func(limit string) { require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", limit).Err()) }
@@ -652,9 +657,8 @@ func TestMember_CountsWhileRedisIsAway(t *testing.T) {
 	}
 }
 
-// A connection that was dropped without a word costs no click, and is no reason to say that
-// Redis is away.
-func TestMember_CutConnectionIsNoAbsence(t *testing.T) {
+// A connection that drops silently loses no click, and does not mean that Redis is away.
+func TestMember_RedisIsNotAwayWhenAConnectionDrops(t *testing.T) {
 	server, a, b := pair(t, renewing)
 	for n := 1; n <= 6; n++ {
 		require.NoError(t, server.ClientKillByFilter(t.Context(), "TYPE", []string{"normal", "pubsub"}[n%2]).Err())
@@ -666,9 +670,9 @@ func TestMember_CutConnectionIsNoAbsence(t *testing.T) {
 	assert.NotContains(t, a.log.String()+b.log.String(), "level=WARN")
 }
 
-// Two installations on one Redis have a database or a prefix each, and never meet. What is
-// not ours is ignored and counted.
-func TestMember_MeetsOnlyItsOwn(t *testing.T) {
+// Two installations on one Redis, with a database or a prefix each, never see each other.
+// Foreign messages and counts are ignored and counted.
+func TestMember_SeesOnlyItsOwnInstallation(t *testing.T) {
 	server, a, b := pair(t, longLease)
 	other, base := longLease(server.URL), longLease(strings.TrimSuffix(server.URL, "0")+"1")
 	other.Prefix = "another"
@@ -698,8 +702,8 @@ func TestMember_MeetsOnlyItsOwn(t *testing.T) {
 	assert.Equal(t, 1, late.Ignored())
 }
 
-// A cluster of one keeps its count where it is told to, and waits until that is done.
-func TestMember_KeepsItsCount(t *testing.T) {
+// A cluster of one saves its count with Keep before Count returns.
+func TestMember_SavesItsCount(t *testing.T) {
 	kept := map[string]int64{fmt.Sprintf("%026d", 1): 12}
 	p := another(t, Options{Kept: kept, Keep: func(life string, n int64) { kept[life] = n }})
 	p.counts(12)
@@ -710,7 +714,7 @@ func TestMember_KeepsItsCount(t *testing.T) {
 	another(t, Options{Kept: kept}).counts(13)
 }
 
-func TestStart_TriesUntilRedisIsThere(t *testing.T) {
+func TestStart_RetriesUntilRedisIsUp(t *testing.T) {
 	t.Parallel()
 	server := visitor.NewRedis(t)
 	server.Stop()
@@ -719,14 +723,14 @@ func TestStart_TriesUntilRedisIsThere(t *testing.T) {
 		defer close(started)
 		started <- another(t, shortLease(server.URL))
 	}()
-	<-time.After(time.Second) // for attempts in vain
+	<-time.After(time.Second) // for attempts that fail
 	assert.Empty(t, started)
 	server.Start()
 	require.NotNil(t, <-started)
 }
 
-// Start says why, when its time is over or it is certain that it cannot. The permissions
-// that the documentation lists are enough, and a start says if one that it needs is missing.
+// Start says why it cannot, at its deadline or as soon as retrying cannot help. The documented
+// permissions are sufficient, and Start says so if one of them is missing.
 func TestStart_SaysWhyItCannot(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "socket")
@@ -746,8 +750,8 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 		certain   bool
 	}
 	rows := map[string]row{
-		"no address":    {"here", "not valid", true},
-		"a password":    {"redis://:secret%zz@127.0.0.1:6379/0", "not valid", true},
+		"no address":    {"here", "invalid", true},
+		"a password":    {"redis://:secret%zz@127.0.0.1:6379/0", "invalid", true},
 		"nobody there":  {"redis://127.0.0.1:1/0", "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused", false},
 		"no answer":     {"redis://" + silent.Addr().String() + "/0", "redis at " + silent.Addr().String() + ": ", false},
 		"hangs up":      {"redis://" + rude.Addr() + "/0", "want rediss:// if it speaks TLS", false},
@@ -769,13 +773,13 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 	for name, row := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			within := 6 * time.Second // time for a first attempt
+			within := 6 * time.Second // for a first attempt
 			if row.certain {
 				within = visitor.Soon
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
-			m, err := New(Options{URL: row.url})
+			m, err := New(Options{URL: row.url, Prefix: "realtime"})
 			if err == nil {
 				err = m.Start(ctx, func(int) {}, &peer{known: entries{}}, func() {})
 			}
@@ -790,7 +794,7 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 				return
 			}
 			require.Error(t, err)
-			assert.Equal(t, row.certain, ctx.Err() == nil, "it ends before its time is over")
+			assert.Equal(t, row.certain, ctx.Err() == nil, "it ends before its deadline")
 			assert.Contains(t, err.Error(), row.want)
 			assert.NotContains(t, err.Error(), "secret")
 			assert.NotContains(t, err.Error(), "context deadline exceeded")

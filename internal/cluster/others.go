@@ -8,32 +8,32 @@ import (
 	"time"
 )
 
-// Entries is where a Member puts the entries of other servers.
+// Entries receives the entries of other servers.
 type Entries interface {
-	SetElsewhere(id, value string)     // adds an entry, or changes it
+	SetElsewhere(id, value string)     // adds or changes an entry
 	Leave(id string) bool              // removes it, if it is there
-	Disconnect(id string, left func()) // its server stops: it may be removed, and left called, before Leave
+	Disconnect(id string, left func()) // its server shuts down: it may be removed, and left called, before Leave
 }
 
-// others is what is known of the other servers. The goroutine that follows Redis owns it.
+// others holds the state of the other servers. Only the goroutine that follows Redis uses it.
 type others struct {
 	Entries
 	own      string // ID of this server
-	counted  func(total int)
+	counted  func(elsewhere int)
 	changed  func()
 	counts   map[string]int64 // by life of a process
 	total    int64
 	versions map[string]int64           // of the entries of each server; negative once it has left
-	ids      map[string]map[string]bool // of its entries
-	alive    map[string]time.Time       // when it was last known to be
+	ids      map[string]map[string]bool // of the entries of each server
+	alive    map[string]time.Time       // when each server last renewed its lease
 	ignored  atomic.Int64               // messages and counts that no server can have written
 }
 
-// merge takes over counts: of each, the larger.
+// merge keeps the larger of each count.
 func (o *others) merge(counts map[string]int64) {
 	before := o.total
 	for life, n := range counts {
-		if len(life) != len(o.own) || n < 0 || n >= 1e14 { // that scripts cannot write exactly
+		if len(life) != len(o.own) || n < 0 || n >= 1e14 { // more than scripts can write exactly
 			o.ignored.Add(1)
 		} else if life != o.own && n > o.counts[life] {
 			o.total += n - o.counts[life]
@@ -45,7 +45,7 @@ func (o *others) merge(counts map[string]int64) {
 	}
 }
 
-// apply takes over what a server has changed, and reports whether nothing was missed.
+// apply applies a message, and reports whether none before it was missed.
 func (o *others) apply(msg message) bool {
 	o.merge(msg.Counts)
 	known := o.versions[msg.Server]
@@ -53,7 +53,7 @@ func (o *others) apply(msg message) bool {
 	case msg.Server == o.own || msg.Server == "" && msg.Counts != nil:
 	case len(msg.Server) != len(o.own):
 		o.ignored.Add(1)
-	case known < 0 || 0 < msg.Version && msg.Version <= known: // is known
+	case known < 0 || 0 < msg.Version && msg.Version <= known: // already applied, or the server has left
 	case msg.Whole:
 		before := o.ids[msg.Server]
 		o.ids[msg.Server] = map[string]bool{}
@@ -95,26 +95,26 @@ func (o *others) remove(ids, except map[string]bool) {
 	o.changed()
 }
 
-// compare takes over what was found in Redis, and returns the counts that are missing there.
-// A server is gone when it has not been alive for a lease, and not when one answer lacks it:
-// leases end early if the clock of Redis is set, or its memory is full.
+// compare applies the state of Redis, and returns the counts that are missing there. A server
+// is gone when it has not renewed its lease for the length of one, not when it is missing from
+// one answer: leases end early if the clock of Redis is set or its memory is full.
 func (o *others) compare(f found, opts Options, gap bool) (missing map[string]int64) {
 	for id, alive := range o.alive {
 		left, ok := f.Leases[id]
 		renewed := time.Now().Add(time.Duration(left)*time.Millisecond - opts.Lease)
 		switch {
-		case gap: // it may have been cut off as well
+		case gap: // that server may have been cut off as well
 			o.alive[id] = time.Now()
 		case ok && renewed.After(alive):
 			o.alive[id] = renewed
-		case !ok && (o.versions[id] < 0 || time.Since(alive) > opts.Lease-opts.Renew/2): // an answer takes time
+		case !ok && (o.versions[id] < 0 || time.Since(alive) > opts.Lease-opts.Renew/2): // less the time of an answer
 			o.remove(o.ids[id], nil)
 			delete(o.versions, id)
 			delete(o.alive, id)
 			delete(o.ids, id)
 		}
 	}
-	// Those that have left come first: their people may be back on one that has not.
+	// Servers that have left come first: their entries may be back on another one.
 	byVersion := func(a, b message) int { return cmp.Compare(a.Version, b.Version) }
 	for _, msg := range slices.SortedFunc(maps.Values(f.Changed), byVersion) {
 		o.apply(msg)

@@ -5,20 +5,20 @@ import (
 	"sync"
 )
 
-// own is what this server shares: a count that only it raises, and its entries. Any
-// goroutine may change them. The one that follows Redis writes them.
+// own holds the state of this server: a count that only it raises, and its entries. Any
+// goroutine may change them; the one that follows Redis writes them.
 type own struct {
-	id      string        // of this life of the process; never used again
-	wake    chan struct{} // there is something to write
+	id      string        // of this life of the process, never used again
+	wake    chan struct{} // holds a value if there is something to write
 	mu      sync.Mutex    // guards the rest
-	told    *sync.Cond    // Redis has the count, or takes nothing
-	sharing bool          // Redis takes what is written
+	told    *sync.Cond    // inRedis or sharing has changed
+	sharing bool          // Redis accepts writes
 	count   int64
-	inRedis int64 // the same, as Redis has it
+	inRedis int64 // the count in Redis
 	entries map[string]*string
-	changed map[string]*string // those that were not written yet; nil if removed
-	version int64              // of what was last written
-	whole   bool               // Redis may have anything: write every entry
+	changed map[string]*string // entries that are not written yet; nil if removed
+	version int64              // of the last write
+	whole   bool               // write all entries next, whatever Redis has
 }
 
 func newOwn(id string) *own {
@@ -33,13 +33,13 @@ func (o *own) locked(do func()) {
 	do()
 }
 
-// tell is locked for what may end a wait.
+// tell runs a function under the lock, and wakes those who wait.
 func (o *own) tell(do func()) {
 	o.locked(do)
 	o.told.Broadcast()
 }
 
-// change is locked for what has to be written.
+// change runs a function under the lock, and wakes the goroutine that writes.
 func (o *own) change(do func()) {
 	o.locked(do)
 	select {
@@ -48,7 +48,7 @@ func (o *own) change(do func()) {
 	}
 }
 
-// wait waits until Redis has a count of n, or takes nothing.
+// wait waits until Redis has a count of n, or accepts no writes.
 func (o *own) wait(n int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -57,7 +57,7 @@ func (o *own) wait(n int64) {
 	}
 }
 
-// next is what Redis has to be told next. It may be nothing.
+// next returns the next message to write. The zero message means that there is none.
 func (o *own) next() (msg message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

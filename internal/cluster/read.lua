@@ -1,5 +1,5 @@
--- Renews the lease of a server. Returns what is left of all leases, the entries of servers of
--- which another version is known, and the counts unless their sum is known.
+-- Renews the lease of a server. Returns the time left of each lease, the entries of servers whose
+-- version differs from the known one, and the counts unless their sum is the known one.
 local counts, servers, own = unpack(KEYS)
 local lease, prefix, sum, known = unpack(ARGV)
 local versions, found = cjson.decode(known), {leases = {}, changed = {}}

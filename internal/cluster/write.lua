@@ -1,4 +1,4 @@
--- Applies a message and publishes it, or returns 0 if its entries do not follow those here.
+-- Applies a message and publishes it, or returns 0 if its version does not follow the one here.
 local counts, servers, own, left = unpack(KEYS)
 local channel, text, lease = unpack(ARGV)
 local message = cjson.decode(text)
@@ -10,7 +10,7 @@ end
 if message.server then
 	local version = tonumber(redis.call('HGET', own, 'version') or 0)
 	if message.version < 0 then
-		redis.call('SET', left, '', 'EX', 60) -- longer than a command is on its way
+		redis.call('SET', left, '', 'EX', 60) -- longer than a command can be in transit
 		if version ~= -message.version then return 0 end
 	elseif message.whole then
 		if version < 0 or version >= message.version or redis.call('EXISTS', left) == 1 then return 0 end

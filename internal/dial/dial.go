@@ -1,5 +1,4 @@
-// Package dial connects to a Redis as operators have it, and says in one sentence what is
-// wrong with one that cannot be used.
+// Package dial connects to Redis, and explains in one sentence why a Redis cannot be used.
 package dial
 
 import (
@@ -18,29 +17,30 @@ import (
 const idle = 30 * time.Second
 
 // Redis returns a client of the Redis at a URL: redis://[USER:PASSWORD@]HOST:PORT/DB,
-// rediss:// with TLS, or unix://PATH. It sends a command that is not answered in time once
-// more, so a command must change nothing when it is done twice. An error means that the URL
-// is not valid. It does not quote the URL, which may contain a password.
-func Redis(url string, answer time.Duration) (*redis.Client, error) {
+// rediss:// with TLS, or unix://PATH. It retries a command once that gets no answer before the
+// timeout, so commands must be idempotent. An error means that the URL is invalid; it does not
+// quote the URL, which may contain a password.
+func Redis(url string, timeout time.Duration) (*redis.Client, error) {
 	config, err := redis.ParseURL(url)
 	if err != nil {
-		return nil, errors.New("the address of redis is not valid: want redis://HOST:PORT/0")
+		return nil, errors.New("the address of redis is invalid: want redis://HOST:PORT/0")
 	}
 	config.MaxRetries, config.DialerRetries = 1, 1
-	config.DialTimeout, config.ReadTimeout, config.WriteTimeout, config.PoolTimeout = answer, answer, answer, answer
+	config.DialTimeout, config.ReadTimeout, config.WriteTimeout, config.PoolTimeout = timeout, timeout, timeout, timeout
 	config.ContextTimeoutEnabled, config.DisableIdentity = true, true
 	config.ConnMaxIdleTime = idle
 	return redis.NewClient(config), nil
 }
 
-// Refused reports that Redis is there, and does not do what it is asked.
+// Refused reports whether Redis is up and refuses a command.
 func Refused(err error) bool {
 	var answer redis.Error
 	return errors.As(err, &answer) && !isAny(err, "LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "max number of clients")
 }
 
-// Explain says why the Redis of a client cannot be used, and whether that may pass.
-func Explain(err error, client *redis.Client) (explained error, mayPass bool) {
+// Explain returns an error that says why the Redis of a client cannot be used, and whether
+// retrying may help.
+func Explain(err error, client *redis.Client) (explained error, retry bool) {
 	var plain tls.RecordHeaderError
 	var certificate *tls.CertificateVerificationError
 	switch {

@@ -12,14 +12,14 @@ func Example() {
 	dir, _ := os.MkdirTemp("", "")
 	defer os.RemoveAll(dir)
 	address := "unix:" + filepath.Join(dir, "app.sock")
-	listener, err := listen.On(address)
+	listener, err := listen.Listen(address)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer listener.Close()
-	fmt.Println(listen.Says(address, listener) == "Listening on "+address)
-	_, err = listen.On(address)
+	fmt.Println(listen.Banner(address, listener, false, os.Stdout) == "Listening on "+address+"\n")
+	_, err = listen.Listen(address)
 	fmt.Println(err == nil)
 	// Output:
 	// true

@@ -2,5 +2,5 @@
 
 package listen
 
-// OpenFiles returns 0: how many files may be open is not known here.
-func OpenFiles() uint64 { return 0 }
+// openFiles returns 0: how many files may be open is not known here.
+func openFiles() uint64 { return 0 }

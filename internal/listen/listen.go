@@ -1,26 +1,26 @@
-// Package listen opens the address that a server listens on: a TCP port, on all addresses
-// of its host, or a Unix socket. It replaces the socket file of a server that was killed,
-// and never one that is in use or a file that is no socket.
+// Package listen listens on a TCP port, on all addresses of its host, or on a Unix socket,
+// and tells people where. It replaces a stale socket left by a killed server, never one in
+// use, and never a file that is not a socket.
 package listen
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
 	"syscall"
 )
 
-// unix begins the address of a Unix socket.
+// unix starts the address of a Unix socket.
 const unix = "unix:"
 
-// On listens on an address, which is host:port, or unix: and the path of a socket.
-// Without a host it listens on all interfaces, and on a name it listens on all of its
-// addresses that this machine has. Port 0 means any free one. The file of a Unix socket is
-// removed when the listener is closed.
-func On(address string) (net.Listener, error) {
+// Listen listens on an address: host:port, or unix: and the path of a socket. Without a host
+// it listens on all interfaces; for a name, on each of its addresses that this machine has.
+// Port 0 means any free port. Closing the listener removes the file of a Unix socket.
+func Listen(address string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(address, unix)
 	if !isUnix {
 		return onTCP(address)
@@ -34,7 +34,7 @@ func On(address string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-// removeStale removes a socket file that nobody listens on.
+// removeStale removes a socket file on which nobody listens.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -43,7 +43,7 @@ func removeStale(path string) error {
 	case err != nil:
 		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return errors.New("the file exists and is no socket")
+		return errors.New("the file exists and is not a socket")
 	}
 	conn, err := net.Dial("unix", path)
 	if err == nil {
@@ -56,19 +56,29 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// Says returns how to tell a person where a listener listens: "Open" and the URL for
-// a browser, or "Listening on" and the path of a Unix socket, which no browser opens.
-func Says(address string, l net.Listener) string {
+// Banner returns the lines that tell people where a listener listens: "Open" and the URL for
+// a browser, or "Listening on" and the path of a Unix socket, which no browser opens. If other
+// machines can reach it, a line for phones follows, with a QR code if out is a terminal; but
+// not if a proxy stands in front, because people then open the proxy.
+func Banner(address string, l net.Listener, proxied bool, out *os.File) string {
 	if l.Addr().Network() == "unix" {
-		return "Listening on " + Where(address, l)
+		return "Listening on " + URL(address, l) + "\n"
 	}
-	return "Open " + Where(address, l)
+	lines := "Open " + URL(address, l) + "\n"
+	url := phoneURL(l)
+	if proxied || url == "" {
+		return lines
+	}
+	lines += "On a phone in the same network: " + url + "\n"
+	if info, err := out.Stat(); err == nil && info.Mode()&fs.ModeCharDevice != 0 {
+		lines += qrCode(url)
+	}
+	return lines
 }
 
-// Where returns the URL of a listener, or unix: and the path of a Unix socket. The
-// host of the URL is the one that was asked for, or localhost if that was every
-// interface. The port is the one that is in use.
-func Where(address string, l net.Listener) string {
+// URL returns the URL of a listener, or unix: and the path of a Unix socket. The host is the
+// one that was asked for, or localhost for all interfaces. The port is the one in use.
+func URL(address string, l net.Listener) string {
 	if l.Addr().Network() == "unix" {
 		return unix + l.Addr().String()
 	}
@@ -78,4 +88,16 @@ func Where(address string, l net.Listener) string {
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return "http://" + net.JoinHostPort(host, port)
+}
+
+// filesBeside is how many files are open beside connections: requests, Redis, the log.
+const filesBeside = 64
+
+// CheckOpenFiles logs a warning if so many connections need more files than this process
+// may open.
+func CheckOpenFiles(connections int) {
+	if limit, needed := openFiles(), uint64(connections)+filesBeside; limit > 0 && limit < needed {
+		slog.Warn("fewer files may be open than -max-connections needs: raise the limit (ulimit -n), or lower -max-connections",
+			slog.Uint64("limit", limit), slog.Uint64("needed", needed))
+	}
 }

@@ -13,17 +13,17 @@ import (
 	"realtime/internal/listen"
 )
 
-func TestOn_ReplacesASocketThatNobodyListensOn(t *testing.T) {
+func TestListen_ReplacesAStaleSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "app.sock")
-	killed, err := listen.On("unix:" + path)
+	killed, err := listen.Listen("unix:" + path)
 	require.NoError(t, err)
 	killed.(*net.UnixListener).SetUnlinkOnClose(false) // as if the program had been killed
 	require.NoError(t, killed.Close())
 	require.FileExists(t, path)
 
-	next, err := listen.On("unix:" + path)
+	next, err := listen.Listen("unix:" + path)
 	require.NoError(t, err)
-	assert.Equal(t, "Listening on unix:"+path, listen.Says("unix:"+path, next))
+	assert.Equal(t, "Listening on unix:"+path+"\n", listen.Banner("unix:"+path, next, false, nil))
 	conn, err := net.Dial("unix", path)
 	require.NoError(t, err)
 	conn.Close()
@@ -31,20 +31,20 @@ func TestOn_ReplacesASocketThatNobodyListensOn(t *testing.T) {
 	assert.NoFileExists(t, path)
 }
 
-func TestOn_LeavesWhatIsInUse(t *testing.T) {
+func TestListen_KeepsWhatIsInUse(t *testing.T) {
 	dir := t.TempDir()
 	path, file := filepath.Join(dir, "app.sock"), filepath.Join(dir, "notes.txt")
-	first, err := listen.On("unix:" + path)
+	first, err := listen.Listen("unix:" + path)
 	require.NoError(t, err)
 	defer first.Close()
 	require.NoError(t, os.WriteFile(file, []byte("keep"), 0o600))
 	for asked, want := range map[string]string{
 		path:                              "listen unix " + path + ": the socket is in use",
-		file:                              "listen unix " + file + ": the file exists and is no socket",
+		file:                              "listen unix " + file + ": the file exists and is not a socket",
 		"":                                "listen unix: want unix: and a path",
 		filepath.Join(file, "below", "a"): "not a directory",
 	} {
-		_, err := listen.On("unix:" + asked)
+		_, err := listen.Listen("unix:" + asked)
 		assert.ErrorContains(t, err, want)
 	}
 	conn, err := net.Dial("unix", path)
@@ -53,10 +53,10 @@ func TestOn_LeavesWhatIsInUse(t *testing.T) {
 	assert.FileExists(t, file)
 }
 
-// A browser goes to either address, and must not meet another program there.
-func TestOn_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
+// A browser may use either address, and must not reach another program there.
+func TestListen_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
 	for _, asked := range []string{"localhost:0", "LOCALHOST.:0", "app.localhost:0"} {
-		l, err := listen.On(asked)
+		l, err := listen.Listen(asked)
 		require.NoError(t, err)
 		defer l.Close()
 		_, port, err := net.SplitHostPort(l.Addr().String())
@@ -68,8 +68,8 @@ func TestOn_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
 				continue // no IPv6 here
 			}
 			_, taken, _ := net.SplitHostPort(other.Addr().String())
-			_, err = listen.On(strings.TrimSuffix(asked, "0") + taken)
-			assert.ErrorContains(t, err, "address already in use", "%s is of another program", other.Addr())
+			_, err = listen.Listen(strings.TrimSuffix(asked, "0") + taken)
+			assert.ErrorContains(t, err, "address already in use", "another program has %s", other.Addr())
 			other.Close()
 
 			address := net.JoinHostPort(host, port)
@@ -89,21 +89,5 @@ func TestOn_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
 			_, err := net.Dial("tcp", net.JoinHostPort(host, port))
 			assert.Error(t, err, "nobody listens on %s any more", host)
 		}
-	}
-}
-
-// bound is a listener on all interfaces at port 9000.
-type bound struct{ net.Listener }
-
-func (bound) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4zero, Port: 9000} }
-
-func TestSays_IsTheURLForABrowser(t *testing.T) {
-	for asked, want := range map[string]string{
-		":0":             "Open http://localhost:9000",
-		"[::]:0":         "Open http://localhost:9000",
-		"127.0.0.1:9000": "Open http://127.0.0.1:9000",
-		"[::1]:9000":     "Open http://[::1]:9000",
-	} {
-		assert.Equal(t, want, listen.Says(asked, bound{}), "asked for %s", asked)
 	}
 }

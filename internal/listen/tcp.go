@@ -34,8 +34,8 @@ func onTCP(address string) (net.Listener, error) {
 	return join(listeners), nil
 }
 
-// addresses returns the addresses of a host. To browsers localhost is both addresses of
-// this machine, whatever a resolver says.
+// addresses returns the addresses of a host. To browsers localhost is both loopback
+// addresses, whatever a resolver says.
 func addresses(host string) ([]string, error) {
 	if _, err := netip.ParseAddr(host); err == nil || host == "" {
 		return []string{host}, nil
@@ -47,8 +47,8 @@ func addresses(host string) ([]string, error) {
 	return net.LookupHost(host)
 }
 
-// onAll listens on all addresses that this machine has, at one port. If it has none of
-// them, or the port of one is in use, that is an error.
+// onAll listens at one port on those of the addresses that this machine has. It fails if the
+// machine has none of them, or if the port is in use on one.
 func onAll(hosts []string, port string) (listeners []net.Listener, err error) {
 	for _, host := range hosts {
 		listener, failed := net.Listen("tcp", net.JoinHostPort(host, port))
@@ -71,8 +71,8 @@ func onAll(hosts []string, port string) (listeners []net.Listener, err error) {
 	return listeners, nil
 }
 
-// isOfThisMachine reports whether anything can listen on an address. IPv6 may be
-// switched off, and a name may have addresses of other machines.
+// isOfThisMachine reports whether anything can listen on an address. IPv6 may be switched
+// off, and a name may have addresses of other machines.
 func isOfThisMachine(host string) bool {
 	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err == nil {
@@ -103,8 +103,8 @@ func join(listeners []net.Listener) *joined {
 	return j
 }
 
-// acceptFrom hands on what a listener accepts, one at a time: others wait in the system,
-// as they do without it.
+// acceptFrom passes on what a listener accepts, one connection at a time: the others wait in
+// the kernel, as with any listener.
 func (j *joined) acceptFrom(l net.Listener) {
 	for {
 		conn, err := l.Accept()
@@ -119,7 +119,7 @@ func (j *joined) acceptFrom(l net.Listener) {
 	}
 }
 
-// Accept returns the next connection of any of the listeners, or the error of one.
+// Accept returns the next connection from any of the listeners, or the error of one.
 func (j *joined) Accept() (net.Conn, error) {
 	select {
 	case next := <-j.accepted:

@@ -1,94 +1,71 @@
-// Package listing shows source code on a page: it cuts declarations out of the files
-// that a program was built from, and renders them as HTML with their line numbers.
+// Package listing shows source code on a page: it cuts declarations out of the files that a
+// program was built from, and renders them as HTML.
 //
-// It highlights by classes, without styles of its own: k is a keyword, s a string, c a
-// comment; ln is the number of a line, and cl its text.
+// Each line of code is an element that holds its number in data-line, so that a style sheet
+// can show the number without it being copied. Elements of three classes are highlighted:
+// k is a keyword or an action of a template, s a string, c a comment.
 package listing
 
 import (
 	"fmt"
 	"go/ast"
 	"go/parser"
-	"go/scanner"
 	"go/token"
 	"html/template"
 	"io/fs"
 	"path"
+	"regexp"
 	"strings"
-	"sync"
-	"text/template/parse"
-
-	"github.com/alecthomas/chroma/v2"
-	"github.com/alecthomas/chroma/v2/formatters/html"
-	"github.com/alecthomas/chroma/v2/lexers"
 )
 
-// In returns a function for templates, which renders a listing once and keeps it. Its
-// argument is a file and the names of declarations, divided by spaces.
-func In(files fs.FS) func(what string) (template.HTML, error) {
-	var made sync.Map
-	return func(what string) (template.HTML, error) {
-		if shown, ok := made.Load(what); ok {
-			return shown.(template.HTML), nil
-		}
-		words := strings.Fields(what)
-		if len(words) < 2 {
-			return "", fmt.Errorf("listing of %q: want a file and what it declares", what)
-		}
-		l, err := Of(files, words[0], words[1:]...)
-		if err != nil {
-			return "", err
-		}
-		shown, err := l.HTML()
-		if err == nil {
-			made.Store(what, shown)
-		}
-		return shown, err
+// HTML renders types and functions of a file, and everything between them, as a figure. What
+// to show is the file and their names, separated by spaces. A type brings its methods along,
+// and every declaration its comment. In a template file the names are those of definitions.
+// A name that the file does not declare is an error.
+func HTML(files fs.FS, what string) (template.HTML, error) {
+	file, names, _ := strings.Cut(what, " ")
+	if names == "" {
+		return "", fmt.Errorf("listing of %q: want a file and what it declares", what)
 	}
-}
-
-// Listing is a part of a file.
-type Listing struct {
-	File     string
-	From, To int // its first and last line, from 1
-	Source   string
-}
-
-// Of returns the lines of a file that hold the named declarations, and everything
-// between them. In a Go file a type brings its methods along, and every declaration
-// its comment. In a template file the names are those of definitions. A name that the
-// file does not declare is an error.
-func Of(files fs.FS, file string, names ...string) (Listing, error) {
 	source, err := fs.ReadFile(files, file)
 	if err != nil {
-		return Listing{}, err
+		return "", err
 	}
-	declared := definitions
+	declared, tokens := definitions, actions
 	if path.Ext(file) == ".go" {
-		declared = declarations
+		declared, tokens = declarations, goTokens
 	}
 	spans, err := declared(string(source))
 	if err != nil {
-		return Listing{}, fmt.Errorf("%s: %w", file, err)
+		return "", fmt.Errorf("%s: %w", file, err)
 	}
 	var lines span
-	for _, name := range names {
+	for name := range strings.FieldsSeq(names) {
 		named, found := spans[name]
 		if !found {
-			return Listing{}, fmt.Errorf("%s declares no %s", file, name)
+			return "", fmt.Errorf("%s declares no %s", file, name)
 		}
 		lines = lines.with(named)
 	}
-	text := strings.SplitAfter(string(source), "\n")[lines.from-1 : lines.to]
-	return Listing{file, lines.from, lines.to, strings.Join(text, "")}, nil
+	code := strings.Join(strings.SplitAfter(string(source), "\n")[lines.from-1:lines.to], "")
+	code = tokens.ReplaceAllStringFunc(escaper.Replace(code), highlight)
+	return figure(fmt.Sprintf("%s:%d-%d", file, lines.from, lines.to), lines.from, code), nil
 }
 
-// Caption says where the listing stands, as in handlers.go:31-64.
-func (l Listing) Caption() string {
-	return template.HTMLEscapeString(fmt.Sprintf("%s:%d-%d", l.File, l.From, l.To))
+// figure returns highlighted code with a caption and the number of its first line. Code that
+// is wider than the page scrolls, so it has to take the keyboard focus.
+func figure(caption string, number int, code string) template.HTML {
+	var page strings.Builder
+	fmt.Fprintf(&page, `<figure class="listing"><figcaption>%[1]s</figcaption><pre tabindex="0" role="group" aria-label="%[1]s"><code>`, template.HTMLEscapeString(caption))
+	for line := range strings.Lines(code) {
+		fmt.Fprintf(&page, `<span data-line="%d">%s</span>`, number, line)
+		number++
+	}
+	page.WriteString("</code></pre></figure>")
+	return template.HTML(page.String())
 }
 
-// span is a range of lines. The zero value has none.
+// span is a range of lines, counted from 1. The zero value is empty.
 type span struct{ from, to int }
 
 // with returns the smallest span that holds both.
@@ -99,7 +76,7 @@ func (s span) with(other span) span {
 	return span{min(s.from, other.from), max(s.to, other.to)}
 }
 
-// declarations returns the lines of everything that a Go file declares.
+// declarations returns the lines of each type and each function of a Go file.
 func declarations(source string) (map[string]span, error) {
 	files := token.NewFileSet()
 	file, err := parser.ParseFile(files, "", source, parser.ParseComments|parser.SkipObjectResolution)
@@ -117,16 +94,16 @@ func declarations(source string) (map[string]span, error) {
 	for _, decl := range file.Decls {
 		switch d := decl.(type) {
 		case *ast.FuncDecl:
-			add(receiver(d), d.Doc, d)
+			name := d.Name.Name
+			if d.Recv != nil {
+				receiver := d.Recv.List[0].Type
+				name = strings.TrimPrefix(source[receiver.Pos()-file.FileStart:receiver.End()-file.FileStart], "*")
+			}
+			add(name, d.Doc, d)
 		case *ast.GenDecl:
 			for _, spec := range d.Specs {
-				switch s := spec.(type) {
-				case *ast.TypeSpec:
-					add(s.Name.Name, d.Doc, d)
-				case *ast.ValueSpec:
-					for _, name := range s.Names {
-						add(name.Name, d.Doc, d)
-					}
+				if t, ok := spec.(*ast.TypeSpec); ok {
+					add(t.Name.Name, d.Doc, d)
 				}
 			}
 		}
@@ -134,134 +111,51 @@ func declarations(source string) (map[string]span, error) {
 	return spans, nil
 }
 
-// receiver returns the name of the type that a function is a method of, or its own.
-func receiver(f *ast.FuncDecl) string {
-	if f.Recv == nil {
-		return f.Name.Name
-	}
-	t := f.Recv.List[0].Type
-	if star, ok := t.(*ast.StarExpr); ok {
-		t = star.X
-	}
-	if name, ok := t.(*ast.Ident); ok {
-		return name.Name
-	}
-	return f.Name.Name
-}
+// blocks matches the start of an action that opens a block, with the name of the block if it
+// has one, and of the action that closes it.
+var blocks = regexp.MustCompile(`{{-? *(define|block|if|range|with|end)\b *"?([^"}]*)`)
 
-// definitions returns the lines of everything that a template file defines. A
-// definition begins a line, and its end is a line of its own.
+// definitions returns the lines of each definition of a template file.
 func definitions(source string) (map[string]span, error) {
 	spans := map[string]span{}
-	lines := strings.Split(source, "\n")
-	for i, line := range lines {
-		name, found := strings.CutPrefix(line, `{{define "`)
-		if !found {
-			continue
-		}
-		name, _, _ = strings.Cut(name, `"`)
-		for j := i; j < len(lines) && spans[name].to == 0; j++ {
-			if strings.HasSuffix(lines[j], "{{end}}") && whole(strings.Join(lines[i:j+1], "\n")) {
-				spans[name] = span{i + 1, j + 1}
+	depth, from, name := 0, 0, ""
+	for i, line := range strings.Split(source, "\n") {
+		for _, action := range blocks.FindAllStringSubmatch(line, -1) {
+			if action[1] != "end" {
+				if depth++; depth == 1 {
+					from, name = i+1, action[2]
+				}
+			} else if depth--; depth == 0 {
+				spans[name] = span{from, i + 1}
 			}
 		}
 	}
 	return spans, nil
 }
 
-// whole reports whether text is a template, and not only its beginning.
-func whole(text string) bool {
-	t := parse.New("")
-	t.Mode = parse.SkipFuncCheck
-	_, err := t.Parse(text, "", "", map[string]*parse.Tree{})
-	return err == nil
-}
+// escaper leaves quotation marks as they are, for goTokens.
+var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
-// HTML renders the listing as a figure. Code that is wider than the page scrolls, so it
-// has to take the keyboard focus.
-func (l Listing) HTML() (template.HTML, error) {
-	divide := templateTokens
-	if path.Ext(l.File) == ".go" {
-		divide = goTokens
-	}
-	tokens, err := divide(l.Source)
-	if err != nil {
-		return "", err
-	}
-	format := html.New(html.WithClasses(true), html.WithLineNumbers(true), html.BaseLineNumber(l.From), html.WithPreWrapper(pre(l.Caption())))
-	var page strings.Builder
-	fmt.Fprintf(&page, `<figure class="listing"><figcaption>%s</figcaption>`, l.Caption())
-	err = format.Format(&page, noStyle, chroma.Literator(tokens...))
-	page.WriteString("</figure>")
-	return template.HTML(page.String()), err
-}
+// goTokens matches comments, strings and words of Go code, and actions those of a template.
+var (
+	goTokens = regexp.MustCompile(`//.*|(?s:/\*.*?\*/)|"(\\.|[^"\\])*"|'(\\.|[^'\\])*'|` + "`[^`]*`" + `|\w+`)
+	actions  = regexp.MustCompile(`(?s){{.*?}}`)
+	comment  = regexp.MustCompile(`^(//|({{-? ?)?/\*)`)
+)
 
-// noStyle is the style of a page that has its own for the classes.
-var noStyle = chroma.MustNewStyle("none", nil)
-
-// pre is what surrounds code of that name.
-type pre string
-
-func (p pre) Start(bool, string) string {
-	return fmt.Sprintf(`<pre tabindex="0" role="group" aria-label="%s"><code>`, string(p))
-}
-
-func (p pre) End(bool) string { return "</code></pre>" }
-
-// goTokens divides Go code, by Go's own scanner: it takes a tenth of the time that
-// chroma's lexer takes, which every start of the program would spend.
-func goTokens(source string) (tokens []chroma.Token, err error) {
-	file := token.NewFileSet().AddFile("", -1, len(source))
-	var s scanner.Scanner
-	s.Init(file, []byte(source), nil, scanner.ScanComments)
-	done := 0
-	for {
-		pos, tok, text := s.Scan()
-		kind := chroma.Text
-		switch {
-		case tok == token.EOF:
-			return append(tokens, chroma.Token{Type: chroma.Text, Value: source[done:]}), nil
-		case tok.IsKeyword():
-			kind = chroma.Keyword
-		case tok == token.COMMENT:
-			kind = chroma.Comment
-		case tok == token.STRING, tok == token.CHAR:
-			kind = chroma.LiteralString
-		default:
-			continue
-		}
-		from := file.Offset(pos)
-		tokens = append(tokens, chroma.Token{Type: chroma.Text, Value: source[done:from]}, chroma.Token{Type: kind, Value: text})
-		done = from + len(text)
-	}
-}
-
-// templateTokens divides a template. It leaves only the differences that a reader
-// needs: each other one would be an element more on the page.
-func templateTokens(source string) (tokens []chroma.Token, err error) {
-	lexed, err := chroma.Coalesce(lexers.Get("go-html-template")).Tokenise(nil, source)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range lexed.Tokens() {
-		t.Type = kind(t.Type)
-		if last := len(tokens) - 1; last >= 0 && tokens[last].Type == t.Type {
-			tokens[last].Value += t.Value
-			continue
-		}
-		tokens = append(tokens, t)
-	}
-	return tokens, nil
-}
-
-func kind(t chroma.TokenType) chroma.TokenType {
+// highlight returns the HTML of a token: an element for each line if it has a class.
+func highlight(text string) string {
+	var class string
 	switch {
-	case t.InCategory(chroma.Keyword):
-		return chroma.Keyword
-	case t.InCategory(chroma.Comment) && !t.InSubCategory(chroma.CommentPreproc):
-		return chroma.Comment
-	case t.InSubCategory(chroma.LiteralString):
-		return chroma.LiteralString
+	case comment.MatchString(text):
+		class = "c"
+	case strings.ContainsAny(text[:1], "\"'`"):
+		class = "s"
+	case token.IsKeyword(text), text[0] == '{':
+		class = "k"
+	default:
+		return text
 	}
-	return chroma.Text
+	start, end := `<span class="`+class+`">`, "</span>"
+	return start + strings.ReplaceAll(text, "\n", end+"\n"+start) + end
 }

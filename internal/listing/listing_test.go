@@ -20,16 +20,16 @@ func New() *Lamp { return &Lamp{} }
 
 // Light lights it.
 func (l *Lamp) Light() {
-	l.on = true // "<on>"
+	const quote = '"'
+	/* over
+	two lines */
+	l.on = true
 }
 
-const (
-	// dark is no light.
-	dark = 0
-	dim  = 1
-)
+// dark is no lamp.
+const dark = 0
 
-func (l Lamp) String() string { return "lamp" }
+func (l Lamp) String() string { return "// <lamp>" }
 
 func after() {}
 `
@@ -39,36 +39,31 @@ const page = `{{define "content"}}
 {{end}}
 
 {{define "live"}}
-{{if .On}}
-on
+{{if .On}}{{with .Name}}<b>{{.}}</b>{{end}}
+{{- /* a comment */}}
 {{end}}
 {{unknown "function"}}
-{{end}}
+{{- end}}
 `
 
 var files = fstest.MapFS{"toy.go": {Data: []byte(code)}, "toy.tmpl": {Data: []byte(page)}, "broken.go": {Data: []byte("package")}}
 
-func TestOf_CutsByDeclaration(t *testing.T) {
-	for name, row := range map[string]struct {
-		file  string
-		names []string
-		want  string
-	}{
-		"a type with its methods and what is between": {"toy.go", []string{"Lamp"}, "toy.go:3-20"},
-		"a function with its comment":                 {"toy.go", []string{"New"}, "toy.go:6-7"},
-		"a group of constants":                        {"toy.go", []string{"dim"}, "toy.go:14-18"},
-		"several, in any order":                       {"toy.go", []string{"after", "dark"}, "toy.go:14-22"},
-		"a definition with a condition":               {"toy.tmpl", []string{"live"}, "toy.tmpl:5-10"},
+func TestHTML_CutsByDeclaration(t *testing.T) {
+	for name, row := range map[string]struct{ what, want string }{
+		"a type with its methods and what is between": {"toy.go Lamp", "toy.go:3-20"},
+		"a function with its comment":                 {"toy.go New", "toy.go:6-7"},
+		"several, in any order":                       {"toy.go after New", "toy.go:6-22"},
+		"a definition with a condition":               {"toy.tmpl live", "toy.tmpl:5-10"},
 	} {
-		l, err := listing.Of(files, row.file, row.names...)
+		shown, err := listing.HTML(files, row.what)
 		require.NoError(t, err)
-		assert.Equal(t, row.want, l.Caption(), name)
+		assert.Contains(t, shown, "<figcaption>"+row.want+"</figcaption>", name)
 	}
 }
 
-// What is gone from a file cannot be shown, and a page that wants to show it is not
+// Code that is gone from a file cannot be shown, and a page that wants to show it is not
 // served.
-func TestIn_SaysWhatIsWrong(t *testing.T) {
+func TestHTML_SaysWhatIsMissing(t *testing.T) {
 	for what, want := range map[string]string{
 		"toy.tmpl footer":   "toy.tmpl declares no footer",
 		"nothing.go Lamp":   "open nothing.go: file does not exist",
@@ -76,22 +71,28 @@ func TestIn_SaysWhatIsWrong(t *testing.T) {
 		"toy.go":            `listing of "toy.go": want a file and what it declares`,
 		"toy.go Lamp wrong": "toy.go declares no wrong",
 	} {
-		_, err := listing.In(files)(what)
+		_, err := listing.HTML(files, what)
 		assert.ErrorContains(t, err, want, what)
 	}
 }
 
-// That the text is the source is shown by TestListings_AreTheCodeThatRuns.
-func TestHTML_HasNumbersAndClasses(t *testing.T) {
-	shown, err := listing.In(files)("toy.go Lamp")
-	require.NoError(t, err)
-	markup := string(shown)
-	for _, want := range []string{
-		`<figure class="listing"><figcaption>toy.go:3-20</figcaption><pre tabindex="0" `,
-		`<span class="k">type</span> Lamp`, `<span class="c">// Lamp is a lamp.</span>`, `<span class="s">&#34;lamp&#34;</span>`,
-		`<span class="ln"> 3</span>`, `<span class="ln">20</span>`,
+// TestListings_AreTheCodeThatRuns shows that the text is the source.
+func TestHTML_NumbersLinesAndHighlights(t *testing.T) {
+	for what, want := range map[string][]string{
+		"toy.go Lamp": {
+			`<figure class="listing"><figcaption>toy.go:3-20</figcaption><pre tabindex="0" `,
+			"<span data-line=\"3\"><span class=\"c\">// Lamp is a lamp.</span>\n</span>",
+			`<span class="k">type</span> Lamp`, `<span class="s">"// &lt;lamp&gt;"</span>`, `<span class="s">'"'</span>`,
+			"<span class=\"c\">/* over</span>\n</span><span data-line=\"13\"><span class=\"c\">\ttwo lines */</span>",
+			`<span data-line="20">`,
+		},
+		"toy.tmpl live": {`<span class="k">{{if .On}}</span>`, `<span class="c">{{- /* a comment */}}</span>`, `&lt;b&gt;`},
 	} {
-		assert.Contains(t, markup, want)
+		shown, err := listing.HTML(files, what)
+		require.NoError(t, err)
+		for _, part := range want {
+			assert.Contains(t, shown, part)
+		}
+		assert.NotContains(t, shown, "style=")
 	}
-	assert.NotContains(t, markup, "style=")
 }

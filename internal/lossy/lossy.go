@@ -1,6 +1,6 @@
-// Package lossy writes lines for a reader that may be slow, stuck or gone, as a pipe or a
-// terminal can be, without ever waiting long for it. Lines arrive whole and in order.
-// What a stuck reader does not take is dropped and counted.
+// Package lossy writes lines for a reader that may be slow, stuck or gone, such as a pipe or a
+// terminal, without waiting long for it. Lines arrive whole and in order. Lines beyond what
+// may wait for a stuck reader are dropped and counted.
 package lossy
 
 import (
@@ -10,39 +10,38 @@ import (
 	"time"
 )
 
-// Patience is how long Write waits for a reader that takes nothing, once.
-const Patience = time.Second
+// patience is how long Write waits, once, for a stuck reader.
+const patience = time.Second
 
-// maxWaiting is how much may wait for a reader that takes nothing, in bytes.
+// maxWaiting is how much may wait for a stuck reader, in bytes.
 const maxWaiting = 1 << 20
 
-// Writer writes each line in the caller's time while the reader keeps up, so that a line
-// is out before Write returns. Once the reader is stuck, lines wait in memory, and nobody
-// waits for them. It is safe for concurrent use.
+// Writer writes a line before Write returns, as long as the reader keeps up. Once the reader
+// is stuck, lines wait in memory and Write returns at once. It is safe for concurrent use.
 type Writer struct {
 	out  io.Writer
 	lost func(lines int) []byte
 
 	mu      sync.Mutex
 	waiting [][]byte
-	size    int           // of what is waiting, in bytes
-	dropped int           // lines since the last one that is waiting
-	idle    chan struct{} // closed once all is written; nil if nothing is being written
+	size    int           // of waiting, in bytes
+	dropped int           // lines after the last one that is waiting
+	idle    chan struct{} // closed when all is written; nil while nothing is being written
 }
 
-// New returns a Writer that writes to out. It writes what lost returns in the place of
-// lines that were dropped.
+// New returns a Writer that writes to out, and in the place of dropped lines what lost
+// returns. Lines are dropped only if a megabyte waits; for less, lost may be nil.
 func New(out io.Writer, lost func(lines int) []byte) *Writer { return &Writer{out: out, lost: lost} }
 
-// Write takes a line. It never fails: nobody could be told.
+// Write writes a line. It never fails, because there is nobody to tell.
 func (w *Writer) Write(line []byte) (int, error) {
 	if idle := w.take(line); idle != nil {
-		wait(idle, Patience)
+		wait(idle, patience)
 	}
 	return len(line), nil
 }
 
-// Flush waits until everything is written, but not longer than a time.
+// Flush waits until everything is written, or until the time is over.
 func (w *Writer) Flush(within time.Duration) {
 	w.mu.Lock()
 	idle := w.idle
@@ -59,8 +58,8 @@ func wait(idle <-chan struct{}, within time.Duration) {
 	}
 }
 
-// take takes a line, or drops it. If nothing is being written, that begins now, and the
-// caller should wait for its end.
+// take queues a line, or drops it. If nothing is being written, it starts writing, and the
+// caller should wait for idle.
 func (w *Writer) take(line []byte) (idle <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -77,7 +76,7 @@ func (w *Writer) take(line []byte) (idle <-chan struct{}) {
 	return w.idle
 }
 
-// write writes all that is waiting.
+// write writes lines until none is waiting.
 func (w *Writer) write() {
 	for lines := w.next(); len(lines) > 0; lines = w.next() {
 		for _, line := range lines {
@@ -86,8 +85,8 @@ func (w *Writer) write() {
 	}
 }
 
-// next returns the lines that are waiting, and how many were dropped after them. If there
-// are none, nothing is being written any more.
+// next returns the lines that are waiting, with one for those dropped after them. If there are
+// none, writing ends.
 func (w *Writer) next() [][]byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"realtime/internal/lossy"
 )
 
-// reader takes a line each time it is let, and keeps it.
+// reader reads a line for each value in let, and keeps it.
 type reader struct {
 	let  chan bool
 	read strings.Builder
@@ -26,29 +26,32 @@ func (r *reader) Write(line []byte) (int, error) {
 
 func lost(lines int) []byte { return fmt.Appendf(nil, "%d lost\n", lines) }
 
-// A reader that is stuck delays the first line, and no other. Once it reads again, it gets
-// every line that was kept, in order, and the number of the others in their place.
-func TestWriter_WaitsForNobodyAndSaysWhatWasLost(t *testing.T) {
+// patience is how long the first line waits for a stuck reader.
+const patience = time.Second
+
+// A stuck reader delays the first line and no other. Once it reads again, it gets every line
+// that was kept, in order, and the number of the others in their place.
+func TestWriter_DoesNotWaitForAStuckReaderAndCountsLostLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, began := &reader{let: make(chan bool)}, time.Now()
 		w := lossy.New(r, lost)
-		const lines, length = 3000, 1000 // more than are kept
+		const lines, length = 3000, 1000 // more than may wait
 		line := func(i int) string { return fmt.Sprintf("%*d\n", length-1, i) }
 		for i := range lines {
 			n, err := w.Write([]byte(line(i)))
 			assert.Equal(t, length, n)
 			assert.NoError(t, err)
 		}
-		fmt.Fprintln(w, "a short one would have room, but its place is behind the others")
-		assert.Equal(t, lossy.Patience, time.Since(began), "of the first line")
+		fmt.Fprintln(w, "a short line would have room, but comes after the dropped ones")
+		assert.Equal(t, patience, time.Since(began), "of the first line")
 		w.Flush(time.Minute)
-		assert.Equal(t, lossy.Patience+time.Minute, time.Since(began))
+		assert.Equal(t, patience+time.Minute, time.Since(began))
 
 		close(r.let)
 		w.Flush(time.Minute)
 		fmt.Fprintln(w, "and on")
 		var want strings.Builder
-		kept := 1 + (1<<20)/length // one is on its way to the reader
+		kept := 1 + (1<<20)/length // one is being written
 		for i := range kept {
 			want.WriteString(line(i))
 		}
@@ -57,9 +60,9 @@ func TestWriter_WaitsForNobodyAndSaysWhatWasLost(t *testing.T) {
 	})
 }
 
-// While the reader keeps up, a line is out before the writer goes on, so that it is not
-// lost with a program that crashes.
-func TestWriter_IsInTimeWhileTheReaderKeepsUp(t *testing.T) {
+// While the reader keeps up, a line is written before Write returns, so that a crash of the
+// program does not lose it.
+func TestWriter_WritesAtOnceWhileTheReaderKeepsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &reader{let: make(chan bool)}
 		close(r.let)
@@ -75,7 +78,7 @@ type gone struct{}
 
 func (gone) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
-func TestWriter_DoesNotMindAReaderThatIsGone(t *testing.T) {
+func TestWriter_IgnoresAReaderThatIsGone(t *testing.T) {
 	w := lossy.New(gone{}, lost)
 	for range 3 {
 		n, err := w.Write([]byte("line\n"))

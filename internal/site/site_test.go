@@ -127,9 +127,7 @@ func files(t testing.TB, fetched bool) *assets.Files {
 			folder["vendor/"+name] = &fstest.MapFile{Data: bytes.Repeat([]byte("/* third-party */\n"), 100)}
 		}
 	}
-	f, err := assets.New(folder)
-	require.NoError(t, err)
-	return f
+	return assets.New(folder, slog.New(slog.DiscardHandler))
 }
 
 // newSite returns a toy site, and shuts it down when the test ends.

@@ -1,6 +1,6 @@
-// Package store keeps counts in a file, for a server that has no Redis. A count belongs to
-// one life of a process, and only grows: a process that starts again begins another beside
-// it. So the file can be copied, or restored from a backup, and nothing counts twice.
+// Package store saves counts in a file. A count belongs to one life of a process and only
+// grows; a process that restarts adds another count. So a copy of the file, or an old one from
+// a backup, can be used, and nothing counts twice.
 package store
 
 import (
@@ -18,35 +18,35 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// lockWithin is how long Open waits for another process to end.
+// lockWithin is how long Open waits for another process to close the file.
 const lockWithin = time.Second
 
 var bucket = []byte("realtime counts")
 
-// Store is a file that is open, and locked against other processes. Its methods are safe for
-// concurrent use.
+// Store is an open file, locked against other processes. Its methods are safe for concurrent
+// use.
 type Store struct {
 	log  *slog.Logger
 	db   *bbolt.DB
-	kept map[string]int64 // as Open has found them
+	kept map[string]int64 // the counts in the file when it was opened
 
-	mu     sync.Mutex // held while the file is written
 	latest latest
-	last   int64 // that is in the file
-	failed bool
+	mu     sync.Mutex // held during a write; guards the rest
+	last   int64      // the count in the file
+	failed bool       // the last write
 }
 
-// latest is the greatest count that anybody has asked to keep.
+// latest is the largest count that was passed to Keep.
 type latest struct {
 	mu    sync.Mutex
 	count int64
 }
 
-// Open opens a file, and makes it if there is none. An error says in one sentence why it
-// cannot be used: another process has it open, it is damaged, or it is not such a file.
+// Open opens a file, or creates it. An error says in one sentence why it cannot be used:
+// another process has it open, it is damaged, or it is a file of another kind.
 func Open(path string, log *slog.Logger) (s *Store, err error) {
-	unusable := func(why any) error { return fmt.Errorf("%s is damaged, or no file of counts (%v)", path, why) }
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // the file is mapped, and may be too short
+	unusable := func(why any) error { return fmt.Errorf("%s is damaged or not a file of counts (%v)", path, why) }
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // the file is mapped into memory, and may be too short
 	defer func() {
 		if broken := recover(); broken != nil {
 			s, err = nil, unusable(broken)
@@ -63,26 +63,26 @@ func Open(path string, log *slog.Logger) (s *Store, err error) {
 		return nil, unusable(err)
 	}
 	s = &Store{log: log, db: db, kept: map[string]int64{}}
-	if err := db.Update(s.read); err != nil { // which also makes both of the file's meta pages lead to these counts
+	if err := db.Update(s.read); err != nil { // writing also makes both meta pages of the file point to these counts
 		db.Close()
 		return nil, unusable(err)
 	}
 	return s, nil
 }
 
-// read reads every count. A new file gets a bucket for them.
+// read reads all counts. A new file gets a bucket for them.
 func (s *Store) read(tx *bbolt.Tx) error {
 	counts := tx.Bucket(bucket)
 	if counts == nil {
 		if first, _ := tx.Cursor().First(); first != nil {
-			return errors.New("another program has written it")
+			return errors.New("another program wrote it")
 		}
 		_, err := tx.CreateBucket(bucket)
 		return err
 	}
 	return counts.ForEach(func(life, value []byte) error {
 		if len(value) != 12 || binary.BigEndian.Uint32(value[8:]) != checksum(life, value[:8]) {
-			return errors.New("a count in it is not what was written")
+			return errors.New("the checksum of a count is wrong")
 		}
 		s.kept[string(life)] = int64(binary.BigEndian.Uint64(value))
 		return nil
@@ -93,12 +93,11 @@ func checksum(life, number []byte) uint32 {
 	return crc32.Update(crc32.ChecksumIEEE(life), crc32.IEEETable, number)
 }
 
-// Counts returns the counts that Open has found, by life.
+// Counts returns the counts that Open found, by life.
 func (s *Store) Counts() map[string]int64 { return s.kept }
 
-// Keep returns once a count of this life is on the disk. Counts that arrive while one is
-// being written are written together. What cannot be written is logged, once, and tried
-// again with the next count.
+// Keep returns once the count of this life is on disk. Counts that arrive during a write share
+// the next one. A failed write is logged once, and retried with the next count.
 func (s *Store) Keep(life string, count int64) {
 	s.latest.raise(count)
 	s.mu.Lock()
@@ -112,9 +111,9 @@ func (s *Store) Keep(life string, count int64) {
 	err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(life), value) })
 	switch {
 	case err != nil && !s.failed:
-		s.log.Error("the count cannot be kept: it is lost if this process ends", slog.Any("error", err))
+		s.log.Error("the count cannot be saved: it is lost if this process ends", slog.Any("error", err))
 	case err == nil && s.failed:
-		s.log.Info("the count is kept again")
+		s.log.Info("the count is saved again")
 	}
 	if s.failed = err != nil; !s.failed {
 		s.last = count

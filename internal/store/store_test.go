@@ -23,13 +23,13 @@ func open(t *testing.T, path string) *Store {
 	return s
 }
 
-// Each life has a count of its own, and a crowd shares few writes.
-func TestStore_KeepsTheGreatestCountOfEachLife(t *testing.T) {
+// Each life has a count of its own, and concurrent counts share writes.
+func TestStore_KeepsTheLargestCountOfEachLife(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "counts")
 	s := open(t, path)
 	writes := func() int64 { stats := s.db.Stats(); return stats.TxStats.GetWrite() }
 	before := writes()
-	s.mu.Lock() // one is being written
+	s.mu.Lock() // as during a write
 	var keeping sync.WaitGroup
 	for n := range int64(1000) {
 		keeping.Go(func() { s.Keep("first", n+1) })
@@ -38,7 +38,7 @@ func TestStore_KeepsTheGreatestCountOfEachLife(t *testing.T) {
 	s.mu.Unlock()
 	keeping.Wait()
 	assert.Less(t, writes()-before, int64(20), "pages written for 1,000 counts")
-	s.Keep("first", 7) // it is late
+	s.Keep("first", 7) // late
 	require.NoError(t, s.Close())
 
 	s = open(t, path)
@@ -50,7 +50,7 @@ func TestStore_KeepsTheGreatestCountOfEachLife(t *testing.T) {
 	assert.Equal(t, map[string]int64{"first": 1000, "second": 1}, s.Counts())
 }
 
-// What cannot be used is refused with one sentence, and left as it is.
+// A file that cannot be used is refused with one sentence and not changed.
 func TestOpen_RefusesWhatItCannotUse(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name) }
@@ -81,9 +81,9 @@ func TestOpen_RefusesWhatItCannotUse(t *testing.T) {
 	require.NoError(t, other.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err }))
 	require.NoError(t, other.Close())
 	for name, want := range map[string]string{
-		"text":          "is damaged, or no file of counts",
-		"short":         "is damaged, or no file of counts",
-		"other":         "another program has written it",
+		"text":          "is damaged or not a file of counts",
+		"short":         "is damaged or not a file of counts",
+		"other":         "another program wrote it",
 		".":             "is a directory",
 		"nowhere/count": "no such file or directory",
 	} {
@@ -108,7 +108,7 @@ func refuses(t *testing.T, path, want string) {
 	assert.NotContains(t, err.Error(), "\n")
 }
 
-// No page of the file can be damaged so that the program ends, or shows another number.
+// No damage to any page of the file ends the program, or makes it show another number.
 func TestOpen_SurvivesEveryDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "counts")
 	s := open(t, path)
@@ -128,7 +128,7 @@ func TestOpen_SurvivesEveryDamage(t *testing.T) {
 			for i := range min(64, len(content)-at) {
 				broken[at+i] = damage
 			}
-			path := fmt.Sprint(path, at, damage) // one that was refused stays locked
+			path := fmt.Sprint(path, at, damage) // a refused file stays locked
 			require.NoError(t, os.WriteFile(path, broken, 0o600))
 			s, err := Open(path, (&visitor.Log{}).Logger())
 			if err != nil {
@@ -139,16 +139,16 @@ func TestOpen_SurvivesEveryDamage(t *testing.T) {
 			s.Close()
 		}
 	}
-	t.Log(refused, " refused")
+	t.Log(refused, "refused")
 }
 
-// What cannot be written is said once, and is written with the next count.
-func TestKeep_SaysOnceThatItCannot(t *testing.T) {
+// A failed write is logged once, and retried with the next count.
+func TestKeep_LogsAFailureOnce(t *testing.T) {
 	path, log := filepath.Join(t.TempDir(), "counts"), &visitor.Log{}
 	s, err := Open(path, log.Logger())
 	require.NoError(t, err)
 	sound := s.db
-	s.db, err = bbolt.Open(path+"2", 0o600, nil) // it has no bucket for counts
+	s.db, err = bbolt.Open(path+"2", 0o600, nil) // without a bucket for counts
 	require.NoError(t, err)
 	require.NoError(t, s.db.Close())
 	s.Keep("life", 1)
@@ -156,8 +156,8 @@ func TestKeep_SaysOnceThatItCannot(t *testing.T) {
 	s.db = sound
 	s.Keep("life", 2)
 	require.NoError(t, s.Close())
-	assert.Equal(t, 1, strings.Count(log.String(), "cannot be kept"))
-	assert.Equal(t, 1, strings.Count(log.String(), "kept again"))
+	assert.Equal(t, 1, strings.Count(log.String(), "cannot be saved"))
+	assert.Equal(t, 1, strings.Count(log.String(), "saved again"))
 	s = open(t, path)
 	defer s.Close()
 	assert.Equal(t, map[string]int64{"life": 2}, s.Counts())

@@ -64,7 +64,7 @@ func handlerOf(kind, pages string) (http.Handler, error) {
 	case "documented":
 		return documented(pages)
 	case "whole page live":
-		return wholePage(pages)
+		return wholePage(pages), nil
 	}
 	return nil, fmt.Errorf("unknown kind %q", kind)
 }
@@ -185,17 +185,13 @@ func documented(pages string) (http.Handler, error) {
 }
 
 // wholePage serves whole.tmpl as the program serves its pages.
-func wholePage(pages string) (http.Handler, error) {
-	files, err := assets.New(os.DirFS(pages))
-	if err != nil {
-		return nil, err
-	}
-	s := site.New(site.Options{Templates: os.DirFS(pages), Files: files,
+func wholePage(pages string) http.Handler {
+	s := site.New(site.Options{Templates: os.DirFS(pages), Files: assets.New(os.DirFS(pages), slog.Default()),
 		Authenticator: everyone{&livetemplate.AnonymousAuthenticator{}}})
 	c := &counter{}
 	peers := fanout.New(fanout.Options{}).Peers(site.Live(s, "/realtime/multi-user-sync", "whole.tmpl", c, first))
 	c.publish = func(ctx *livetemplate.Context) error {
 		return peers.Publish(ctx, ctx.SelfTopic(), "RefreshCounter")
 	}
-	return s, nil
+	return s
 }

@@ -1,15 +1,15 @@
-package phone
+package listen
 
 import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/term"
 	"rsc.io/qr"
 )
 
@@ -21,14 +21,14 @@ type bound struct {
 
 func (b bound) Addr() net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(b.at)) }
 
-func TestURL_IsForOtherMachines(t *testing.T) {
+func TestPhoneURL_IsForOtherMachines(t *testing.T) {
 	for at, want := range map[string]string{
 		"127.0.0.1:8080":             "",
 		"[fe80::1%lo]:8080":          "",
 		"[::ffff:192.168.1.20]:8080": "http://192.168.1.20:8080",
 		"[fd12:3456::2]:80":          "http://[fd12:3456::2]:80",
 	} {
-		assert.Equal(t, want, URL(bound{at: at}), "listening at %s", at)
+		assert.Equal(t, want, phoneURL(bound{at: at}), "listening at %s", at)
 	}
 }
 
@@ -59,21 +59,37 @@ func TestShared_LeavesOutNetworksWithoutPhones(t *testing.T) {
 	assert.False(t, shared(connected|net.FlagPointToPoint), "a VPN")
 }
 
-func TestSays_DrawsTheURLInATerminalOnly(t *testing.T) {
+func TestBanner_IsTheURLForABrowser(t *testing.T) {
+	for asked, want := range map[string]string{
+		":0":             "Open http://localhost:9000\n",
+		"[::]:0":         "Open http://localhost:9000\n",
+		"127.0.0.1:9000": "Open http://127.0.0.1:9000\n",
+		"[::1]:9000":     "Open http://[::1]:9000\n",
+	} {
+		assert.Equal(t, want, Banner(asked, bound{at: "127.0.0.1:9000"}, false, nil), "asked for %s", asked)
+	}
+}
+
+func TestBanner_HasALineForPhonesAndInATerminalAQRCode(t *testing.T) {
+	const longest = "[2001:1db8:1234:5678:9abc:def0:1234:5678]:65535"
+	const first, second = "Open http://" + longest + "\n", "On a phone in the same network: http://" + longest + "\n"
+	banner := func(proxied bool, out *os.File) string { return Banner(longest, bound{at: longest}, proxied, out) }
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	require.NoError(t, err)
+	defer file.Close()
+	assert.Equal(t, first+second, banner(false, file))
 	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil || !term.IsTerminal(int(terminal.Fd())) {
+	if err != nil {
 		t.Skip("no /dev/ptmx, which makes terminals on Linux")
 	}
 	defer terminal.Close()
-	const longest = "[2001:1db8:1234:5678:9abc:def0:1234:5678]:65535"
-	const line = "On a phone in the same network: http://" + longest + "\n"
-	assert.Equal(t, line, Says(bound{at: longest}, &strings.Builder{}))
-	assert.Empty(t, Says(bound{at: "127.0.0.1:8080"}, terminal))
+	assert.Equal(t, first, banner(true, terminal))
 
+	drawn, ok := strings.CutPrefix(banner(false, terminal), first+second)
+	require.True(t, ok)
 	code, err := qr.Encode("http://"+longest, qr.L)
 	require.NoError(t, err)
-	rows := strings.Split(Says(bound{at: longest}, terminal), "\n")
-	rows = rows[1 : len(rows)-1]
+	rows := strings.Split(strings.TrimSuffix(drawn, "\n"), "\n")
 	assert.Len(t, rows, 21, "beside three lines of text in a terminal of 24")
 	for y, row := range rows {
 		row, hasColours := strings.CutPrefix(row, "\x1b[38;5;16;48;5;231m")
