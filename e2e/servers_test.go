@@ -131,7 +131,7 @@ func TestServers_StartBeforeRedis(t *testing.T) {
 // whose are missing, and then all are there. What is known of others stays.
 func TestServers_RedisAway(t *testing.T) {
 	t.Parallel()
-	const missing = "Clicks on other servers are missing here"
+	const missing = "clicks on other servers are missing here"
 	redis, servers := visitor.StartServers(t, 2)
 	var people, counters []*visitor.Tab
 	for i, s := range servers {

@@ -109,7 +109,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	shared := visitor.Serve(t, "-redis", redis.URL)
 	counter, presence = person.OpenWindow(shared+visitor.CounterPage), person.OpenWindow(shared+visitor.PresencePage)
 	redis.Stop()
-	counter.Shows("Clicks on other servers are missing here")
+	counter.Shows("clicks on other servers are missing here")
 	presence.Shows("last known")
 	check(counter, "counter without Redis")
 	check(presence, "presence without Redis")

@@ -72,7 +72,7 @@ func TestClicks_OfAServerThatIsKilledWhileRedisIsAway(t *testing.T) {
 	visitor.New(t, servers[0].URL).Click()
 	redis.Stop()
 	tb := visitor.New(t, servers[0].URL).Open(visitor.CounterPage)
-	tb.Shows("Clicks on other servers are missing here")
+	tb.Shows("clicks on other servers are missing here")
 	visitor.New(t, servers[0].URL).Click()
 	visitor.New(t, servers[1].URL).Click()
 	tb.Shows("Counter: 2 ")

@@ -77,7 +77,7 @@ func TestPictures_Looks(t *testing.T) {
 	lastPeople.Shows("last known")
 	away.Click("increment")
 	away.Shows("Counter: 1 ")
-	away.Shows("Clicks on other servers are missing here")
+	away.Shows("clicks on other servers are missing here")
 
 	lostCounter, lostPresence := open(network.URL, visitor.CounterPage), open(network.URL, visitor.PresencePage)
 	network.Leave()
