@@ -138,7 +138,7 @@ func TestBrowser_WireTellsSocketsApartAndNamesAreText(t *testing.T) {
 	network.Leave()
 	tb.Shows("Reconnecting…")
 	tb.Eval(`document.querySelector("#wire summary").click()`)
-	tb.Shows("The frames of this tab")
+	tb.Shows("The WebSocket frames of this tab")
 	network.ComeBack()
 	tb.WaitUntil(`!document.querySelector("#wire [hidden]")`, "the panel, once the server is back")
 	tb.Shows("Open now: socket 2, opened ")
