@@ -1,10 +1,10 @@
-// Makes a page new that is live on a server of another build: its fixed text, styles and
-// scripts are old, while its live part is new. The page is loaded again by itself where that
-// loses nothing. Otherwise a line says so, with a button.
+// Reloads a page when its server is of another build: then its fixed text, styles and scripts
+// are stale, while its live part is not. It reloads by itself where nothing would be lost.
+// Otherwise a line says so, with a button.
 //
-// A page leaves a build by itself once only, and only if the server says that it would get
-// another one: a balancer between servers of two builds cannot send it back and forth, and
-// a version that does not start does not take its place.
+// A tab leaves a build by itself only once, and only if the server says that another would
+// come: a balancer between servers of two builds cannot send it back and forth, and a
+// version that does not start does not take its place.
 (() => {
   const idle = 5000; // milliseconds since the last key or press, or the page was loaded, after which a tab is not in use
   const line = document.getElementById("renew"), notice = document.getElementById("notice");

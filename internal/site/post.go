@@ -16,11 +16,10 @@ import (
 	"github.com/livetemplate/livetemplate"
 )
 
-// posts runs the actions that a page without a socket posts as forms. The framework was
-// made for sockets. It sends an answer as a difference to the last one of the session
-// group, which is the browser: a tab would get the difference to what another tab shows.
-// So every post has a group, and with it a state, of its own, and act, show, the
-// authenticator, Browser and Refuse together hide that from actions.
+// posts serves the actions of a page that has no socket. The framework sends an answer as a
+// difference to the last one of the session group, which is a browser: a tab would get the
+// difference to what another tab shows. So every post has a session group of its own. act,
+// show, the authenticator, Refuse and Browser hide that from actions.
 type posts struct {
 	handler  livetemplate.LiveHandler
 	live     *livetemplate.Template // the live part of the page
@@ -102,8 +101,8 @@ func (p *posts) act(answer *recorder, r *http.Request) {
 		p.handler.ServeHTTP(newRecorder(http.Header{}), get)
 	}()
 	p.handler.ServeHTTP(answer, r)
-	if v.refused != nil {
-		if err := p.show(answer, v.refused); err != nil {
+	if v.refusedState != nil {
+		if err := p.show(answer, v.refusedState); err != nil {
 			answer.WriteHeader(http.StatusInternalServerError)
 		}
 	}
@@ -112,8 +111,8 @@ func (p *posts) act(answer *recorder, r *http.Request) {
 	})
 }
 
-// show puts a state into the answer to an action that has failed. The framework has
-// left it out.
+// show adds a state to the answer to a refused action, from which the framework leaves it
+// out.
 func (p *posts) show(answer *recorder, state any) error {
 	t, err := p.live.Clone() // a new clone renders everything, and not a difference
 	if err != nil {
@@ -168,7 +167,7 @@ func Refuse(ctx *livetemplate.Context, state any, why string) error {
 	if v.group == "" {
 		return nil
 	}
-	v.refused = state
+	v.refusedState = state
 	return livetemplate.FieldError{Field: ctx.Action(), Message: why}
 }
 

@@ -22,8 +22,8 @@ type visit struct {
 	session string // of the browser; empty if it has none yet
 
 	// Of a post:
-	group   string // its session group, which nothing else has
-	refused any    // the state that Refuse was called with
+	group        string // its session group, which nothing else has
+	refusedState any    // the state that Refuse was called with
 }
 
 type visitKey struct{}
