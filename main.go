@@ -151,7 +151,7 @@ func newServers(opts flags.Options) (servers *cluster.Member, kept io.Closer, er
 
 func multiUserSyncHandler(a *app) *MultiUserSyncController {
 	c := &MultiUserSyncController{servers: a.servers}
-	c.peers = addLive(a, "multi-user-sync", c, &MultiUserSyncState{Title: "Multi-User Refresh", Category: category})
+	c.peers = addPage(a, "multi-user-sync", c, &MultiUserSyncState{Title: "Multi-User Refresh", Category: category})
 	return c
 }
 
@@ -159,12 +159,12 @@ func presenceHandler(a *app, opts presence.Options) *PresenceController {
 	opts.Announce = cmp.Or[presence.Announcer](opts.Announce, a.servers)
 	opts.Row = template.Must(template.ParseFS(embedded, "templates/realtime/presence.tmpl")).Lookup("row")
 	c := &PresenceController{servers: a.servers, online: presence.New(opts)}
-	c.peers = addLive(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
+	c.peers = addPage(a, "presence", c, &PresenceState{Title: "Presence Tracking", Category: category})
 	return c
 }
 
-// addLive puts a live page on the site, and returns its peers.
-func addLive[S any](a *app, name string, controller any, state *S) *fanout.Peers {
+// addPage puts a live page on the site, and returns its peers.
+func addPage[S any](a *app, name string, controller any, state *S) *fanout.Peers {
 	return a.fanout.Peers(site.Live(a.Site, "/realtime/"+name, "realtime/"+name+".tmpl", controller, state))
 }
 
