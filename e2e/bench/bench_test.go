@@ -33,9 +33,10 @@ func TestMain(m *testing.M) { browser.Main(m) }
 
 // sizes say how much is measured.
 type sizes struct {
-	Crowds     []int // tabs
-	TwoServers int   // tabs of the crowd that is put in front of two servers as well
-	Patience   time.Duration
+	Crowds   []int // tabs
+	Typical  int   // tabs of the crowd that is put in front of all servers
+	People   int   // online before joins are measured: the list of names is full
+	Patience time.Duration
 
 	Bursts, BurstClicks int // one burst after the other; the figure is their median
 	StreamRate          int // clicks a second, and at most 5 in each tab: below every rate limit
@@ -53,10 +54,10 @@ type sizes struct {
 }
 
 var size = sizes{
-	Crowds: []int{10, 100, 1000, 5000}, TwoServers: 1000, Patience: 20 * time.Second,
+	Crowds: []int{10, 100, 1000, 5000}, Typical: 1000, People: 30, Patience: 20 * time.Second,
 	Bursts: 3, BurstClicks: 1000, StreamRate: 500, StreamFor: 10 * time.Second,
 	IdleTabs: 10_000, IdleFor: 30 * time.Second,
-	CounterTabs: 4000, PresenceTabs: 600, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
+	CounterTabs: 4000, PresenceTabs: 2000, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
 	SharedClicks: 2000, SharedPeople: 5000, Clusters: []int{2, 10, 100},
 }
 
@@ -67,7 +68,7 @@ var size = sizes{
 func BenchmarkFanout(b *testing.B) {
 	if testing.Short() {
 		size = sizes{
-			Crowds: []int{10, 50}, TwoServers: 50, Patience: 5 * time.Second,
+			Crowds: []int{10, 50}, Typical: 50, People: 30, Patience: 5 * time.Second,
 			Bursts: 1, BurstClicks: 1000, StreamRate: 100, StreamFor: time.Second,
 			IdleTabs: 100, IdleFor: time.Second,
 			CounterTabs: 200, PresenceTabs: 160, ChangeRate: 10, LearnFor: time.Second, LoadFor: time.Second,
@@ -84,7 +85,7 @@ func BenchmarkFanout(b *testing.B) {
 	}
 	for _, tabs := range size.Crowds {
 		for _, server := range []string{hub, documented, wholePage, app, joins, twoServers} {
-			if server == twoServers && tabs != size.TwoServers || server == joins && tabs < 2*namesListed {
+			if (server == twoServers || server == wholePage) && tabs != size.Typical || server == joins && tabs < size.Typical {
 				continue
 			}
 			part(fmt.Sprintf("tabs=%d/%s", tabs, server), func(b *testing.B) {
@@ -133,10 +134,6 @@ const (
 	joins      = "this app, joins" // its presence page, where a click is a join
 	twoServers = "this app, 2 servers"
 )
-
-// namesListed is the number of people who join before joins are measured. By then the list
-// of names is full.
-const namesListed = 30
 
 // start starts what is compared. Two servers share a Redis.
 func start(b *testing.B, server string) ([]*visitor.Program, *visitor.Redis) {
@@ -256,8 +253,8 @@ func measure(b *testing.B, server string, tabs int) result {
 	r := result{Server: server, Tabs: tabs}
 	c := open(b, server, tabs)
 	if server == joins {
-		c.expectMore(namesListed)
-		c.ClickAtOnce(namesListed)
+		c.expectMore(size.People)
+		c.ClickAtOnce(size.People)
 		require.True(b, c.AwaitNumber(size.Patience))
 	}
 	r.Idle = c.perTab()
