@@ -2,15 +2,11 @@ package fanout
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,13 +27,13 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-// page notes what it publishes, on a machine whose CPU time the test decides.
+// page notes what it publishes. Its connections render a refresh one after the other.
 type page struct {
 	connections int
+	each        time.Duration // to render a refresh; 0: none ever does
+	stuck       int           // connections that never do
 	refreshed   func()
-	cores       float64
 	dropped     atomic.Int64
-	used        atomic.Int64 // nanoseconds
 	began       time.Time
 
 	mu   sync.Mutex
@@ -51,9 +47,7 @@ type sent struct {
 
 // newPage returns a page, and what paces its refreshes.
 func newPage(opts Options, connections int) (*page, *Fanout, *Peers) {
-	p := &page{cores: 1, connections: connections, began: time.Now()}
-	opts.CPUTime, opts.Cores = func() time.Duration { return time.Duration(p.used.Load()) }, func() float64 { return p.cores }
-	f := New(opts)
+	p, f := &page{connections: connections, began: time.Now()}, New(opts)
 	return p, f, f.Peers(p)
 }
 
@@ -67,6 +61,9 @@ func (p *page) note(by, topic string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sent = append(p.sent, sent{by, topic, time.Since(p.began)})
+	if p.each > 0 {
+		go p.refresh(p.connections-p.stuck, p.each)
+	}
 	return nil
 }
 
@@ -76,10 +73,19 @@ func (p *page) all() []sent {
 	return slices.Clone(p.sent)
 }
 
-// refresh renders a refresh for so many connections, each of which takes so much CPU time.
-func (p *page) refresh(connections int, cost time.Duration) {
+// gaps returns the times between refreshes.
+func (p *page) gaps() (gaps []time.Duration) {
+	all := p.all()
+	for i := range all[1:] {
+		gaps = append(gaps, all[i+1].after-all[i].after)
+	}
+	return gaps
+}
+
+// refresh renders a refresh for so many connections, each of which takes so long.
+func (p *page) refresh(connections int, each time.Duration) {
 	for range connections {
-		p.used.Add(int64(cost))
+		time.Sleep(each)
 		p.refreshed()
 	}
 }
@@ -104,8 +110,8 @@ func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 			want = append(want, sent{"page", "all", (i + 1) * interval})
 		}
 		assert.Equal(t, want, p.all())
-		assert.EqualValues(t, 500, peers.Asked.Load())
-		assert.EqualValues(t, 500-len(want), peers.Merged.Load())
+		assert.EqualValues(t, 500, peers.Asked())
+		assert.EqualValues(t, 500-len(want), peers.Merged())
 
 		rested := time.Since(p.began)
 		peers.PublishTo("all", "Changed")
@@ -131,49 +137,119 @@ func TestRefresh_OneTopicOrActionDoesNotWaitForAnother(t *testing.T) {
 	})
 }
 
-func TestFanout_IntervalFollowsWhatARefreshCosts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, f, peers := newPage(Options{}, 0)
-		learns := func(connections int, cost, want time.Duration) {
-			t.Helper()
-			p.connections = connections
-			for range 60 {
+// steady makes changes without a rest, each after a millisecond.
+func steady(d time.Duration, change func()) {
+	for began := time.Now(); time.Since(began) < d; pass(time.Millisecond) {
+		change()
+	}
+}
+
+// A refresh that took so long until 95 % had it is followed by the next no sooner than that
+// divided by the budget.
+func TestRefresh_PauseIsInProportionToTheRefresh(t *testing.T) {
+	for name, row := range map[string]struct {
+		budget      float64
+		connections int
+		each, want  time.Duration
+		stuck       int
+	}{
+		"as if no time passed":         {0.5, 100, time.Microsecond, interval, 0},
+		"half of the time":             {0.5, 100, time.Millisecond, 190 * time.Millisecond, 0},
+		"a fifth of the time":          {0.2, 100, time.Millisecond, 475 * time.Millisecond, 0},
+		"one after the other":          {1, 100, time.Millisecond, 95 * time.Millisecond, 5},
+		"hardly ever":                  {1e-300, 100, time.Millisecond, longest, 0},
+		"for seconds":                  {0.5, 1000, 5 * time.Millisecond, 9500 * time.Millisecond, 0},
+		"a few are stuck":              {0.5, 100, time.Millisecond, 190 * time.Millisecond, 5},
+		"many are stuck":               {0.5, 100, time.Millisecond, 90*time.Millisecond + stalled, 10},
+		"all are stuck":                {0.5, 100, time.Millisecond, stalled, 100},
+		"a small crowd is not awaited": {0.5, fewest - 1, 30 * time.Millisecond, interval, 0},
+		"a larger one is":              {0.5, fewest, 10 * time.Millisecond, 380 * time.Millisecond, 0},
+		"one of a small crowd stuck":   {0.5, 2, time.Millisecond, interval, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p, _, peers := newPage(Options{Budget: row.budget}, row.connections)
+			p.each, p.stuck = row.each, row.stuck
+			peers.PublishTo("all", "Changed")
+			for range 3 {
 				peers.PublishTo("all", "Changed")
-				p.refresh(connections, cost)
-				p.used.Add(int64(time.Second)) // of something else
-				pass(peers.interval())
+				pass(row.want + time.Millisecond)
 			}
-			assert.InEpsilon(t, want, peers.interval(), 0.01, "%d connections at %v", connections, cost)
-		}
-		assert.Equal(t, DefaultInterval, peers.interval(), "nothing is known yet")
-		learns(fewest-1, time.Second, DefaultInterval) // too few to tell
-		learns(100, 40*time.Microsecond, DefaultInterval)
-		learns(1000, 400*time.Microsecond, 800*time.Millisecond) // 400 ms of CPU time, on half of a core
-		p.cores = 2
-		learns(1000, 1400*time.Microsecond, 1400*time.Millisecond)
-		learns(100, 1600*time.Microsecond, 160*time.Millisecond)
+			gaps := p.gaps()
+			require.Len(t, gaps, 3, name)
+			for _, gap := range gaps {
+				assert.InDelta(t, row.want, gap, float64(2*time.Millisecond), name)
+			}
+			pass(time.Minute)
+		})
+	}
+}
 
-		// A single burst does not change much.
+// The pause after a refresh depends on no earlier one.
+func TestRefresh_LongOneSlowsOnlyTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _, peers := newPage(Options{}, 100)
+		p.each = 20 * time.Millisecond
 		peers.PublishTo("all", "Changed")
-		p.refresh(100, 3200*time.Microsecond)
-		assert.InEpsilon(t, 180*time.Millisecond, peers.interval(), 0.01)
-		learns(100, 1600*time.Microsecond, 160*time.Millisecond)
-
-		peers.fanout.opts.Budget = 1e-300
-		assert.Equal(t, longest, peers.interval())
-		peers.fanout.opts.Budget = DefaultBudget
-
-		// A refresh that is not over at the end of its interval teaches as well. Pages
-		// that are being refreshed share the budget.
-		pass(time.Minute)
-		late := f.Peers(p)
-		late.PublishTo("all", "Changed")
-		p.refresh(10, 16*time.Millisecond)
-		pass(late.interval())
-		assert.InEpsilon(t, 1600*time.Millisecond, late.interval(), 0.01)
-		peers.PublishTo("all", "Changed")
-		assert.InEpsilon(t, (1600+160)*time.Millisecond, late.interval(), 0.01)
+		pass(2 * time.Second)
+		p.each = time.Microsecond
+		steady(2*time.Second, func() { peers.PublishTo("all", "Changed") })
+		assert.Equal(t, []time.Duration{2 * 95 * 20 * time.Millisecond, interval, interval}, p.gaps()[:3])
+		pass(time.Second)
 	})
+}
+
+func TestRound_SuspendedProcessIsNoLongRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _, peers := newPage(Options{}, 100)
+		peers.PublishTo("all", "Changed")
+		p.refresh(50, time.Millisecond)
+		time.Sleep(time.Hour)
+		p.refresh(50, time.Millisecond)
+		taken, _ := peers.round.progress()
+		assert.LessOrEqual(t, taken, 95*time.Millisecond+stalled)
+	})
+}
+
+// Whatever is refreshed: all refreshes together stay within the budget and use it, each
+// gets its turn, and the first change after a rest does not wait.
+func TestFanout_RefreshesShareOneBudget(t *testing.T) {
+	type refreshes map[string]func()
+	for name, of := range map[string]func(f *Fanout, one, two *page) (refreshes, []*page){
+		"two pages": func(f *Fanout, one, two *page) (refreshes, []*page) {
+			a, b := f.Peers(one), f.Peers(two)
+			return refreshes{"a": func() { a.PublishTo("a", "Changed") }, "b": func() { b.PublishTo("b", "Changed") }}, []*page{one, two}
+		},
+		"two actions": func(f *Fanout, one, _ *page) (refreshes, []*page) {
+			a := f.Peers(one)
+			return refreshes{"a": func() { a.PublishTo("a", "Changed") }, "b": func() { a.PublishTo("b", "Renamed") }}, []*page{one}
+		},
+		"two topics": func(f *Fanout, one, _ *page) (refreshes, []*page) {
+			a := f.Peers(one)
+			return refreshes{"a": func() { a.PublishTo("a", "Changed") }, "b": func() { a.PublishTo("b", "Changed") }}, []*page{one}
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			newPage := func() *page { return &page{connections: 100, each: time.Millisecond, began: time.Now()} }
+			refresh, pages := of(New(Options{}), newPage(), newPage())
+			const lasts, took = 20 * time.Second, 95 * time.Millisecond
+			steady(lasts, func() { refresh["a"](); refresh["b"]() })
+			count, all := map[string]int{}, []time.Duration{}
+			for _, p := range pages {
+				for _, s := range p.all() {
+					count[s.topic]++
+					all = append(all, s.after)
+				}
+			}
+			share := float64(len(all)) * took.Seconds() / lasts.Seconds()
+			assert.InDelta(t, DefaultBudget, share, 0.05, name)
+			assert.Greater(t, min(count["a"], count["b"]), len(all)/5, "%s: each gets its turn", name)
+			slices.Sort(all)
+			for i := 2; i < len(all); i++ { // the first two went out at once
+				assert.GreaterOrEqual(t, all[i]-all[i-1], took, "%s: two refreshes at once", name)
+			}
+			pass(time.Second)
+		})
+	}
 }
 
 // The first of the changes that are merged counts, and 95 % of the tabs. A refresh that
@@ -216,40 +292,6 @@ func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 	})
 }
 
-func TestAvailableCores_AreThoseOfTheLeastQuota(t *testing.T) {
-	const v1Quota, v1Period = "/cpu/cpu.cfs_quota_us", "/cpu/cpu.cfs_period_us"
-	for name, row := range map[string]struct {
-		groups string
-		files  map[string]string // below /sys/fs/cgroup
-		want   float64
-	}{
-		"version 2":                 {"0::/app\n", map[string]string{"/app/cpu.max": "25000 100000\n"}, 0.25},
-		"version 2, of a parent":    {"0::/a/b\n", map[string]string{"/a/b/cpu.max": "max 100000\n", "/a/cpu.max": "150000 100000\n"}, 1.5},
-		"version 2, in a container": {"0::/host/path\n", map[string]string{"/cpu.max": "50000 100000\n"}, 0.5},
-		"version 1": {"3:cpu,cpuacct:/app\n0::/\n",
-			map[string]string{"/cpu/app/cpu.cfs_quota_us": "50000\n", "/cpu/app/cpu.cfs_period_us": "100000\n"}, 0.5},
-		"version 1, no limit":     {"1:cpu:/\n", map[string]string{v1Quota: "-1\n", v1Period: "100000\n"}, 8},
-		"more than the cores":     {"0::/\n", map[string]string{"/cpu.max": "1600000 100000\n"}, 8},
-		"another controller":      {"4:cpuset:/\n", map[string]string{v1Quota: "50000\n", v1Period: "100000\n"}, 8},
-		"nothing that is legible": {"hello\n\n1:cpu:/\n", map[string]string{v1Quota: "much\n"}, 8},
-		"not on Linux":            {},
-	} {
-		assert.Equal(t, cmp.Or(row.want, 8), availableCores(8, func(name string) ([]byte, error) {
-			if name == "/proc/self/cgroup" && row.groups != "" {
-				return []byte(row.groups), nil
-			}
-			if text, found := row.files[strings.TrimPrefix(name, "/sys/fs/cgroup")]; found {
-				return []byte(text), nil
-			}
-			return nil, fs.ErrNotExist
-		}), name)
-	}
-	f := New(Options{}) // asks this machine
-	assert.Positive(t, f.opts.CPUTime())
-	assert.Positive(t, f.opts.Cores())
-	assert.LessOrEqual(t, f.opts.Cores(), float64(runtime.GOMAXPROCS(0)))
-}
-
 // An action that hangs holds the one place of its connection for as long as it does.
 func TestRefresh_IsPublishedAgainLessAndLessOftenWhileSomethingIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -263,6 +305,29 @@ func TestRefresh_IsPublishedAgainLessAndLessOftenWhileSomethingIsDropped(t *test
 		assert.InDelta(t, 2*(4+1000/16), len(p.all()), 8)
 		pass(2000 * interval)
 		assert.Empty(t, peers.waiting, "nothing is dropped any more")
+	})
+}
+
+// Nor does it break the budget, or count as the refresh of a change.
+func TestRefresh_PublishedAgainWaitsForTheLastOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _, peers := newPage(Options{}, 100)
+		p.each = time.Millisecond
+		observed := 0
+		peers.OnRefreshed(func(time.Duration) { observed++ })
+		peers.PublishTo("all", "Changed")
+		peers.PublishTo("all", "Renamed")
+		for range 100 {
+			p.dropped.Add(1)
+			pass(interval)
+		}
+		gaps := p.gaps()
+		require.Greater(t, len(gaps), 4)
+		for _, gap := range gaps[1:] { // the first two went out at once
+			assert.GreaterOrEqual(t, gap, 95*time.Millisecond)
+		}
+		assert.Equal(t, 1, observed)
+		pass(time.Minute)
 	})
 }
 
@@ -297,7 +362,7 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 				}
 				return time.Duration(random.Int64N(int64(most)))
 			}
-			s := &schedule{t: t, late: upTo(interval / 4), takes: upTo(interval / 2), actions: 1 + random.IntN(len(values{}))}
+			s := &schedule{t: t, late: upTo(interval / 4), takes: upTo(interval / 2), actions: 1 + random.IntN(len(values{})), crowd: random.IntN(20)}
 			peers := New(Options{}).Peers(s)
 			for range 1 + random.IntN(20) {
 				tab, action := random.IntN(len(s.tabs)+1)-1, random.IntN(s.actions) // tab -1: it is a leave that nobody clicked
@@ -323,7 +388,7 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 					s.setBusy(busy, -1)
 				})
 			}
-			pass(40 * interval)
+			pass(40 * (interval + stalled))
 			for tab := range s.tabs {
 				require.Equal(t, s.value, s.tabs[tab].read, "seed %d: tab %d has not read the last values", seed, tab)
 			}
@@ -341,10 +406,12 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 // schedule is a page with a few tabs, which takes a while to publish. Its actions are
 // numbers.
 type schedule struct {
-	t       *testing.T
-	late    time.Duration
-	takes   time.Duration // until a tab that is not busy runs an action
-	actions int
+	t         *testing.T
+	late      time.Duration
+	takes     time.Duration // until a tab that is not busy runs an action
+	actions   int
+	crowd     int // connections that each tab stands for
+	refreshed func()
 
 	mu        sync.Mutex
 	value     values // what is shared, and each action reads
@@ -361,9 +428,9 @@ type tab struct {
 	waits []int // the action that waits, if any
 }
 
-func (s *schedule) Connections() int { return 0 }
-func (s *schedule) OnRefresh(func()) {}
-func (s *schedule) Merges(string)    {}
+func (s *schedule) Connections() int   { return s.crowd * len(s.tabs) }
+func (s *schedule) OnRefresh(f func()) { s.refreshed = f }
+func (s *schedule) Merges(string)      {}
 
 func (s *schedule) Dropped() int {
 	assert.Greater(s.t, s.actions, 1, "asked in vain")
@@ -424,6 +491,9 @@ func (s *schedule) setBusy(i, more int) {
 	}
 	for _, action := range tab.waits {
 		tab.read[action] = s.value[action]
+		for range s.crowd {
+			s.refreshed()
+		}
 	}
 	tab.waits = nil
 }
