@@ -4,14 +4,14 @@
 //
 // The first refresh is published at once. Later ones are published at most once
 // per interval, and one always follows the last change. The interval grows with
-// the crowd: a refresh that takes long is followed by a pause in proportion.
+// the crowd: the longer a refresh takes to reach it, the longer the next one waits.
 //
 // A busy connection has room for one action. If a page has several refresh actions,
 // one may be dropped because another is waiting: a Fanout publishes them again until
 // none is dropped.
 //
-// A Fanout does not know who subscribes. It relies on peers that read all shared state of
-// their action again at every refresh.
+// A Fanout relies on peers that read all shared state of their action again at every
+// refresh.
 package fanout
 
 import (
@@ -36,9 +36,9 @@ type Options struct {
 	// Default: DefaultInterval.
 	Interval time.Duration
 
-	// Budget is the share of time, above 0 and up to 1, in which refreshes may be under
-	// way: after one that took 100 ms to reach 95 % of the connections, the next begins
-	// no sooner than 100 ms / Budget after it began. Default: DefaultBudget.
+	// Budget is the share of the time, above 0 and up to 1, in which refreshes may be
+	// under way. If one takes 100 ms to reach 95 % of the connections, the next begins
+	// no sooner than 100 ms / Budget after it. Default: DefaultBudget.
 	Budget float64
 }
 
@@ -46,7 +46,7 @@ type Options struct {
 type Fanout struct {
 	opts  Options
 	pages []*Peers
-	mu    sync.Mutex // guards intervals of all pages: two waiting refreshes must not begin at once
+	mu    sync.Mutex // one for all pages, so that two waiting refreshes do not begin at once
 }
 
 // New returns a Fanout.
@@ -78,9 +78,9 @@ type Context interface {
 }
 
 // Peers returns the peers of a page: all of its connections. It must be called
-// before the page serves.
+// before any page serves.
 func (f *Fanout) Peers(page Page) *Peers {
-	p := &Peers{fanout: f, page: page, actions: map[string]bool{}, waiting: map[refresh]pause{}}
+	p := &Peers{fanout: f, page: page, actions: map[string]bool{}, running: map[refresh]interval{}}
 	page.OnRefresh(p.round.count)
 	f.pages = append(f.pages, p)
 	return p
@@ -96,7 +96,7 @@ func (f *Fanout) progress() (taken time.Duration, underWay bool) {
 	return taken, underWay
 }
 
-// Peers are the connections of a page. It is safe for concurrent use.
+// Peers are the connections of a page. They are safe for concurrent use.
 type Peers struct {
 	fanout *Fanout
 	page   Page
@@ -104,22 +104,22 @@ type Peers struct {
 
 	// The rest is guarded by fanout.mu.
 	asked, merged int
-	actions       map[string]bool   // published so far
-	waiting       map[refresh]pause // refreshes whose interval is running
-	again         time.Time         // when a refresh was last published again
-	dropped       int               // actions that the page had dropped when last asked
+	actions       map[string]bool      // published so far
+	running       map[refresh]interval // intervals that have not ended
+	again         time.Time            // when a refresh was last published again
+	dropped       int                  // actions that the page had dropped when last asked
 }
 
 // refresh is an action that is published to a topic.
 type refresh struct{ topic, action string }
 
-// pause is an interval that is running.
-type pause struct {
+// interval is the time from a refresh to the next one of the same action and topic.
+type interval struct {
 	began   time.Time
-	taken   time.Duration // by all refreshes until then
-	asked   time.Time     // when the first change in it came; zero if none did
-	dropped int           // actions that the page was known to have dropped at the publish
-	again   int           // intervals since then in which it could have been published again
+	taken   time.Duration // by all refreshes before it began
+	asked   time.Time     // when its first change came; zero if none did
+	dropped int           // actions that the page was known to have dropped when it began
+	again   int           // times that the refresh could have been published again
 }
 
 // Asked returns the number of changes that asked for a refresh.
@@ -171,10 +171,10 @@ func (p *Peers) merge(r refresh) bool {
 		p.actions[r.action] = true
 		p.page.Merges(r.action)
 	}
-	if running, found := p.waiting[r]; found {
-		if running.asked.IsZero() {
-			running.asked = time.Now()
-			p.waiting[r] = running
+	if current, found := p.running[r]; found {
+		if current.asked.IsZero() {
+			current.asked = time.Now()
+			p.running[r] = current
 		} else {
 			p.merged++
 		}
@@ -184,81 +184,85 @@ func (p *Peers) merge(r refresh) bool {
 	return false
 }
 
-// begin starts an interval, and the refresh that a change has asked for. The caller
+// begin begins an interval, and the refresh that a change has asked for. The caller
 // holds fanout.mu.
 func (p *Peers) begin(r refresh, asked time.Time) {
-	p.wait(r, pause{dropped: p.dropped})
+	p.beginInterval(r, interval{dropped: p.dropped})
 	p.round.begin(p.page.Connections(), asked)
 }
 
-func (p *Peers) wait(r refresh, running pause) {
-	running.began = time.Now()
-	running.taken, _ = p.fanout.progress()
-	p.waiting[r] = running
-	time.AfterFunc(p.fanout.opts.Interval, func() { p.end(r) })
+func (p *Peers) beginInterval(r refresh, i interval) {
+	i.began = time.Now()
+	i.taken, _ = p.fanout.progress()
+	p.running[r] = i
+	p.endAfter(p.fanout.opts.Interval, r)
 }
 
-// rest returns how much longer an interval lasts, as far as is known: until no refresh is
-// under way, and those of all pages have taken no more than their share of it.
-func (p *Peers) rest(running pause) time.Duration {
+func (p *Peers) endAfter(d time.Duration, r refresh) {
+	time.AfterFunc(d, func() {
+		if p.end(r) {
+			p.send(r)
+		}
+	})
+}
+
+// end ends an interval, unless it must last longer. It reports whether the caller has to
+// publish, because of a change in it or a dropped refresh: then another interval begins.
+func (p *Peers) end(r refresh) (publish bool) {
+	p.fanout.mu.Lock()
+	defer p.fanout.mu.Unlock()
+	current := p.running[r]
+	rest := p.rest(current)
+	switch {
+	case rest > 0:
+		p.endAfter(rest, r)
+		return false
+	case !current.asked.IsZero():
+		p.begin(r, current.asked)
+		return true
+	case p.anyDropped(current):
+		return p.goAgain(r, current)
+	}
+	delete(p.running, r)
+	return false
+}
+
+// rest returns how much longer an interval must last, as far as is known: until no refresh
+// is under way, and the refreshes of all pages have taken no more than their share of it.
+func (p *Peers) rest(i interval) time.Duration {
 	taken, underWay := p.fanout.progress()
-	interval := min(float64(taken-running.taken)/p.fanout.opts.Budget, float64(longest))
-	rest := time.Duration(interval) - time.Since(running.began)
+	length := min(float64(taken-i.taken)/p.fanout.opts.Budget, float64(longest))
+	rest := time.Duration(length) - time.Since(i.began)
 	if underWay {
 		rest = max(rest, time.Millisecond)
 	}
 	return rest
 }
 
-// end ends an interval. If there was a change in it, or the refresh may have been dropped,
-// it publishes, and another interval begins.
-func (p *Peers) end(r refresh) {
-	p.fanout.mu.Lock()
-	running, send := p.waiting[r], true
-	rest := p.rest(running)
-	switch {
-	case rest > 0:
-		time.AfterFunc(rest, func() { p.end(r) })
-		send = false
-	case !running.asked.IsZero():
-		p.begin(r, running.asked)
-	case p.anyDropped(running):
-		send = p.goAgain(r, running)
-	default:
-		delete(p.waiting, r)
-		send = false
-	}
-	p.fanout.mu.Unlock()
-	if send {
-		p.send(r)
-	}
-}
-
 // anyDropped reports whether the page has dropped an action since the refresh was published,
 // or shortly before. With a single refresh action that does not matter: the one that waits
 // stands for the one that was dropped.
-func (p *Peers) anyDropped(running pause) bool {
+func (p *Peers) anyDropped(i interval) bool {
 	if len(p.actions) > 1 {
 		p.dropped = p.page.Dropped()
 	}
-	return p.dropped != running.dropped
+	return p.dropped != i.dropped
 }
 
-// goAgain starts another interval, and reports whether to publish again: not two refreshes
-// together, which would be in each other's way, and less and less often at first, because an
-// action may hang.
-func (p *Peers) goAgain(r refresh, running pause) bool {
-	send := false
+// goAgain begins another interval, and reports whether to publish the refresh again. Two
+// refreshes are not published together, because one would get the other dropped. The more
+// often it was published in vain, the rarer it is: a connection may hang for long.
+func (p *Peers) goAgain(r refresh, i interval) (publish bool) {
 	if time.Since(p.again) >= p.fanout.opts.Interval {
-		running.again++
-		send = running.again&(running.again-1) == 0 || running.again%16 == 0 // 1, 2, 4, 8, and every 16th
+		i.again++
+		publish = i.again&(i.again-1) == 0 || i.again%16 == 0 // 1, 2, 4, 8, and every 16th
 	}
-	if send {
-		p.again, running.dropped = time.Now(), p.dropped
+	if publish {
+		p.again, i.dropped = time.Now(), p.dropped
 		p.round.begin(p.page.Connections(), time.Time{})
 	}
-	p.wait(r, running)
-	return send
+	p.beginInterval(r, i)
+	return publish
 }
 
 func (p *Peers) send(r refresh) {

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const interval = DefaultInterval
+const shortest = DefaultInterval
 
 // Tests run in a bubble of synctest, in which sleeping takes no time.
 
@@ -46,9 +46,9 @@ type sent struct {
 }
 
 // newPage returns a page, and what paces its refreshes.
-func newPage(opts Options, connections int) (*page, *Fanout, *Peers) {
-	p, f := &page{connections: connections, began: time.Now()}, New(opts)
-	return p, f, f.Peers(p)
+func newPage(opts Options, connections int) (*page, *Peers) {
+	p := &page{connections: connections, began: time.Now()}
+	return p, New(opts).Peers(p)
 }
 
 func (p *page) Connections() int                                   { return p.connections }
@@ -98,16 +98,16 @@ func (a action) Publish(topic, _ string, _ map[string]any) error { return a.note
 // A steady stream of changes is one refresh per interval.
 func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		p, peers := newPage(Options{}, 0)
 		want := []sent{{"action", "all", 0}}
 		for range 500 {
 			require.NoError(t, peers.Publish(action{p}, "all", "Changed"))
 			assert.Equal(t, want[0], p.all()[0])
 			pass(2 * time.Millisecond)
 		}
-		pass(10 * interval)
-		for i := range time.Second / interval {
-			want = append(want, sent{"page", "all", (i + 1) * interval})
+		pass(10 * shortest)
+		for i := range time.Second / shortest {
+			want = append(want, sent{"page", "all", (i + 1) * shortest})
 		}
 		assert.Equal(t, want, p.all())
 		assert.EqualValues(t, 500, peers.Asked())
@@ -122,52 +122,52 @@ func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 // A tab may have several topics, and a page several actions.
 func TestRefresh_OneTopicOrActionDoesNotWaitForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		p, peers := newPage(Options{}, 0)
 		for range 3 {
 			peers.PublishTo("one", "Changed")
 			peers.PublishTo("one", "Renamed")
 			peers.PublishTo("two", "Changed")
 		}
-		pass(10 * interval)
+		pass(10 * shortest)
 		assert.ElementsMatch(t, []sent{
 			{"page", "one", 0}, {"page", "one", 0}, {"page", "two", 0},
-			{"page", "one", interval}, {"page", "one", interval}, {"page", "two", interval},
+			{"page", "one", shortest}, {"page", "one", shortest}, {"page", "two", shortest},
 		}, p.all())
-		assert.Empty(t, peers.waiting, "a topic at rest is not kept")
+		assert.Empty(t, peers.running, "a topic at rest is not kept")
 	})
 }
 
-// steady makes changes without a rest, each after a millisecond.
+// steady makes a change every millisecond.
 func steady(d time.Duration, change func()) {
 	for began := time.Now(); time.Since(began) < d; pass(time.Millisecond) {
 		change()
 	}
 }
 
-// A refresh that took so long until 95 % had it is followed by the next no sooner than that
-// divided by the budget.
-func TestRefresh_PauseIsInProportionToTheRefresh(t *testing.T) {
+// The time until 95 % of the connections have rendered a refresh, divided by the budget, is
+// the time until the next.
+func TestRefresh_IntervalIsInProportionToTheRefresh(t *testing.T) {
 	for name, row := range map[string]struct {
 		budget      float64
 		connections int
 		each, want  time.Duration
 		stuck       int
 	}{
-		"as if no time passed":         {0.5, 100, time.Microsecond, interval, 0},
+		"a fast refresh":               {0.5, 100, time.Microsecond, shortest, 0},
 		"half of the time":             {0.5, 100, time.Millisecond, 190 * time.Millisecond, 0},
 		"a fifth of the time":          {0.2, 100, time.Millisecond, 475 * time.Millisecond, 0},
 		"one after the other":          {1, 100, time.Millisecond, 95 * time.Millisecond, 5},
-		"hardly ever":                  {1e-300, 100, time.Millisecond, longest, 0},
-		"for seconds":                  {0.5, 1000, 5 * time.Millisecond, 9500 * time.Millisecond, 0},
+		"next to no budget":            {1e-300, 100, time.Millisecond, longest, 0},
+		"a refresh of seconds":         {0.5, 1000, 5 * time.Millisecond, 9500 * time.Millisecond, 0},
 		"a few are stuck":              {0.5, 100, time.Millisecond, 190 * time.Millisecond, 5},
 		"many are stuck":               {0.5, 100, time.Millisecond, 90*time.Millisecond + stalled, 10},
 		"all are stuck":                {0.5, 100, time.Millisecond, stalled, 100},
-		"a small crowd is not awaited": {0.5, fewest - 1, 30 * time.Millisecond, interval, 0},
+		"a small crowd is not awaited": {0.5, fewest - 1, 30 * time.Millisecond, shortest, 0},
 		"a larger one is":              {0.5, fewest, 10 * time.Millisecond, 380 * time.Millisecond, 0},
-		"one of a small crowd stuck":   {0.5, 2, time.Millisecond, interval, 1},
+		"one of a small crowd stuck":   {0.5, 2, time.Millisecond, shortest, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p, _, peers := newPage(Options{Budget: row.budget}, row.connections)
+			p, peers := newPage(Options{Budget: row.budget}, row.connections)
 			p.each, p.stuck = row.each, row.stuck
 			peers.PublishTo("all", "Changed")
 			for range 3 {
@@ -184,23 +184,22 @@ func TestRefresh_PauseIsInProportionToTheRefresh(t *testing.T) {
 	}
 }
 
-// The pause after a refresh depends on no earlier one.
 func TestRefresh_LongOneSlowsOnlyTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 100)
+		p, peers := newPage(Options{Budget: 0.5}, 100)
 		p.each = 20 * time.Millisecond
 		peers.PublishTo("all", "Changed")
 		pass(2 * time.Second)
 		p.each = time.Microsecond
 		steady(2*time.Second, func() { peers.PublishTo("all", "Changed") })
-		assert.Equal(t, []time.Duration{2 * 95 * 20 * time.Millisecond, interval, interval}, p.gaps()[:3])
+		assert.Equal(t, []time.Duration{2 * 95 * 20 * time.Millisecond, shortest, shortest}, p.gaps()[:3])
 		pass(time.Second)
 	})
 }
 
-func TestRound_SuspendedProcessIsNoLongRefresh(t *testing.T) {
+func TestRound_SuspensionOfTheProcessDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 100)
+		p, peers := newPage(Options{}, 100)
 		peers.PublishTo("all", "Changed")
 		p.refresh(50, time.Millisecond)
 		time.Sleep(time.Hour)
@@ -210,42 +209,45 @@ func TestRound_SuspendedProcessIsNoLongRefresh(t *testing.T) {
 	})
 }
 
-// Whatever is refreshed: all refreshes together stay within the budget and use it, each
-// gets its turn, and the first change after a rest does not wait.
+// Two refreshes, of two pages or of one, stay within the budget together and use it. Each
+// gets its turn. Another page does not wait for them.
 func TestFanout_RefreshesShareOneBudget(t *testing.T) {
-	type refreshes map[string]func()
-	for name, of := range map[string]func(f *Fanout, one, two *page) (refreshes, []*page){
-		"two pages": func(f *Fanout, one, two *page) (refreshes, []*page) {
-			a, b := f.Peers(one), f.Peers(two)
-			return refreshes{"a": func() { a.PublishTo("a", "Changed") }, "b": func() { b.PublishTo("b", "Changed") }}, []*page{one, two}
-		},
-		"two actions": func(f *Fanout, one, _ *page) (refreshes, []*page) {
-			a := f.Peers(one)
-			return refreshes{"a": func() { a.PublishTo("a", "Changed") }, "b": func() { a.PublishTo("b", "Renamed") }}, []*page{one}
-		},
-		"two topics": func(f *Fanout, one, _ *page) (refreshes, []*page) {
-			a := f.Peers(one)
-			return refreshes{"a": func() { a.PublishTo("a", "Changed") }, "b": func() { a.PublishTo("b", "Changed") }}, []*page{one}
-		},
-	} {
+	for _, pages := range []int{1, 2} {
 		synctest.Test(t, func(t *testing.T) {
-			newPage := func() *page { return &page{connections: 100, each: time.Millisecond, began: time.Now()} }
-			refresh, pages := of(New(Options{}), newPage(), newPage())
 			const lasts, took = 20 * time.Second, 95 * time.Millisecond
-			steady(lasts, func() { refresh["a"](); refresh["b"]() })
-			count, all := map[string]int{}, []time.Duration{}
-			for _, p := range pages {
-				for _, s := range p.all() {
-					count[s.topic]++
-					all = append(all, s.after)
-				}
+			f := New(Options{})
+			newPage := func() (*page, *Peers) {
+				p := &page{connections: 100, each: time.Millisecond, began: time.Now()}
+				return p, f.Peers(p)
 			}
-			share := float64(len(all)) * took.Seconds() / lasts.Seconds()
-			assert.InDelta(t, DefaultBudget, share, 0.05, name)
-			assert.Greater(t, min(count["a"], count["b"]), len(all)/5, "%s: each gets its turn", name)
-			slices.Sort(all)
-			for i := 2; i < len(all); i++ { // the first two went out at once
-				assert.GreaterOrEqual(t, all[i]-all[i-1], took, "%s: two refreshes at once", name)
+			one, peers := newPage()
+			two, others := one, peers
+			if pages == 2 {
+				two, others = newPage()
+			}
+			idle, idlers := newPage()
+			steady(lasts, func() {
+				peers.PublishTo("a", "Changed")
+				others.PublishTo("b", "Renamed")
+			})
+			idlers.PublishTo("c", "Changed")
+			assert.Len(t, idle.all(), 1)
+
+			all := one.all()
+			if pages == 2 {
+				all = append(all, two.all()...)
+			}
+			var begins []time.Duration
+			count := map[string]int{}
+			for _, s := range all {
+				begins = append(begins, s.after)
+				count[s.topic]++
+			}
+			assert.InDelta(t, DefaultBudget, float64(len(all))*took.Seconds()/lasts.Seconds(), 0.05, "%d pages: their share", pages)
+			assert.Greater(t, min(count["a"], count["b"]), len(all)/5, "%d pages: %v", pages, count)
+			slices.Sort(begins)
+			for i := 2; i < len(begins); i++ { // the first two went out at once
+				assert.GreaterOrEqual(t, begins[i]-begins[i-1], took, "%d pages: two at once", pages)
 			}
 			pass(time.Second)
 		})
@@ -256,7 +258,7 @@ func TestFanout_RefreshesShareOneBudget(t *testing.T) {
 // never ends is not measured, and does not keep later ones from it.
 func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 100)
+		p, peers := newPage(Options{}, 100)
 		var all []time.Duration
 		peers.OnRefreshed(func(took time.Duration) { all = append(all, took) })
 		change := func(wait time.Duration) {
@@ -270,13 +272,13 @@ func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 		p.refresh(6, 0)
 		pass(3 * time.Millisecond)
 		change(15 * time.Millisecond) // waits from 10 ms on
-		change(interval - 24*time.Millisecond)
+		change(shortest - 24*time.Millisecond)
 		p.refresh(100, 0)
-		pass(interval)
+		pass(shortest)
 
 		p.connections = 2 // one of which has made the change
-		change(interval)
-		change(interval)
+		change(shortest)
+		change(shortest)
 		p.refresh(1, 0)
 		p.connections = 10
 		change(time.Millisecond)
@@ -288,30 +290,30 @@ func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 		pass(giveUp)
 		change(time.Millisecond)
 		p.refresh(9, 0)
-		assert.Equal(t, []time.Duration{7 * time.Millisecond, interval - 9*time.Millisecond, 2 * interval, time.Millisecond}, all)
+		assert.Equal(t, []time.Duration{7 * time.Millisecond, shortest - 9*time.Millisecond, 2 * shortest, time.Millisecond}, all)
 	})
 }
 
 // An action that hangs holds the one place of its connection for as long as it does.
 func TestRefresh_IsPublishedAgainLessAndLessOftenWhileSomethingIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		p, peers := newPage(Options{}, 0)
 		peers.PublishTo("all", "Changed")
 		peers.PublishTo("all", "Renamed")
 		for range 1000 {
 			p.dropped.Add(1)
-			pass(interval)
+			pass(shortest)
 		}
 		assert.InDelta(t, 2*(4+1000/16), len(p.all()), 8)
-		pass(2000 * interval)
-		assert.Empty(t, peers.waiting, "nothing is dropped any more")
+		pass(2000 * shortest)
+		assert.Empty(t, peers.running, "nothing is dropped any more")
 	})
 }
 
-// Nor does it break the budget, or count as the refresh of a change.
+// It stays within the budget, and is not measured as the refresh of a change.
 func TestRefresh_PublishedAgainWaitsForTheLastOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 100)
+		p, peers := newPage(Options{}, 100)
 		p.each = time.Millisecond
 		observed := 0
 		peers.OnRefreshed(func(time.Duration) { observed++ })
@@ -319,7 +321,7 @@ func TestRefresh_PublishedAgainWaitsForTheLastOne(t *testing.T) {
 		peers.PublishTo("all", "Renamed")
 		for range 100 {
 			p.dropped.Add(1)
-			pass(interval)
+			pass(shortest)
 		}
 		gaps := p.gaps()
 		require.Greater(t, len(gaps), 4)
@@ -345,7 +347,7 @@ func TestRefresh_RefusedTopicIsAnErrorAndNeverSilent(t *testing.T) {
 		assert.Error(t, peers.Publish(&refusing{}, "", "Changed"))
 		assert.Empty(t, log.String())
 		peers.PublishTo("", "Changed") // merged: tried at the end of the interval
-		pass(interval)
+		pass(shortest)
 		assert.Contains(t, log.String(), `action=Changed error="no such topic"`)
 	})
 }
@@ -362,12 +364,12 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 				}
 				return time.Duration(random.Int64N(int64(most)))
 			}
-			s := &schedule{t: t, late: upTo(interval / 4), takes: upTo(interval / 2), actions: 1 + random.IntN(len(values{})), crowd: random.IntN(20)}
+			s := &schedule{t: t, late: upTo(shortest / 4), takes: upTo(shortest / 2), actions: 1 + random.IntN(len(values{})), crowd: random.IntN(20)}
 			peers := New(Options{}).Peers(s)
 			for range 1 + random.IntN(20) {
 				tab, action := random.IntN(len(s.tabs)+1)-1, random.IntN(s.actions) // tab -1: it is a leave that nobody clicked
-				thinks, ends := upTo(interval/4), upTo(interval/4)
-				time.AfterFunc(upTo(8*interval), func() {
+				thinks, ends := upTo(shortest/4), upTo(shortest/4)
+				time.AfterFunc(upTo(8*shortest), func() {
 					s.change(tab, action)
 					time.Sleep(thinks)
 					if tab < 0 {
@@ -381,24 +383,24 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 						s.refreshAllBut(tab, action)
 					}
 				})
-				busy, lasts := random.IntN(len(s.tabs)), upTo(2*interval)
-				time.AfterFunc(upTo(8*interval), func() {
+				busy, lasts := random.IntN(len(s.tabs)), upTo(2*shortest)
+				time.AfterFunc(upTo(8*shortest), func() {
 					s.setBusy(busy, 1)
 					time.Sleep(lasts)
 					s.setBusy(busy, -1)
 				})
 			}
-			pass(40 * (interval + stalled))
+			pass(40 * (shortest + stalled))
 			for tab := range s.tabs {
 				require.Equal(t, s.value, s.tabs[tab].read, "seed %d: tab %d has not read the last values", seed, tab)
 			}
 			for action, published := range s.published {
 				for i := 1; i < len(published); i++ {
 					gap := published[i].Sub(published[i-1])
-					require.GreaterOrEqual(t, gap, interval, "seed %d: two refreshes %d", seed, action)
+					require.GreaterOrEqual(t, gap, shortest, "seed %d: two refreshes %d", seed, action)
 				}
 			}
-			require.Empty(t, peers.waiting)
+			require.Empty(t, peers.running)
 		})
 	}
 }

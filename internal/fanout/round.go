@@ -5,36 +5,36 @@ import (
 	"time"
 )
 
-// A round is a refresh on its way to the connections of a page, until 95 % of them have
-// rendered and written it. So one slow peer delays no refresh.
+// A round is a refresh on its way to the connections of a page. It is over once 95 % of them
+// have rendered and written it: one slow peer does not count.
 type round struct {
 	observe func(took time.Duration) // nil if nobody asks
 
 	mu    sync.Mutex
-	left  int           // connections still awaited; 0 if no refresh is under way
-	crowd bool          // there are enough connections to wait for
-	last  time.Time     // when the latest connection finished, or the round began
-	asked time.Time     // when the change came; zero if no change asked for the refresh
+	left  int           // connections still awaited; 0 if the round is over
+	crowd bool          // the next refresh waits for them
+	last  time.Time     // when a connection last finished, or the round began
+	asked time.Time     // when the change came; zero for a refresh that is published again
 	taken time.Duration // by all rounds so far
 }
 
 const (
-	// fewest is the smallest crowd that refreshes wait for. In a smaller one, a single
-	// stuck peer is more than 5 %.
+	// fewest is the smallest crowd that the next refresh waits for. In a smaller one, a
+	// single stuck peer is more than 5 %.
 	fewest = 20
 
-	// stalled is how long a round waits for the next connection to finish. The rest are
-	// stuck, closed, or subscribe to another topic. It exceeds the period of a control
-	// group, 100 ms, for which a quota may suspend the process.
+	// stalled is how long a round may go without progress. Whoever is missing then is stuck
+	// or closed, or subscribes to another topic. A quota suspends the process for less: its
+	// period is 100 ms by default.
 	stalled = 250 * time.Millisecond
 
-	// giveUp is how long the duration of a refresh is measured. Connections that closed
-	// would otherwise be awaited forever.
+	// giveUp is the longest duration to observe. It ends the wait for connections that have
+	// closed.
 	giveUp = 10 * time.Second
 )
 
-// begin begins a round. If the last one is not over, its connections get this refresh
-// instead, and its change is still what they wait for.
+// begin begins a round. If the last one is not over, this refresh also shows its change, and
+// the time since that change is what counts.
 func (r *round) begin(connections int, asked time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -54,7 +54,7 @@ func (r *round) count() {
 	}
 	now := time.Now()
 	if r.crowd {
-		r.taken += min(now.Sub(r.last), stalled) // if it was longer, the process was suspended
+		r.taken += min(now.Sub(r.last), stalled) // beyond that, the process was suspended
 	}
 	r.last = now
 	r.left--
