@@ -30,8 +30,8 @@ func pass(d time.Duration) {
 // page notes what it publishes. Its connections render a refresh one after the other.
 type page struct {
 	connections int
-	each        time.Duration // to render a refresh; 0: none ever does
-	stuck       int           // connections that never do
+	each        time.Duration // to render a refresh; 0: the test calls refresh itself
+	stuck       int           // connections that never render
 	refreshed   func()
 	dropped     atomic.Int64
 	began       time.Time
@@ -435,7 +435,7 @@ func (s *schedule) OnRefresh(f func()) { s.refreshed = f }
 func (s *schedule) Merges(string)      {}
 
 func (s *schedule) Dropped() int {
-	assert.Greater(s.t, s.actions, 1, "asked in vain")
+	assert.Greater(s.t, s.actions, 1, "Dropped is called only if several actions are refreshes")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dropped
