@@ -189,8 +189,8 @@ func (a *app) addMetrics(opts flags.Options, counter *MultiUserSyncController, p
 	m.Gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, people.online.Count)
 	for action, peers := range map[string]*fanout.Peers{"RefreshCounter": counter.peers, "PresenceChanged": people.peers} {
 		labels := map[string]string{"action": action}
-		m.Counter("realtime_refreshes_asked_total", "Changes that asked for a refresh.", labels, func() int { return int(peers.Asked.Load()) })
-		m.Counter("realtime_refreshes_merged_total", "Changes covered by a refresh that was already waiting.", labels, func() int { return int(peers.Merged.Load()) })
+		m.Counter("realtime_refreshes_asked_total", "Changes that asked for a refresh.", labels, peers.Asked)
+		m.Counter("realtime_refreshes_merged_total", "Changes covered by a refresh that was already waiting.", labels, peers.Merged)
 		peers.OnRefreshed(m.Histogram("realtime_refresh_duration_seconds",
 			"Time from a change until 95 % of the connections open then have rendered and written the refresh that it asked for: "+
 				"the wait for the interval is part of it, one slow peer is not.", labels))

@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/cluster"
+	"realtime/internal/fanout"
 	"realtime/internal/visitor"
 	"realtime/internal/visitor/browser"
 )
@@ -47,7 +48,7 @@ type sizes struct {
 
 	CounterTabs, PresenceTabs int // for each core that the program may use
 	ChangeRate                int // a second, so that a refresh always waits
-	LearnFor, LoadFor         time.Duration
+	WarmUpFor, LoadFor        time.Duration
 
 	SharedClicks, SharedPeople int
 	Clusters                   []int // servers
@@ -57,7 +58,7 @@ var size = sizes{
 	Crowds: []int{10, 100, 1000, 5000}, Typical: 1000, People: 30, Patience: 20 * time.Second,
 	Bursts: 3, BurstClicks: 1000, StreamRate: 500, StreamFor: 10 * time.Second,
 	IdleTabs: 10_000, IdleFor: 30 * time.Second,
-	CounterTabs: 4000, PresenceTabs: 2000, ChangeRate: 10, LearnFor: 20 * time.Second, LoadFor: 30 * time.Second,
+	CounterTabs: 4000, PresenceTabs: 2000, ChangeRate: 10, WarmUpFor: 5 * time.Second, LoadFor: 30 * time.Second,
 	SharedClicks: 2000, SharedPeople: 5000, Clusters: []int{2, 10, 100},
 }
 
@@ -71,7 +72,7 @@ func BenchmarkFanout(b *testing.B) {
 			Crowds: []int{10, 50}, Typical: 50, People: 30, Patience: 5 * time.Second,
 			Bursts: 1, BurstClicks: 1000, StreamRate: 100, StreamFor: time.Second,
 			IdleTabs: 100, IdleFor: time.Second,
-			CounterTabs: 200, PresenceTabs: 160, ChangeRate: 10, LearnFor: time.Second, LoadFor: time.Second,
+			CounterTabs: 200, PresenceTabs: 160, ChangeRate: 10, WarmUpFor: time.Second, LoadFor: time.Second,
 			SharedClicks: 100, SharedPeople: 100, Clusters: []int{2, 3},
 		}
 	}
@@ -510,12 +511,12 @@ func quota(b *testing.B, cores float64) string {
 type share struct {
 	Machine, Page string
 	Tabs          int
-	Used          float64 // of the CPU time that there is, by the whole program
+	Used          float64 // of the available CPU time, by the whole program
 	AtRest        float64 // the same, while nothing changes
 	FrameRate     float64 // a second, of one tab
 }
 
-const budget = 0.5 // share that refreshes may take by default
+const budget = fanout.DefaultBudget
 
 // measureShare lets a crowd that never rests ask for refreshes.
 func measureShare(b *testing.B, m machine, page string, tabsPerCore int) share {
@@ -547,7 +548,7 @@ func measureShare(b *testing.B, m machine, page string, tabsPerCore int) share {
 		}
 		return (p.CPUTime() - cpu).Seconds() / time.Since(begin).Seconds() / m.cores
 	}
-	load(size.LearnFor) // to learn the cost
+	load(size.WarmUpFor)
 	<-time.After(5 * time.Second)
 	cpu := p.CPUTime()
 	<-time.After(5 * time.Second)
@@ -558,8 +559,9 @@ func measureShare(b *testing.B, m machine, page string, tabsPerCore int) share {
 	s := share{m.name, path.Base(page), tabs, used, atRest, float64(frames) / size.LoadFor.Seconds()}
 	b.Logf("%+v", s)
 	if !testing.Short() {
-		// Over the budget of refreshes: what it takes to receive and answer the changes.
-		assert.LessOrEqual(b, s.Used-s.AtRest, budget*1.4, "share of the CPU time")
+		// Above the budget: receiving and answering the changes, and the end of a refresh
+		// that is not a whole portion of a quota.
+		assert.LessOrEqual(b, s.Used-s.AtRest, budget*1.6, "share of the CPU time")
 	}
 	return s
 }

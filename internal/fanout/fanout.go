@@ -4,31 +4,27 @@
 //
 // The first refresh is published at once. Later ones are published at most once
 // per interval, and one always follows the last change. The interval grows with
-// the crowd: a Fanout measures what a refresh costs while it runs, and keeps
-// refreshes within their share of the processor.
+// the crowd: the longer a refresh takes to reach it, the longer the next one waits.
 //
-// A connection that is busy has room for one action. If a page has several refresh
-// actions, one may be dropped because another waits there: a Fanout publishes them again
-// until none is.
+// A busy connection has room for one action. If a page has several refresh actions,
+// one may be dropped because another is waiting: a Fanout publishes them again until
+// none is dropped.
 //
-// A Fanout does not know who subscribes. It relies on peers that read all shared state of
-// their action again at every refresh.
+// A Fanout relies on peers that read all shared state of their action again at every
+// refresh.
 package fanout
 
 import (
 	"cmp"
 	"log/slog"
-	"os"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // DefaultInterval allows 20 refreshes a second, about as many as a person can read.
 const DefaultInterval = 50 * time.Millisecond
 
-// DefaultBudget leaves half of the processor to everything but refreshes.
+// DefaultBudget leaves half of the time to everything but refreshes.
 const DefaultBudget = 0.5
 
 // longest is the longest interval, however small the budget is.
@@ -40,36 +36,23 @@ type Options struct {
 	// Default: DefaultInterval.
 	Interval time.Duration
 
-	// Budget is the share of the available CPU time, above 0 and up to 1, that
-	// refreshes may take. With many connections the interval grows to stay within
-	// it. Default: DefaultBudget.
+	// Budget is the share of the time, above 0 and up to 1, in which refreshes may be
+	// under way. If one takes 100 ms to reach 95 % of the connections, the next begins
+	// no sooner than 100 ms / Budget after it. Default: DefaultBudget.
 	Budget float64
-
-	// CPUTime returns the CPU time that this process has used. Default: what the
-	// operating system says.
-	CPUTime func() time.Duration
-
-	// Cores returns how many cores this process may use. Default: GOMAXPROCS, or
-	// the quota of its control group if that is less.
-	Cores func() float64
 }
 
 // Fanout paces the refreshes of all pages, which share one budget.
 type Fanout struct {
 	opts  Options
 	pages []*Peers
+	mu    sync.Mutex // one for all pages, so that two waiting refreshes do not begin at once
 }
 
 // New returns a Fanout.
 func New(opts Options) *Fanout {
 	opts.Interval = cmp.Or(opts.Interval, DefaultInterval)
 	opts.Budget = cmp.Or(opts.Budget, DefaultBudget)
-	if opts.CPUTime == nil {
-		opts.CPUTime = processTime
-	}
-	if opts.Cores == nil {
-		opts.Cores = func() float64 { return availableCores(runtime.GOMAXPROCS(0), os.ReadFile) }
-	}
 	return &Fanout{opts: opts}
 }
 
@@ -77,15 +60,15 @@ func New(opts Options) *Fanout {
 type Page interface {
 	// Publish publishes an action to the subscribers of a topic.
 	Publish(topic, action string, data map[string]any) error
-	// Connections returns the number of connections that are open.
+	// Connections returns the number of open connections.
 	Connections() int
 	// OnRefresh sets a function to call whenever a connection has rendered and
 	// written a refresh.
 	OnRefresh(f func())
-	// Merges says that an action is a refresh: one that is dropped is nothing to warn of.
+	// Merges says that an action is a refresh: dropping one is nothing to warn of.
 	Merges(action string)
-	// Dropped returns how many actions were dropped so far, because another one waited
-	// for the same connection. It is asked for only if several actions are refreshes.
+	// Dropped returns how many actions were dropped so far because another was waiting
+	// for the same connection. It is called only if several actions are refreshes.
 	Dropped() int
 }
 
@@ -95,49 +78,69 @@ type Context interface {
 }
 
 // Peers returns the peers of a page: all of its connections. It must be called
-// before the page serves.
+// before any page serves.
 func (f *Fanout) Peers(page Page) *Peers {
-	p := &Peers{fanout: f, page: page, actions: map[string]bool{}, waiting: map[refresh]pause{}}
-	page.OnRefresh(p.refreshed)
+	p := &Peers{fanout: f, page: page, actions: map[string]bool{}, running: map[refresh]interval{}}
+	page.OnRefresh(p.round.count)
 	f.pages = append(f.pages, p)
 	return p
 }
 
-// Peers are the connections of a page. It is safe for concurrent use.
-type Peers struct {
-	Asked  atomic.Int64 // changes that asked for a refresh
-	Merged atomic.Int64 // changes that were covered by a refresh already waiting
+// progress returns how long the refreshes of all pages have taken so far, and whether one is
+// under way.
+func (f *Fanout) progress() (taken time.Duration, underWay bool) {
+	for _, p := range f.pages {
+		t, u := p.round.progress()
+		taken, underWay = taken+t, underWay || u
+	}
+	return taken, underWay
+}
 
+// Peers are the connections of a page. They are safe for concurrent use.
+type Peers struct {
 	fanout *Fanout
 	page   Page
-	cost   meter
-	watch  stopwatch
-	active atomic.Int64 // refreshes whose interval is running
+	round  round
 
-	mu      sync.Mutex
-	actions map[string]bool   // that were published so far
-	waiting map[refresh]pause // refreshes whose interval is running
-	again   time.Time         // when a refresh was published again
-	dropped int               // actions that the page has dropped, as it was asked last
+	// The rest is guarded by fanout.mu.
+	asked, merged int
+	actions       map[string]bool      // published so far
+	running       map[refresh]interval // intervals that have not ended
+	again         time.Time            // when a refresh was last published again
+	dropped       int                  // actions that the page had dropped when last asked
 }
 
 // refresh is an action that is published to a topic.
 type refresh struct{ topic, action string }
 
-// pause is an interval that is running.
-type pause struct {
-	asked   time.Time // when the first change in it came; zero: there was none
-	dropped int       // as it was known when the refresh was published
-	again   int       // intervals since then in which it could have been published again
+// interval is the time from a refresh to the next one of the same action and topic.
+type interval struct {
+	began   time.Time
+	taken   time.Duration // by all refreshes before it began
+	asked   time.Time     // when its first change came; zero if none did
+	dropped int           // actions that the page was known to have dropped when it began
+	again   int           // times that the refresh could have been published again
 }
 
-// OnRefreshed sets a function to call with the time from a change until nearly all
-// connections have rendered and written the refresh that it asked for. Of the changes
-// that are merged, the first one counts. Of the connections, 95 % of those that are
-// open when the refresh is published count, so that one slow peer does not. If
-// refreshes overlap, only the first one is measured. OnRefreshed must be called before
-// the page serves, and f must not wait.
-func (p *Peers) OnRefreshed(f func(took time.Duration)) { p.watch.observe = f }
+// Asked returns the number of changes that asked for a refresh.
+func (p *Peers) Asked() int {
+	p.fanout.mu.Lock()
+	defer p.fanout.mu.Unlock()
+	return p.asked
+}
+
+// Merged returns the number of changes that were covered by a refresh already waiting.
+func (p *Peers) Merged() int {
+	p.fanout.mu.Lock()
+	defer p.fanout.mu.Unlock()
+	return p.merged
+}
+
+// OnRefreshed sets a function to call with the time from a change until 95 % of the
+// connections that are open at the publish have rendered and written the refresh that it
+// asked for. Of the changes that are merged, the first counts. OnRefreshed must be called
+// before the page serves, and f must not wait.
+func (p *Peers) OnRefreshed(f func(took time.Duration)) { p.round.observe = f }
 
 // Publish makes every other subscriber of topic run action, now or at the end of
 // the interval. Call it after the change, outside the lock that guards the change, and
@@ -161,106 +164,105 @@ func (p *Peers) PublishTo(topic, action string) {
 // merge reports whether a refresh at the end of the running interval will do.
 // Otherwise an interval begins, and the caller has to publish.
 func (p *Peers) merge(r refresh) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.Asked.Add(1)
+	p.fanout.mu.Lock()
+	defer p.fanout.mu.Unlock()
+	p.asked++
 	if !p.actions[r.action] {
 		p.actions[r.action] = true
 		p.page.Merges(r.action)
 	}
-	if running, found := p.waiting[r]; found {
-		if running.asked.IsZero() {
-			running.asked = time.Now()
-			p.waiting[r] = running
+	if current, found := p.running[r]; found {
+		if current.asked.IsZero() {
+			current.asked = time.Now()
+			p.running[r] = current
 		} else {
-			p.Merged.Add(1)
+			p.merged++
 		}
 		return true
 	}
-	p.active.Add(1)
 	p.begin(r, time.Now())
 	return false
 }
 
-// begin starts an interval, and the refresh that a change has asked for. The caller
-// holds p.mu.
+// begin begins an interval, and the refresh that a change has asked for. The caller
+// holds fanout.mu.
 func (p *Peers) begin(r refresh, asked time.Time) {
-	p.wait(r, pause{dropped: p.dropped})
-	connections := p.page.Connections()
-	p.cost.start(connections, p.fanout.opts.CPUTime())
-	p.watch.start(connections, asked)
+	p.beginInterval(r, interval{dropped: p.dropped})
+	p.round.begin(p.page.Connections(), asked)
 }
 
-func (p *Peers) wait(r refresh, running pause) {
-	p.waiting[r] = running
-	time.AfterFunc(p.interval(), func() { p.end(r) })
+func (p *Peers) beginInterval(r refresh, i interval) {
+	i.began = time.Now()
+	i.taken, _ = p.fanout.progress()
+	p.running[r] = i
+	p.endAfter(p.fanout.opts.Interval, r)
+}
+
+func (p *Peers) endAfter(d time.Duration, r refresh) {
+	time.AfterFunc(d, func() {
+		if p.end(r) {
+			p.send(r)
+		}
+	})
+}
+
+// end ends an interval, unless it must last longer. It reports whether the caller has to
+// publish, because of a change in it or a dropped refresh: then another interval begins.
+func (p *Peers) end(r refresh) (publish bool) {
+	p.fanout.mu.Lock()
+	defer p.fanout.mu.Unlock()
+	current := p.running[r]
+	rest := p.rest(current)
+	switch {
+	case rest > 0:
+		p.endAfter(rest, r)
+		return false
+	case !current.asked.IsZero():
+		p.begin(r, current.asked)
+		return true
+	case p.anyDropped(current):
+		return p.goAgain(r, current)
+	}
+	delete(p.running, r)
+	return false
+}
+
+// rest returns how much longer an interval must last, as far as is known: until no refresh
+// is under way, and the refreshes of all pages have taken no more than their share of it.
+func (p *Peers) rest(i interval) time.Duration {
+	taken, underWay := p.fanout.progress()
+	length := min(float64(taken-i.taken)/p.fanout.opts.Budget, float64(longest))
+	rest := time.Duration(length) - time.Since(i.began)
+	if underWay {
+		rest = max(rest, time.Millisecond)
+	}
+	return rest
 }
 
 // anyDropped reports whether the page has dropped an action since the refresh was published,
 // or shortly before. With a single refresh action that does not matter: the one that waits
 // stands for the one that was dropped.
-func (p *Peers) anyDropped(running pause) bool {
+func (p *Peers) anyDropped(i interval) bool {
 	if len(p.actions) > 1 {
 		p.dropped = p.page.Dropped()
 	}
-	return p.dropped != running.dropped
+	return p.dropped != i.dropped
 }
 
-// end ends an interval. If there was a change in it, or the refresh may have been dropped,
-// it publishes, and another interval begins.
-func (p *Peers) end(r refresh) {
-	p.mu.Lock()
-	p.cost.stop(p.fanout.opts.CPUTime)
-	running, send := p.waiting[r], true
-	switch {
-	case !running.asked.IsZero():
-		p.begin(r, running.asked)
-	case p.anyDropped(running):
-		send = p.goAgain(r, running)
-	default:
-		delete(p.waiting, r)
-		p.active.Add(-1)
-		send = false
+// goAgain begins another interval, and reports whether to publish the refresh again. Two
+// refreshes are not published together, because one would get the other dropped. The more
+// often it was published in vain, the rarer it is: a connection may hang for long.
+func (p *Peers) goAgain(r refresh, i interval) (publish bool) {
+	if time.Since(p.again) >= p.fanout.opts.Interval {
+		i.again++
+		publish = i.again&(i.again-1) == 0 || i.again%16 == 0 // 1, 2, 4, 8, and every 16th
 	}
-	p.mu.Unlock()
-	if send {
-		p.send(r)
+	if publish {
+		p.again, i.dropped = time.Now(), p.dropped
+		p.round.begin(p.page.Connections(), time.Time{})
 	}
-}
-
-// goAgain starts another interval, and reports whether to publish again: not two refreshes
-// together, which would be in each other's way, and less and less often at first, because an
-// action may hang.
-func (p *Peers) goAgain(r refresh, running pause) bool {
-	send := false
-	if time.Since(p.again) >= p.interval() {
-		running.again++
-		send = running.again&(running.again-1) == 0 || running.again%16 == 0 // 1, 2, 4, 8, and every 16th
-	}
-	if send {
-		p.again, running.dropped = time.Now(), p.dropped
-	}
-	p.wait(r, running)
-	return send
-}
-
-// refreshed notes that one more connection has rendered a refresh.
-func (p *Peers) refreshed() {
-	p.cost.count(p.fanout.opts.CPUTime)
-	p.watch.count()
-}
-
-// interval is the time in which a refresh of every page that is being refreshed
-// stays within the budget, but at least the shortest interval.
-func (p *Peers) interval() time.Duration {
-	var work float64 // CPU time, in nanoseconds
-	for _, q := range p.fanout.pages {
-		if q == p || q.active.Load() > 0 {
-			work += float64(q.page.Connections()) * q.cost.perConnection()
-		}
-	}
-	opts := p.fanout.opts
-	return max(opts.Interval, time.Duration(min(work/opts.Budget/opts.Cores(), float64(longest))))
+	p.beginInterval(r, i)
+	return publish
 }
 
 func (p *Peers) send(r refresh) {

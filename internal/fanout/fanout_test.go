@@ -2,15 +2,11 @@ package fanout
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const interval = DefaultInterval
+const shortest = DefaultInterval
 
 // Tests run in a bubble of synctest, in which sleeping takes no time.
 
@@ -31,13 +27,13 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-// page notes what it publishes, on a machine whose CPU time the test decides.
+// page notes what it publishes. Its connections render a refresh one after the other.
 type page struct {
 	connections int
+	each        time.Duration // to render a refresh; 0: the test calls refresh itself
+	stuck       int           // connections that never render
 	refreshed   func()
-	cores       float64
 	dropped     atomic.Int64
-	used        atomic.Int64 // nanoseconds
 	began       time.Time
 
 	mu   sync.Mutex
@@ -50,11 +46,9 @@ type sent struct {
 }
 
 // newPage returns a page, and what paces its refreshes.
-func newPage(opts Options, connections int) (*page, *Fanout, *Peers) {
-	p := &page{cores: 1, connections: connections, began: time.Now()}
-	opts.CPUTime, opts.Cores = func() time.Duration { return time.Duration(p.used.Load()) }, func() float64 { return p.cores }
-	f := New(opts)
-	return p, f, f.Peers(p)
+func newPage(opts Options, connections int) (*page, *Peers) {
+	p := &page{connections: connections, began: time.Now()}
+	return p, New(opts).Peers(p)
 }
 
 func (p *page) Connections() int                                   { return p.connections }
@@ -67,6 +61,9 @@ func (p *page) note(by, topic string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sent = append(p.sent, sent{by, topic, time.Since(p.began)})
+	if p.each > 0 {
+		go p.refresh(p.connections-p.stuck, p.each)
+	}
 	return nil
 }
 
@@ -76,10 +73,19 @@ func (p *page) all() []sent {
 	return slices.Clone(p.sent)
 }
 
-// refresh renders a refresh for so many connections, each of which takes so much CPU time.
-func (p *page) refresh(connections int, cost time.Duration) {
+// gaps returns the times between refreshes.
+func (p *page) gaps() (gaps []time.Duration) {
+	all := p.all()
+	for i := range all[1:] {
+		gaps = append(gaps, all[i+1].after-all[i].after)
+	}
+	return gaps
+}
+
+// refresh renders a refresh for so many connections, each of which takes so long.
+func (p *page) refresh(connections int, each time.Duration) {
 	for range connections {
-		p.used.Add(int64(cost))
+		time.Sleep(each)
 		p.refreshed()
 	}
 }
@@ -92,20 +98,20 @@ func (a action) Publish(topic, _ string, _ map[string]any) error { return a.note
 // A steady stream of changes is one refresh per interval.
 func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		p, peers := newPage(Options{}, 0)
 		want := []sent{{"action", "all", 0}}
 		for range 500 {
 			require.NoError(t, peers.Publish(action{p}, "all", "Changed"))
 			assert.Equal(t, want[0], p.all()[0])
 			pass(2 * time.Millisecond)
 		}
-		pass(10 * interval)
-		for i := range time.Second / interval {
-			want = append(want, sent{"page", "all", (i + 1) * interval})
+		pass(10 * shortest)
+		for i := range time.Second / shortest {
+			want = append(want, sent{"page", "all", (i + 1) * shortest})
 		}
 		assert.Equal(t, want, p.all())
-		assert.EqualValues(t, 500, peers.Asked.Load())
-		assert.EqualValues(t, 500-len(want), peers.Merged.Load())
+		assert.EqualValues(t, 500, peers.Asked())
+		assert.EqualValues(t, 500-len(want), peers.Merged())
 
 		rested := time.Since(p.began)
 		peers.PublishTo("all", "Changed")
@@ -116,71 +122,143 @@ func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 // A tab may have several topics, and a page several actions.
 func TestRefresh_OneTopicOrActionDoesNotWaitForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		p, peers := newPage(Options{}, 0)
 		for range 3 {
 			peers.PublishTo("one", "Changed")
 			peers.PublishTo("one", "Renamed")
 			peers.PublishTo("two", "Changed")
 		}
-		pass(10 * interval)
+		pass(10 * shortest)
 		assert.ElementsMatch(t, []sent{
 			{"page", "one", 0}, {"page", "one", 0}, {"page", "two", 0},
-			{"page", "one", interval}, {"page", "one", interval}, {"page", "two", interval},
+			{"page", "one", shortest}, {"page", "one", shortest}, {"page", "two", shortest},
 		}, p.all())
-		assert.Empty(t, peers.waiting, "a topic at rest is not kept")
+		assert.Empty(t, peers.running, "a topic at rest is not kept")
 	})
 }
 
-func TestFanout_IntervalFollowsWhatARefreshCosts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, f, peers := newPage(Options{}, 0)
-		learns := func(connections int, cost, want time.Duration) {
-			t.Helper()
-			p.connections = connections
-			for range 60 {
+// steady makes a change every millisecond.
+func steady(d time.Duration, change func()) {
+	for began := time.Now(); time.Since(began) < d; pass(time.Millisecond) {
+		change()
+	}
+}
+
+// The time until 95 % of the connections have rendered a refresh, divided by the budget, is
+// the time until the next.
+func TestRefresh_IntervalIsInProportionToTheRefresh(t *testing.T) {
+	for name, row := range map[string]struct {
+		budget      float64
+		connections int
+		each, want  time.Duration
+		stuck       int
+	}{
+		"a fast refresh":               {0.5, 100, time.Microsecond, shortest, 0},
+		"half of the time":             {0.5, 100, time.Millisecond, 190 * time.Millisecond, 0},
+		"a fifth of the time":          {0.2, 100, time.Millisecond, 475 * time.Millisecond, 0},
+		"one after the other":          {1, 100, time.Millisecond, 95 * time.Millisecond, 5},
+		"next to no budget":            {1e-300, 100, time.Millisecond, longest, 0},
+		"a refresh of seconds":         {0.5, 1000, 5 * time.Millisecond, 9500 * time.Millisecond, 0},
+		"a few are stuck":              {0.5, 100, time.Millisecond, 190 * time.Millisecond, 5},
+		"many are stuck":               {0.5, 100, time.Millisecond, 90*time.Millisecond + stalled, 10},
+		"all are stuck":                {0.5, 100, time.Millisecond, stalled, 100},
+		"a small crowd is not awaited": {0.5, fewest - 1, 30 * time.Millisecond, shortest, 0},
+		"a larger one is":              {0.5, fewest, 10 * time.Millisecond, 380 * time.Millisecond, 0},
+		"one of a small crowd stuck":   {0.5, 2, time.Millisecond, shortest, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p, peers := newPage(Options{Budget: row.budget}, row.connections)
+			p.each, p.stuck = row.each, row.stuck
+			peers.PublishTo("all", "Changed")
+			for range 3 {
 				peers.PublishTo("all", "Changed")
-				p.refresh(connections, cost)
-				p.used.Add(int64(time.Second)) // of something else
-				pass(peers.interval())
+				pass(row.want + time.Millisecond)
 			}
-			assert.InEpsilon(t, want, peers.interval(), 0.01, "%d connections at %v", connections, cost)
-		}
-		assert.Equal(t, DefaultInterval, peers.interval(), "nothing is known yet")
-		learns(fewest-1, time.Second, DefaultInterval) // too few to tell
-		learns(100, 40*time.Microsecond, DefaultInterval)
-		learns(1000, 400*time.Microsecond, 800*time.Millisecond) // 400 ms of CPU time, on half of a core
-		p.cores = 2
-		learns(1000, 1400*time.Microsecond, 1400*time.Millisecond)
-		learns(100, 1600*time.Microsecond, 160*time.Millisecond)
+			gaps := p.gaps()
+			require.Len(t, gaps, 3, name)
+			for _, gap := range gaps {
+				assert.InDelta(t, row.want, gap, float64(2*time.Millisecond), name)
+			}
+			pass(time.Minute)
+		})
+	}
+}
 
-		// A single burst does not change much.
+func TestRefresh_LongOneSlowsOnlyTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, peers := newPage(Options{Budget: 0.5}, 100)
+		p.each = 20 * time.Millisecond
 		peers.PublishTo("all", "Changed")
-		p.refresh(100, 3200*time.Microsecond)
-		assert.InEpsilon(t, 180*time.Millisecond, peers.interval(), 0.01)
-		learns(100, 1600*time.Microsecond, 160*time.Millisecond)
-
-		peers.fanout.opts.Budget = 1e-300
-		assert.Equal(t, longest, peers.interval())
-		peers.fanout.opts.Budget = DefaultBudget
-
-		// A refresh that is not over at the end of its interval teaches as well. Pages
-		// that are being refreshed share the budget.
-		pass(time.Minute)
-		late := f.Peers(p)
-		late.PublishTo("all", "Changed")
-		p.refresh(10, 16*time.Millisecond)
-		pass(late.interval())
-		assert.InEpsilon(t, 1600*time.Millisecond, late.interval(), 0.01)
-		peers.PublishTo("all", "Changed")
-		assert.InEpsilon(t, (1600+160)*time.Millisecond, late.interval(), 0.01)
+		pass(2 * time.Second)
+		p.each = time.Microsecond
+		steady(2*time.Second, func() { peers.PublishTo("all", "Changed") })
+		assert.Equal(t, []time.Duration{2 * 95 * 20 * time.Millisecond, shortest, shortest}, p.gaps()[:3])
+		pass(time.Second)
 	})
+}
+
+func TestRound_SuspensionOfTheProcessDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, peers := newPage(Options{}, 100)
+		peers.PublishTo("all", "Changed")
+		p.refresh(50, time.Millisecond)
+		time.Sleep(time.Hour)
+		p.refresh(50, time.Millisecond)
+		taken, _ := peers.round.progress()
+		assert.LessOrEqual(t, taken, 95*time.Millisecond+stalled)
+	})
+}
+
+// Two refreshes, of two pages or of one, stay within the budget together and use it. Each
+// gets its turn. Another page does not wait for them.
+func TestFanout_RefreshesShareOneBudget(t *testing.T) {
+	for _, pages := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			const lasts, took = 20 * time.Second, 95 * time.Millisecond
+			f := New(Options{})
+			newPage := func() (*page, *Peers) {
+				p := &page{connections: 100, each: time.Millisecond, began: time.Now()}
+				return p, f.Peers(p)
+			}
+			one, peers := newPage()
+			two, others := one, peers
+			if pages == 2 {
+				two, others = newPage()
+			}
+			idle, idlers := newPage()
+			steady(lasts, func() {
+				peers.PublishTo("a", "Changed")
+				others.PublishTo("b", "Renamed")
+			})
+			idlers.PublishTo("c", "Changed")
+			assert.Len(t, idle.all(), 1)
+
+			all := one.all()
+			if pages == 2 {
+				all = append(all, two.all()...)
+			}
+			var begins []time.Duration
+			count := map[string]int{}
+			for _, s := range all {
+				begins = append(begins, s.after)
+				count[s.topic]++
+			}
+			assert.InDelta(t, DefaultBudget, float64(len(all))*took.Seconds()/lasts.Seconds(), 0.05, "%d pages: their share", pages)
+			assert.Greater(t, min(count["a"], count["b"]), len(all)/5, "%d pages: %v", pages, count)
+			slices.Sort(begins)
+			for i := 2; i < len(begins); i++ { // the first two went out at once
+				assert.GreaterOrEqual(t, begins[i]-begins[i-1], took, "%d pages: two at once", pages)
+			}
+			pass(time.Second)
+		})
+	}
 }
 
 // The first of the changes that are merged counts, and 95 % of the tabs. A refresh that
 // never ends is not measured, and does not keep later ones from it.
 func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 100)
+		p, peers := newPage(Options{}, 100)
 		var all []time.Duration
 		peers.OnRefreshed(func(took time.Duration) { all = append(all, took) })
 		change := func(wait time.Duration) {
@@ -194,13 +272,13 @@ func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 		p.refresh(6, 0)
 		pass(3 * time.Millisecond)
 		change(15 * time.Millisecond) // waits from 10 ms on
-		change(interval - 24*time.Millisecond)
+		change(shortest - 24*time.Millisecond)
 		p.refresh(100, 0)
-		pass(interval)
+		pass(shortest)
 
 		p.connections = 2 // one of which has made the change
-		change(interval)
-		change(interval)
+		change(shortest)
+		change(shortest)
 		p.refresh(1, 0)
 		p.connections = 10
 		change(time.Millisecond)
@@ -212,57 +290,46 @@ func TestOnRefreshed_MeasuresFromTheFirstChangeToTheLastWrite(t *testing.T) {
 		pass(giveUp)
 		change(time.Millisecond)
 		p.refresh(9, 0)
-		assert.Equal(t, []time.Duration{7 * time.Millisecond, interval - 9*time.Millisecond, 2 * interval, time.Millisecond}, all)
+		assert.Equal(t, []time.Duration{7 * time.Millisecond, shortest - 9*time.Millisecond, 2 * shortest, time.Millisecond}, all)
 	})
-}
-
-func TestAvailableCores_AreThoseOfTheLeastQuota(t *testing.T) {
-	const v1Quota, v1Period = "/cpu/cpu.cfs_quota_us", "/cpu/cpu.cfs_period_us"
-	for name, row := range map[string]struct {
-		groups string
-		files  map[string]string // below /sys/fs/cgroup
-		want   float64
-	}{
-		"version 2":                 {"0::/app\n", map[string]string{"/app/cpu.max": "25000 100000\n"}, 0.25},
-		"version 2, of a parent":    {"0::/a/b\n", map[string]string{"/a/b/cpu.max": "max 100000\n", "/a/cpu.max": "150000 100000\n"}, 1.5},
-		"version 2, in a container": {"0::/host/path\n", map[string]string{"/cpu.max": "50000 100000\n"}, 0.5},
-		"version 1": {"3:cpu,cpuacct:/app\n0::/\n",
-			map[string]string{"/cpu/app/cpu.cfs_quota_us": "50000\n", "/cpu/app/cpu.cfs_period_us": "100000\n"}, 0.5},
-		"version 1, no limit":     {"1:cpu:/\n", map[string]string{v1Quota: "-1\n", v1Period: "100000\n"}, 8},
-		"more than the cores":     {"0::/\n", map[string]string{"/cpu.max": "1600000 100000\n"}, 8},
-		"another controller":      {"4:cpuset:/\n", map[string]string{v1Quota: "50000\n", v1Period: "100000\n"}, 8},
-		"nothing that is legible": {"hello\n\n1:cpu:/\n", map[string]string{v1Quota: "much\n"}, 8},
-		"not on Linux":            {},
-	} {
-		assert.Equal(t, cmp.Or(row.want, 8), availableCores(8, func(name string) ([]byte, error) {
-			if name == "/proc/self/cgroup" && row.groups != "" {
-				return []byte(row.groups), nil
-			}
-			if text, found := row.files[strings.TrimPrefix(name, "/sys/fs/cgroup")]; found {
-				return []byte(text), nil
-			}
-			return nil, fs.ErrNotExist
-		}), name)
-	}
-	f := New(Options{}) // asks this machine
-	assert.Positive(t, f.opts.CPUTime())
-	assert.Positive(t, f.opts.Cores())
-	assert.LessOrEqual(t, f.opts.Cores(), float64(runtime.GOMAXPROCS(0)))
 }
 
 // An action that hangs holds the one place of its connection for as long as it does.
 func TestRefresh_IsPublishedAgainLessAndLessOftenWhileSomethingIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _, peers := newPage(Options{}, 0)
+		p, peers := newPage(Options{}, 0)
 		peers.PublishTo("all", "Changed")
 		peers.PublishTo("all", "Renamed")
 		for range 1000 {
 			p.dropped.Add(1)
-			pass(interval)
+			pass(shortest)
 		}
 		assert.InDelta(t, 2*(4+1000/16), len(p.all()), 8)
-		pass(2000 * interval)
-		assert.Empty(t, peers.waiting, "nothing is dropped any more")
+		pass(2000 * shortest)
+		assert.Empty(t, peers.running, "nothing is dropped any more")
+	})
+}
+
+// It stays within the budget, and is not measured as the refresh of a change.
+func TestRefresh_PublishedAgainWaitsForTheLastOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, peers := newPage(Options{}, 100)
+		p.each = time.Millisecond
+		observed := 0
+		peers.OnRefreshed(func(time.Duration) { observed++ })
+		peers.PublishTo("all", "Changed")
+		peers.PublishTo("all", "Renamed")
+		for range 100 {
+			p.dropped.Add(1)
+			pass(shortest)
+		}
+		gaps := p.gaps()
+		require.Greater(t, len(gaps), 4)
+		for _, gap := range gaps[1:] { // the first two went out at once
+			assert.GreaterOrEqual(t, gap, 95*time.Millisecond)
+		}
+		assert.Equal(t, 1, observed)
+		pass(time.Minute)
 	})
 }
 
@@ -280,7 +347,7 @@ func TestRefresh_RefusedTopicIsAnErrorAndNeverSilent(t *testing.T) {
 		assert.Error(t, peers.Publish(&refusing{}, "", "Changed"))
 		assert.Empty(t, log.String())
 		peers.PublishTo("", "Changed") // merged: tried at the end of the interval
-		pass(interval)
+		pass(shortest)
 		assert.Contains(t, log.String(), `action=Changed error="no such topic"`)
 	})
 }
@@ -297,12 +364,12 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 				}
 				return time.Duration(random.Int64N(int64(most)))
 			}
-			s := &schedule{t: t, late: upTo(interval / 4), takes: upTo(interval / 2), actions: 1 + random.IntN(len(values{}))}
+			s := &schedule{t: t, late: upTo(shortest / 4), takes: upTo(shortest / 2), actions: 1 + random.IntN(len(values{})), crowd: random.IntN(20)}
 			peers := New(Options{}).Peers(s)
 			for range 1 + random.IntN(20) {
 				tab, action := random.IntN(len(s.tabs)+1)-1, random.IntN(s.actions) // tab -1: it is a leave that nobody clicked
-				thinks, ends := upTo(interval/4), upTo(interval/4)
-				time.AfterFunc(upTo(8*interval), func() {
+				thinks, ends := upTo(shortest/4), upTo(shortest/4)
+				time.AfterFunc(upTo(8*shortest), func() {
 					s.change(tab, action)
 					time.Sleep(thinks)
 					if tab < 0 {
@@ -316,24 +383,24 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 						s.refreshAllBut(tab, action)
 					}
 				})
-				busy, lasts := random.IntN(len(s.tabs)), upTo(2*interval)
-				time.AfterFunc(upTo(8*interval), func() {
+				busy, lasts := random.IntN(len(s.tabs)), upTo(2*shortest)
+				time.AfterFunc(upTo(8*shortest), func() {
 					s.setBusy(busy, 1)
 					time.Sleep(lasts)
 					s.setBusy(busy, -1)
 				})
 			}
-			pass(40 * interval)
+			pass(40 * (shortest + stalled))
 			for tab := range s.tabs {
 				require.Equal(t, s.value, s.tabs[tab].read, "seed %d: tab %d has not read the last values", seed, tab)
 			}
 			for action, published := range s.published {
 				for i := 1; i < len(published); i++ {
 					gap := published[i].Sub(published[i-1])
-					require.GreaterOrEqual(t, gap, interval, "seed %d: two refreshes %d", seed, action)
+					require.GreaterOrEqual(t, gap, shortest, "seed %d: two refreshes %d", seed, action)
 				}
 			}
-			require.Empty(t, peers.waiting)
+			require.Empty(t, peers.running)
 		})
 	}
 }
@@ -341,10 +408,12 @@ func TestRefresh_NoScheduleLosesTheLastChange(t *testing.T) {
 // schedule is a page with a few tabs, which takes a while to publish. Its actions are
 // numbers.
 type schedule struct {
-	t       *testing.T
-	late    time.Duration
-	takes   time.Duration // until a tab that is not busy runs an action
-	actions int
+	t         *testing.T
+	late      time.Duration
+	takes     time.Duration // until a tab that is not busy runs an action
+	actions   int
+	crowd     int // connections that each tab stands for
+	refreshed func()
 
 	mu        sync.Mutex
 	value     values // what is shared, and each action reads
@@ -361,12 +430,12 @@ type tab struct {
 	waits []int // the action that waits, if any
 }
 
-func (s *schedule) Connections() int { return 0 }
-func (s *schedule) OnRefresh(func()) {}
-func (s *schedule) Merges(string)    {}
+func (s *schedule) Connections() int   { return s.crowd * len(s.tabs) }
+func (s *schedule) OnRefresh(f func()) { s.refreshed = f }
+func (s *schedule) Merges(string)      {}
 
 func (s *schedule) Dropped() int {
-	assert.Greater(s.t, s.actions, 1, "asked in vain")
+	assert.Greater(s.t, s.actions, 1, "Dropped is called only if several actions are refreshes")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dropped
@@ -424,6 +493,9 @@ func (s *schedule) setBusy(i, more int) {
 	}
 	for _, action := range tab.waits {
 		tab.read[action] = s.value[action]
+		for range s.crowd {
+			s.refreshed()
+		}
 	}
 	tab.waits = nil
 }

@@ -139,7 +139,7 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 
 	f = group("Pace")
 	span(f, &o.Fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest `time` between two refreshes")
-	share(f, &o.Fanout.Budget, "refresh-budget", fanout.DefaultBudget, "`share` of the CPU time that refreshes may take, up to 1")
+	share(f, &o.Fanout.Budget, "refresh-budget", fanout.DefaultBudget, "`share` of the time in which refreshes may be under way, up to 1")
 	span(f, &o.Presence.Grace, "grace", presence.DefaultGrace, "`time` that somebody stays online after a socket has ended")
 	span(f, &o.Site.Drain, "drain", site.DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
 	return groups, version
