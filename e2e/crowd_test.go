@@ -37,12 +37,12 @@ func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t, append(visitor.Patient, "-refresh-budget", "1e-9")...)
-	visitor.OpenCrowd(t, visitor.CounterPage, 30, server) // what a few cost is not measured
+	visitor.OpenCrowd(t, visitor.CounterPage, 30, server) // a small crowd is not awaited
 	tb, peer := visitor.New(t, server).Open(visitor.CounterPage), visitor.New(t, server).Open(visitor.CounterPage)
 	assert.Eventually(t, func() bool {
 		tb.Increment()
 		tb.Settle()
-		<-time.After(4 * visitor.Interval)
+		<-time.After(20 * visitor.Interval)
 		return peer.Counter() < tb.Counter()
 	}, visitor.Soon, time.Millisecond, "a tab that is behind")
 }

@@ -160,8 +160,6 @@ func TestRefresh_IntervalIsInProportionToTheRefresh(t *testing.T) {
 		"next to no budget":            {1e-300, 100, time.Millisecond, longest, 0},
 		"a refresh of seconds":         {0.5, 1000, 5 * time.Millisecond, 9500 * time.Millisecond, 0},
 		"a few are stuck":              {0.5, 100, time.Millisecond, 190 * time.Millisecond, 5},
-		"many are stuck":               {0.5, 100, time.Millisecond, 90*time.Millisecond + stalled, 10},
-		"all are stuck":                {0.5, 100, time.Millisecond, stalled, 100},
 		"a small crowd is not awaited": {0.5, fewest - 1, 30 * time.Millisecond, shortest, 0},
 		"a larger one is":              {0.5, fewest, 10 * time.Millisecond, 380 * time.Millisecond, 0},
 		"one of a small crowd stuck":   {0.5, 2, time.Millisecond, shortest, 1},
@@ -180,6 +178,33 @@ func TestRefresh_IntervalIsInProportionToTheRefresh(t *testing.T) {
 				assert.InDelta(t, row.want, gap, float64(2*time.Millisecond), name)
 			}
 			pass(time.Minute)
+		})
+	}
+}
+
+// Many peers that are stuck slow one refresh, and not those that follow.
+func TestRefresh_WhoIsStuckIsAwaitedOnce(t *testing.T) {
+	for _, row := range []struct {
+		stuck int
+		gaps  []time.Duration
+	}{
+		{10, []time.Duration{90*time.Millisecond + stalled, 180 * time.Millisecond, 180 * time.Millisecond}},
+		{100, []time.Duration{stalled, shortest, shortest}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p, peers := newPage(Options{Budget: 0.5}, 100)
+			p.each = time.Millisecond
+			change := func() { peers.PublishTo("all", "Changed") }
+			p.stuck = row.stuck
+			steady(5*time.Second, change)
+			for i, gap := range p.gaps()[:3] {
+				assert.InDelta(t, row.gaps[i], gap, float64(2*time.Millisecond), "%d of %d are stuck", row.stuck, p.connections)
+			}
+			p.stuck = 0 // no more
+			before := len(p.all())
+			steady(5*time.Second, change)
+			assert.InDelta(t, 190*time.Millisecond, p.gaps()[before+5], float64(2*time.Millisecond), "all are awaited again")
+			pass(time.Second)
 		})
 	}
 }

@@ -11,8 +11,9 @@ type round struct {
 	observe func(took time.Duration) // nil if nobody asks
 
 	mu    sync.Mutex
-	left  int           // connections still awaited; 0 if the round is over
-	crowd bool          // the next refresh waits for them
+	left  int           // connections of the 95 % that have not finished
+	stuck int           // how many of them are not awaited, because the last round stalled without so many
+	crowd bool          // the next refresh waits for the rest
 	last  time.Time     // when a connection last finished, or the round began
 	asked time.Time     // when the change came; zero for a refresh that is published again
 	taken time.Duration // by all rounds so far
@@ -42,7 +43,10 @@ func (r *round) begin(connections int, asked time.Time) {
 	if r.left == 0 || now.Sub(r.asked) >= giveUp {
 		r.asked = asked
 	}
-	r.left, r.crowd, r.last = connections*95/100, connections >= fewest, now
+	if now.Sub(r.last) >= stalled {
+		r.stuck = r.left
+	}
+	r.stuck, r.left, r.crowd, r.last = min(r.stuck, r.left), connections*95/100, connections >= fewest, now
 }
 
 // count notes that a connection has rendered and written a refresh.
@@ -67,5 +71,5 @@ func (r *round) count() {
 func (r *round) progress() (taken time.Duration, underWay bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.taken, r.crowd && r.left > 0 && time.Since(r.last) < stalled
+	return r.taken, r.crowd && r.left > r.stuck && time.Since(r.last) < stalled
 }
