@@ -269,7 +269,7 @@ func TestProgram_SaysWhereItListens(t *testing.T) {
 	assert.NoFileExists(t, socket)
 }
 
-func TestProgram_ExplainsItself(t *testing.T) {
+func TestProgram_HelpAndVersion(t *testing.T) {
 	t.Parallel()
 	help, _, code := run(t, "REDIS_URL=redis://:secret@localhost:6379/0", "-h")
 	assert.Zero(t, code)

@@ -1,4 +1,4 @@
-//go:build all || soak
+//go:build all
 
 package all
 
@@ -62,23 +62,6 @@ func TestClicks_SurviveAKillOfOneOfThreeServers(t *testing.T) {
 		}
 	}
 	b.report()
-}
-
-// What a server counts while Redis is away is lost if it is killed before Redis is back, and
-// its page has said that the others do not hear of it.
-func TestClicks_OfAServerThatIsKilledWhileRedisIsAway(t *testing.T) {
-	t.Parallel()
-	redis, servers := visitor.StartServers(t, 2)
-	visitor.New(t, servers[0].URL).Click()
-	redis.Stop()
-	tb := visitor.New(t, servers[0].URL).Open(visitor.CounterPage)
-	tb.Shows("Clicks on other servers are missing here")
-	visitor.New(t, servers[0].URL).Click()
-	visitor.New(t, servers[1].URL).Click()
-	tb.Shows("Counter: 2 ")
-	servers[0].Stop(syscall.SIGKILL)
-	redis.Start()
-	visitor.New(t, servers[1].URL).Open(visitor.CounterPage).Shows("Counter: 2 ") // of three
 }
 
 // books are the clicks that were sent to some servers, and those that were answered.

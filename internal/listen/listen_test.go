@@ -1,4 +1,4 @@
-package listen_test
+package listen
 
 import (
 	"net"
@@ -9,21 +9,19 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"realtime/internal/listen"
 )
 
-func TestOn_ReplacesASocketThatNobodyListensOn(t *testing.T) {
+func TestOn_ReplacesAStaleSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "app.sock")
-	killed, err := listen.On("unix:" + path)
+	killed, err := On("unix:" + path)
 	require.NoError(t, err)
-	killed.(*net.UnixListener).SetUnlinkOnClose(false) // as if the program had been killed
+	killed.(*net.UnixListener).SetUnlinkOnClose(false) // as after kill -9
 	require.NoError(t, killed.Close())
 	require.FileExists(t, path)
 
-	next, err := listen.On("unix:" + path)
+	next, err := On("unix:" + path)
 	require.NoError(t, err)
-	assert.Equal(t, "Listening on unix:"+path, listen.Says("unix:"+path, next))
+	assert.Equal(t, "Listening on unix:"+path, Says("unix:"+path, next))
 	conn, err := net.Dial("unix", path)
 	require.NoError(t, err)
 	conn.Close()
@@ -31,10 +29,10 @@ func TestOn_ReplacesASocketThatNobodyListensOn(t *testing.T) {
 	assert.NoFileExists(t, path)
 }
 
-func TestOn_LeavesWhatIsInUse(t *testing.T) {
+func TestOn_NeverReplacesASocketInUseOrAnotherFile(t *testing.T) {
 	dir := t.TempDir()
 	path, file := filepath.Join(dir, "app.sock"), filepath.Join(dir, "notes.txt")
-	first, err := listen.On("unix:" + path)
+	first, err := On("unix:" + path)
 	require.NoError(t, err)
 	defer first.Close()
 	require.NoError(t, os.WriteFile(file, []byte("keep"), 0o600))
@@ -44,7 +42,7 @@ func TestOn_LeavesWhatIsInUse(t *testing.T) {
 		"":                                "listen unix: want unix: and a path",
 		filepath.Join(file, "below", "a"): "not a directory",
 	} {
-		_, err := listen.On("unix:" + asked)
+		_, err := On("unix:" + asked)
 		assert.ErrorContains(t, err, want)
 	}
 	conn, err := net.Dial("unix", path)
@@ -53,10 +51,10 @@ func TestOn_LeavesWhatIsInUse(t *testing.T) {
 	assert.FileExists(t, file)
 }
 
-// A browser goes to either address, and must not meet another program there.
-func TestOn_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
+// A browser may use either address, and must not reach another program there.
+func TestOn_LocalhostIsBothLoopbackAddresses(t *testing.T) {
 	for _, asked := range []string{"localhost:0", "LOCALHOST.:0", "app.localhost:0"} {
-		l, err := listen.On(asked)
+		l, err := On(asked)
 		require.NoError(t, err)
 		defer l.Close()
 		_, port, err := net.SplitHostPort(l.Addr().String())
@@ -68,8 +66,8 @@ func TestOn_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
 				continue // no IPv6 here
 			}
 			_, taken, _ := net.SplitHostPort(other.Addr().String())
-			_, err = listen.On(strings.TrimSuffix(asked, "0") + taken)
-			assert.ErrorContains(t, err, "address already in use", "%s is of another program", other.Addr())
+			_, err = On(strings.TrimSuffix(asked, "0") + taken)
+			assert.ErrorContains(t, err, "address already in use", "another program has %s", other.Addr())
 			other.Close()
 
 			address := net.JoinHostPort(host, port)
@@ -87,7 +85,7 @@ func TestOn_LocalhostIsBothAddressesOfThisMachine(t *testing.T) {
 		assert.ErrorIs(t, err, net.ErrClosed)
 		for _, host := range []string{"127.0.0.1", "::1"} {
 			_, err := net.Dial("tcp", net.JoinHostPort(host, port))
-			assert.Error(t, err, "nobody listens on %s any more", host)
+			assert.Error(t, err, "nobody listens on %s after Close", host)
 		}
 	}
 }
@@ -104,6 +102,18 @@ func TestSays_IsTheURLForABrowser(t *testing.T) {
 		"127.0.0.1:9000": "Open http://127.0.0.1:9000",
 		"[::1]:9000":     "Open http://[::1]:9000",
 	} {
-		assert.Equal(t, want, listen.Says(asked, bound{}), "asked for %s", asked)
+		assert.Equal(t, want, Says(asked, bound{}), "asked for %s", asked)
 	}
+}
+
+// 198.51.100.1 stands for an address that this machine lacks, such as ::1 without IPv6.
+func TestOnAll_SkipsAddressesThatThisMachineLacks(t *testing.T) {
+	for _, hosts := range [][]string{{"198.51.100.1", "127.0.0.1"}, {"127.0.0.1", "198.51.100.1"}} {
+		listeners, err := onAll(hosts, "0")
+		require.NoError(t, err)
+		assert.Len(t, listeners, 1)
+		listeners[0].Close()
+	}
+	_, err := onAll([]string{"198.51.100.1", "203.0.113.1"}, "0")
+	assert.ErrorContains(t, err, "cannot assign requested address")
 }

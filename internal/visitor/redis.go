@@ -55,17 +55,12 @@ func (s *Redis) Start() {
 }
 
 // Stop stops the server, if it runs.
-func (s *Redis) Stop() { s.end(syscall.SIGTERM) }
-
-// Kill ends the server without asking it.
-func (s *Redis) Kill() { s.end(syscall.SIGKILL) }
-
-func (s *Redis) end(signal os.Signal) {
+func (s *Redis) Stop() {
 	if s.cmd == nil {
 		return
 	}
-	s.cmd.Process.Signal(syscall.SIGCONT) // a frozen one would not end
-	s.cmd.Process.Signal(signal)
+	s.cmd.Process.Signal(syscall.SIGCONT) // a frozen process would not end
+	s.cmd.Process.Signal(syscall.SIGTERM)
 	s.cmd.Wait()
 	s.cmd = nil
 }

@@ -91,7 +91,7 @@ func (w *Walk) load(b *browser.Browser, url string) *browser.Tab {
 	w.t.Helper()
 	tb := b.OpenWindow("about:blank")
 	tb.ExpectServerAway()
-	tb.WatchNotices()
+	tb.Watch()
 	tb.Navigate(url)
 	tb.Eval(`void (window.kept = true)`)
 	return tb
@@ -145,7 +145,7 @@ func (w *Walk) close(tabs ...*browser.Tab) {
 // any press that was lost.
 func (w *Walk) closeReloaded(tb *browser.Tab) {
 	w.t.Helper()
-	assert.Empty(w.t, tb.Notices())
+	assert.Empty(w.t, tb.Said("notice"))
 	tb.Close()
 }
 
@@ -351,7 +351,7 @@ func PressAndLinkAtOnceCounts(w *Walk) {
 		}
 		tb.WaitUntil(isLive, "a live page")
 		w.countIn(tb)
-		assert.Empty(w.t, tb.Notices(), "after a press and a link to %s", to)
+		assert.Empty(w.t, tb.Said("notice"), "after a press and a link to %s", to)
 	}
 	peer.Settle()
 	w.countIn(peer)
