@@ -13,12 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Preferences are those of a Firefox profile, by name.
+// Preferences are the preferences of a Firefox profile, by name.
 type Preferences map[string]any
 
-// defaults keep Firefox from everything but the pages it is to show. Whatever lies
-// outside this machine is behind a proxy that nobody runs: attempts to reach it end at
-// once.
+// defaults keep Firefox from connecting to other machines: the proxy for them does not
+// exist.
 var defaults = Preferences{
 	"network.proxy.type":                         1,
 	"network.proxy.http":                         "127.0.0.1",
@@ -32,8 +31,7 @@ var defaults = Preferences{
 	"fission.autostart":                          false, // the same
 }
 
-// NewFirefox returns a Firefox in a process of its own, with some preferences beside the
-// defaults.
+// NewFirefox returns a Firefox in a process of its own, with additional preferences.
 func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 	t.Helper()
 	path := find(t, "make test-all", "firefox-esr", "firefox")
@@ -52,7 +50,7 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 	t.Cleanup(stop)
 	c, err := dialBidi(address)
 	require.NoError(t, err, "start Firefox")
-	var last struct{ Context string } // the tab that was opened last
+	var last struct{ Context string } // the last opened tab
 	return &Browser{t: t, Kill: stop, open: func(tb *Tab, inNewWindow bool) (driver, error) {
 		params := parameters{"type": "window"}
 		if !inNewWindow {

@@ -19,8 +19,8 @@ import (
 	"realtime/internal/visitor"
 )
 
-// find returns the path of the first of some commands that is installed. Without one, or
-// without the files that pages load, the test is skipped, and fails in CI.
+// find returns the path of the first command that is installed. If there is none, or npm's
+// browser files are missing, the test is skipped.
 func find(t testing.TB, target string, commands ...string) (path string) {
 	t.Helper()
 	NeedFiles(t)
@@ -33,17 +33,16 @@ func find(t testing.TB, target string, commands ...string) (path string) {
 	return ""
 }
 
-// The shell ends the program and all that it has started when its own input ends: when
-// stop is called, and also when the test has died and can call nothing. What kills the
-// process group of the test does not reach it.
+// The shell kills the program and its children when its input ends, because stop was called
+// or because the test has died. It is not in the process group of the test.
 const endWithTheTest = `setsid "$@" & cat >/dev/null; kill -KILL -$!; wait; rm -rf "$HOME"`
 
-// atStart is how long a browser may take to start, with cold caches beside much else.
+// atStart is the timeout for the start of a browser.
 const atStart = 4 * visitor.Soon
 
-// startProcess starts a program, with variables added to its environment. If ready is not
-// nil, it waits for a line that matches, and returns what the group of ready matches. stop
-// ends the program with all that it has started, and removes its home directory.
+// startProcess starts a program, with additional environment variables. If ready is not nil,
+// it waits for a matching line, and returns the submatch. stop kills the program and its
+// children, and removes its home directory.
 func startProcess(home string, env []string, ready *regexp.Regexp, command ...string) (match string, stop func(), err error) {
 	cmd := exec.Command("sh", append([]string{"-c", endWithTheTest, "sh"}, command...)...)
 	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_RUNTIME_DIR="+home, "TMPDIR="+home, "DBUS_SESSION_BUS_ADDRESS=disabled:")
@@ -65,11 +64,11 @@ func startProcess(home string, env []string, ready *regexp.Regexp, command ...st
 			return "", nil, fmt.Errorf("%s: %w", command[0], err)
 		}
 	}
-	go io.Copy(io.Discard, output) // so that the program need not wait
+	go io.Copy(io.Discard, output) // so that the program is not blocked
 	return match, stop, nil
 }
 
-// await reads lines until one matches, and ends the program if none does for long.
+// await reads lines until one matches, or kills the program after a timeout.
 func await(output io.Reader, ready *regexp.Regexp, end func() error) (match string, err error) {
 	timeout := time.AfterFunc(atStart, func() { end() })
 	defer timeout.Stop()
@@ -80,11 +79,11 @@ func await(output io.Reader, ready *regexp.Regexp, end func() error) (match stri
 		}
 		said = append(said, lines.Text())
 	}
-	return "", fmt.Errorf("it has ended, or said for %v only this, but not %q: %s", atStart, ready, strings.Join(said, "\n"))
+	return "", fmt.Errorf("it has exited, or did not print %q within %v, only: %s", ready, atStart, strings.Join(said, "\n"))
 }
 
-// shared is something that tests share. The first test that needs it starts it, and Main
-// ends it.
+// shared is a process that tests share. The first test that needs it starts it, and Main
+// stops it.
 type shared[T any] struct {
 	once  sync.Once
 	value T
@@ -101,17 +100,17 @@ func (s *shared[T]) get(t testing.TB, start func() (value T, stop func(), err er
 			atEnd.stop = append(atEnd.stop, stop)
 		}
 	})
-	require.NoError(t, s.err, "start what the tests share")
+	require.NoError(t, s.err, "start a shared process")
 	return s.value
 }
 
-// atEnd holds what ends the things that tests have shared.
+// atEnd holds the stop functions of shared processes.
 var atEnd struct {
 	sync.Mutex
 	stop []func()
 }
 
-// Main is for TestMain: visitor.Main, and the end of the browsers that tests have shared.
+// Main is for TestMain. It runs visitor.Main, and stops shared browsers.
 func Main(m *testing.M) {
 	code := visitor.Main(m)
 	for _, stop := range atEnd.stop {

@@ -15,9 +15,9 @@ import (
 	"realtime/internal/visitor"
 )
 
-// So does what it has started, and its files go.
-func TestProcess_EndsThoughItsTestIsKilled(t *testing.T) {
-	if home := os.Getenv("HOME_OF_PROCESS"); home != "" { // this is the test that is killed
+// Its children end too, and its files are removed.
+func TestProcess_EndsWhenItsTestIsKilled(t *testing.T) {
+	if home := os.Getenv("HOME_OF_PROCESS"); home != "" { // in the test that is killed
 		child, _, err := startProcess(home, nil, regexp.MustCompile(`has started (\d+)`), "sh", "-c", "sleep 1000 & echo has started $!; wait")
 		require.NoError(t, err)
 		fmt.Println("child", child)
@@ -40,5 +40,5 @@ func TestProcess_EndsThoughItsTestIsKilled(t *testing.T) {
 		_, err := os.Stat(home)
 		state, _ := os.ReadFile("/proc/" + child + "/stat")
 		return os.IsNotExist(err) && (len(state) == 0 || strings.Contains(string(state), ") Z "))
-	}, visitor.Soon, visitor.Interval, "the process to end and its files to go")
+	}, visitor.Soon, visitor.Interval, "the process to end and its files to be removed")
 }
