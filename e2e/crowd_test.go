@@ -16,14 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
-	"realtime/internal/visitor/storm"
 )
-
-// Six tabs for each kind of load; make test-all has 24.
-func TestStress(t *testing.T) {
-	t.Parallel()
-	storm.Run(t, 6)
-}
 
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	t.Parallel()
@@ -52,7 +45,7 @@ func connectDeaf(t *testing.T, server string, peers int) {
 	var connecting sync.WaitGroup
 	for range peers {
 		connecting.Go(func() {
-			ws := storm.StopReading(t, server)
+			ws := visitor.StopReading(t, server)
 			t.Cleanup(func() { ws.Close() })
 		})
 	}

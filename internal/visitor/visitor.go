@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -229,6 +230,23 @@ func handshake(dialer websocket.Dialer, server, path string, header http.Header)
 // Act sends an action, encoded as the browser client encodes it.
 func Act(ws *websocket.Conn, action string, fields map[string]any) error {
 	return ws.WriteJSON(map[string]any{"action": action, "data": fields})
+}
+
+// StopReading opens a counter, reads nothing, and sends messages until the server stops
+// reading or closes the connection.
+func StopReading(t testing.TB, server string) *websocket.Conn {
+	t.Helper()
+	ws, err := New(t, server).Dial(CounterPage)
+	require.NoError(t, err)
+	ws.NetConn().(*net.TCPConn).SetReadBuffer(4096)
+	// Answers repeat the action. It is long enough for them to fill the kernel's buffers, and
+	// short enough for the server's queue.
+	message := fmt.Appendf(nil, `{"action":%q}`, strings.Repeat("x", 2000))
+	for err == nil {
+		ws.SetWriteDeadline(time.Now().Add(time.Second))
+		err = ws.WriteMessage(websocket.TextMessage, message)
+	}
+	return ws
 }
 
 // ComeAndGo opens the presence page n times, in four tabs of one browser at a time. Each
