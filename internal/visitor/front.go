@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,9 +34,7 @@ type Front struct {
 	file  string
 	args  []string
 	admin string // Caddy's admin address
-	log   Log
-	pid   int
-	end   func() // kills the proxy and its children
+	*Process
 }
 
 // Fronts are the names of the proxies.
@@ -50,14 +47,17 @@ func NewFront(t testing.TB, name string, servers []*Program, changes ...string) 
 	if programPath(name) == "" {
 		Missing(t, "no "+name+": `make test-all` installs it as root on Debian, or put one on the PATH")
 	}
-	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t), end: func() {}}
+	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t)}
 	tls, plain := FreeAddr(t), FreeAddr(t)
 	f.URL, f.Plain = "https://"+SiteName+":"+portOf(tls), "http://"+plain
 	f.configure(tls, plain, append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr()))
 	t.Cleanup(func() {
-		f.end()
+		if f.Process == nil {
+			return
+		}
+		f.Stop()
 		if t.Failed() {
-			t.Logf("the end of the log of %s:\n%s", name, lastLines(f.log.String(), 40))
+			t.Logf("the end of the log of %s:\n%s", name, lastLines(f.String(), 40))
 		}
 	})
 	f.start()
@@ -122,25 +122,12 @@ func (f *Front) configure(tls, plain string, pairs []string) {
 	require.NoError(f.t, os.WriteFile(f.file, []byte(strings.NewReplacer(pairs...).Replace(string(text))), 0o600))
 }
 
-// The shell prints the process ID of the program. When its input ends, because it was closed
-// or because the test has died, it kills the program and its children.
-const endWithTheTest = `trap : HUP INT TERM; setsid "$@" & echo $!; cat >/dev/null; kill -KILL -$!; wait`
-
 // start starts the proxy, and waits until it serves the site.
 func (f *Front) start() {
 	f.t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", endWithTheTest, "sh", programPath(f.name)}, f.args...)...)
-	cmd.Env = append(os.Environ(), "HOME="+f.dir, "XDG_DATA_HOME="+f.dir, "XDG_CONFIG_HOME="+f.dir)
-	cmd.Stderr = &f.log
-	stdin, err := cmd.StdinPipe()
+	home, err := os.MkdirTemp("", f.name)
 	require.NoError(f.t, err)
-	line, err := startAndRead(cmd)
-	require.NoError(f.t, err)
-	f.end = func() {
-		stdin.Close()
-		cmd.Wait()
-	}
-	f.pid, err = strconv.Atoi(strings.TrimSpace(line))
+	f.Process, err = StartProcess(home, nil, PID, append([]string{programPath(f.name)}, f.args...)...)
 	require.NoError(f.t, err)
 	client := http.Client{Transport: overTLS(), Timeout: time.Second}
 	require.Eventually(f.t, func() bool {
@@ -152,7 +139,7 @@ func (f *Front) start() {
 // Restart kills the proxy and starts it again.
 func (f *Front) Restart() {
 	f.t.Helper()
-	f.end()
+	f.Stop()
 	f.start()
 }
 
@@ -160,8 +147,8 @@ func (f *Front) Restart() {
 func (f *Front) Reload() {
 	f.t.Helper()
 	reload := map[string]*exec.Cmd{
-		"nginx":   exec.Command("kill", "-HUP", fmt.Sprint(f.pid)),
-		"haproxy": exec.Command("kill", "-USR2", fmt.Sprint(f.pid)),
+		"nginx":   exec.Command("kill", "-HUP", f.Match),
+		"haproxy": exec.Command("kill", "-USR2", f.Match),
 		"caddy":   exec.Command("caddy", "reload", "--force", "--address", f.admin, "--adapter", "caddyfile", "--config", f.file),
 	}[f.name]
 	out, err := reload.CombinedOutput()

@@ -194,8 +194,10 @@ func StartExe(t testing.TB, exe string, args ...string) *Program {
 	require.NoError(t, err)
 	defer log.Close()
 	p.cmd.Stderr = log
-	line, err := startAndRead(p.cmd)
-	require.NotNil(t, p.cmd.Process, "%v", err)
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
 	go func() {
 		p.cmd.Wait()
 		close(p.Exited)
@@ -206,18 +208,6 @@ func StartExe(t testing.TB, exe string, args ...string) *Program {
 	require.NotNil(t, address, "the first line is %q", line)
 	p.URL = address[1]
 	return p
-}
-
-// startAndRead starts a command, and returns the first line of its output.
-func startAndRead(cmd *exec.Cmd) (line string, err error) {
-	stdout, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err == nil {
-		line, err = bufio.NewReader(stdout).ReadString('\n')
-	}
-	return line, err
 }
 
 // end kills the program, and fails the test if it was broken.

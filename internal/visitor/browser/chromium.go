@@ -75,7 +75,7 @@ const windowFurniture = "PreloadTopChromeWebUI,WebUIOmniboxPopup,SidePanelPreloa
 func startChromium(path string) (ctx context.Context, stop func(), err error) {
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path),
-		chromedp.WSURLReadTimeout(atStart),
+		chromedp.WSURLReadTimeout(visitor.StartTimeout),
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
 )
 
 // Preferences are the preferences of a Firefox profile, by name.
@@ -44,14 +45,14 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 		}
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(home, "user.js"), []byte(lines.String()), 0o600))
-	address, stop, err := startProcess(home, nil, regexp.MustCompile("WebDriver BiDi listening on (.*)"),
+	p, err := visitor.StartProcess(home, nil, "WebDriver BiDi listening on (.*)",
 		path, "--headless", "--no-remote", "--profile", home, "--remote-debugging-port=0", "about:blank")
 	require.NoError(t, err, "start Firefox")
-	t.Cleanup(stop)
-	c, err := dialBidi(address)
+	t.Cleanup(p.Stop)
+	c, err := dialBidi(p.Match)
 	require.NoError(t, err, "start Firefox")
 	var last struct{ Context string } // the last opened tab
-	return &Browser{t: t, Kill: stop, open: func(tb *Tab, inNewWindow bool) (driver, error) {
+	return &Browser{t: t, Kill: p.Stop, open: func(tb *Tab, inNewWindow bool) (driver, error) {
 		params := parameters{"type": "window"}
 		if !inNewWindow {
 			params = parameters{"type": "tab", "referenceContext": last.Context}

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +25,11 @@ func startScreen() (display string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return startProcess(home, nil, regexp.MustCompile(`^(\d+)$`),
-		"Xvfb", "-displayfd", "1", "-screen", "0", "1280x1024x24", "-nolisten", "tcp")
+	p, err := visitor.StartProcess(home, nil, `^(\d+)$`, "Xvfb", "-displayfd", "1", "-screen", "0", "1280x1024x24", "-nolisten", "tcp")
+	if err != nil {
+		return "", nil, err
+	}
+	return p.Match, p.Stop, nil
 }
 
 // newWebKit returns a WebKit in processes of its own, so that its cookies are its own.
@@ -43,16 +45,16 @@ func newWebKit(t testing.TB) *Browser {
 	home, err := os.MkdirTemp("", "webkit")
 	require.NoError(t, err)
 	addr := visitor.FreeAddr(t) // the driver does not tell which port it has chosen
-	_, stop, err := startProcess(home, []string{
+	p, err := visitor.StartProcess(home, []string{
 		"DISPLAY=:" + display, "GDK_BACKEND=x11", "NO_AT_BRIDGE=1", "LIBGL_ALWAYS_SOFTWARE=1", "WEBKIT_DISABLE_DMABUF_RENDERER=1",
-	}, nil, "WebKitWebDriver", "--host=127.0.0.1", "--port="+strings.TrimPrefix(addr, "127.0.0.1:"))
+	}, visitor.PID, "WebKitWebDriver", "--host=127.0.0.1", "--port="+strings.TrimPrefix(addr, "127.0.0.1:"))
 	require.NoError(t, err, "start WebKit")
-	t.Cleanup(stop)
+	t.Cleanup(p.Stop)
 	s := &webKitSession{url: "http://" + addr}
-	require.Eventually(t, func() bool { return s.do("GET /status", nil, nil) == nil }, atStart, 20*time.Millisecond, "an answer of WebKit")
+	require.Eventually(t, func() bool { return s.do("GET /status", nil, nil) == nil }, visitor.StartTimeout, 20*time.Millisecond, "an answer of WebKit")
 	s.url += "/session"
 	require.NoError(t, s.begin(miniBrowser[0]), "start WebKit")
-	return &Browser{t: t, Kill: stop, open: s.open}
+	return &Browser{t: t, Kill: p.Stop, open: s.open}
 }
 
 // webKitSession is a WebDriver session.
