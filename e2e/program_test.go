@@ -32,18 +32,7 @@ func TestProgram(t *testing.T) {
 	p := visitor.Start(t)
 	watching := visitor.New(t, p.URL).Open(visitor.PresencePage)
 
-	// Two tabs disconnect, one with a close frame and one without.
-	v := visitor.New(t, p.URL)
-	counter, presence := v.Open(visitor.CounterPage), v.Open(visitor.PresencePage)
-	counter.Increment()
-	counter.Shows("Counter: 1")
-	presence.Join("Alice")
-	watching.Shows("1 user(s) online")
-	assert.NoError(t, presence.WS.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, "")))
-	counter.Close()
-	watching.Shows("0 user(s) online")
-
-	// Crowds come and go, and leave nothing behind.
+	// Crowds join and disconnect in every way, and leave nothing behind.
 	p.ForgetsVisits(100, 400)
 	watching.Shows(" 0 user(s) online")
 	assert.Empty(t, p.Said(), "visits are not logged")

@@ -234,6 +234,9 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 			steps[what] = func(*rapid.T) { happened[what]++; act() }
 		}
 		rt.Repeat(steps)
+		for _, m := range h.members { // a single click must reach everybody too
+			h.clicks(m)
+		}
 		h.agrees(0, 0)
 	})
 	t.Log("steps: ", happened)

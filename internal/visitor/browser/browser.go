@@ -184,19 +184,14 @@ func (tb *Tab) Show() {
 }
 
 // Click clicks a button with the mouse.
-func (tb *Tab) Click(button string) { tb.t.Helper(); tb.clickOn(`button[name="` + button + `"]`) }
-
-// Follow clicks a link with the mouse.
-func (tb *Tab) Follow(href string) { tb.t.Helper(); tb.clickOn(`a[href="` + href + `"]`) }
-
-func (tb *Tab) clickOn(selector string) {
+func (tb *Tab) Click(button string) {
 	tb.t.Helper()
 	var x, y float64
 	_, err := fmt.Sscan(tb.Eval(`((element) => {
 		element.scrollIntoView({block: "nearest"});
 		const r = element.getBoundingClientRect();
 		return (r.x + r.width / 2) + " " + (r.y + r.height / 2);
-	})(`+tb.find(selector)+`)`), &x, &y)
+	})(`+tb.find(`button[name="`+button+`"]`)+`)`), &x, &y)
 	require.NoError(tb.t, err)
 	require.NoError(tb.t, tb.driver.click(x, y))
 }
