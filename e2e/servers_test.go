@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -104,7 +105,8 @@ func TestServers_GracefulShutdownKeepsPeopleOnline(t *testing.T) {
 	watching[0].Never("Person 1")
 }
 
-// A program that starts before its Redis waits for it, and can be stopped meanwhile.
+// A program that starts before its Redis retries until it is there, and can be stopped
+// meanwhile.
 func TestServers_StartBeforeRedis(t *testing.T) {
 	t.Parallel()
 	redis, exe := visitor.NewRedis(t), visitor.Build(t)
@@ -113,9 +115,17 @@ func TestServers_StartBeforeRedis(t *testing.T) {
 		socket := filepath.Join(t.TempDir(), "socket")
 		waiting := exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket)
 		waiting.Env = append(os.Environ(), "REDIS_URL="+redis.URL)
+		placeholder, err := net.Listen("tcp", redis.Addr)
+		require.NoError(t, err)
+		placeholder.(*net.TCPListener).SetDeadline(time.Now().Add(visitor.Soon))
 		require.NoError(t, waiting.Start())
 		defer waiting.Process.Kill()
-		require.Eventually(t, func() bool { _, err := os.Stat(socket); return err == nil }, visitor.Soon, time.Millisecond, "a socket")
+		for range 6 { // more than one attempt
+			conn, err := placeholder.Accept()
+			require.NoError(t, err, "the program has given up")
+			conn.Close()
+		}
+		placeholder.Close()
 		if redisStarts {
 			redis.Start()
 			v := visitor.New(t, "unix:"+socket)

@@ -712,21 +712,6 @@ func TestMember_KeepsItsCount(t *testing.T) {
 	another(t, Options{Kept: kept}).counts(13)
 }
 
-func TestStart_RetriesUntilRedisIsThere(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	server.Stop()
-	started := make(chan *peer, 1)
-	go func() {
-		defer close(started)
-		started <- another(t, shortLease(server.URL))
-	}()
-	<-time.After(time.Second) // some attempts fail
-	assert.Empty(t, started)
-	server.Start()
-	require.NotNil(t, <-started)
-}
-
 // Start explains its error, and returns at once if retrying cannot fix it. The permissions
 // that the documentation lists suffice, and Start names a missing one.
 func TestStart_ExplainsWhyItFails(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Process is a running program that is not ours: a proxy, or a browser.
+// Process is a running third-party program: a proxy or a browser.
 type Process struct {
-	Log   // its output
-	Match string
+	Log          // its output
+	Match string // see StartProcess
 	Stop  func() // kills the program and its children, and removes its home directory
 }
 
@@ -25,6 +25,9 @@ const endWithTheTest = `setsid "$@" & echo pid $!; cat >/dev/null; kill -KILL -$
 // StartTimeout is the timeout for the start of a browser.
 const StartTimeout = 4 * Soon
 
+// PID is the ready pattern for programs that print nothing when they are ready.
+const PID = `^pid (\d+)$`
+
 // StartProcess starts a program, with additional environment variables, and waits until its
 // output matches ready, a regular expression whose submatch becomes Match.
 func StartProcess(home string, env []string, ready string, command ...string) (*Process, error) {
@@ -34,6 +37,7 @@ func StartProcess(home string, env []string, ready string, command ...string) (*
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p := &Process{}
 	cmd.Stdout, cmd.Stderr = &p.Log, &p.Log
+	cmd.WaitDelay = time.Second // for a child that has left the process group
 	stdin, noInput := cmd.StdinPipe()
 	if err := errors.Join(noInput, cmd.Start()); err != nil {
 		return nil, err
@@ -52,6 +56,3 @@ func StartProcess(home string, env []string, ready string, command ...string) (*
 	p.Stop()
 	return nil, fmt.Errorf("%s did not print %q within %v, only: %s", command[0], ready, StartTimeout, p)
 }
-
-// PID is what StartProcess waits for if a program prints nothing when it is ready.
-const PID = `^pid (\d+)$`
