@@ -1,5 +1,4 @@
-# The interface of this repository: run, test, test-all, check, bench, soak, fuzz,
-# pictures; assets on its own.
+# The targets: run, test, test-all, check, bench, soak, fuzz, pictures and assets.
 
 ADDR ?= localhost:8080
 
@@ -12,16 +11,16 @@ run: assets
 	@go build -o bin/realtime .
 	@exec bin/realtime -addr $(ADDR) -data bin/counts-$(subst /,-,$(ADDR))
 
-# make check does the vetting.
+# make check runs vet.
 GO_TEST := go test -race -shuffle=on -vet=off
 
-# Everything a change can break, in 3 minutes. Most of what runs in parallel waits for a
+# Everything that a change is likely to break, in 3 minutes. Most parallel tests wait for a
 # browser.
 test: assets test-tools
 	node --test --test-reporter=./e2e/scripts/quiet.mjs e2e/scripts/*.test.mjs
 	$(GO_TEST) -parallel 6 -timeout 30m ./e2e ./...
 
-# The rest: other browsers, proxies, storms, slow networks, each page in each state.
+# The rest: other browsers, proxies, storms, and each page in each state.
 test-all: assets test-all-tools
 	$(GO_TEST) -parallel 4 -timeout 60m -tags all ./e2e/all
 
@@ -51,9 +50,9 @@ $(VENDOR)/.fetched: static/package.json static/package-lock.json Makefile
 	@cp $(addprefix static/node_modules/,$(NPM_FILES)) $(VENDOR)
 	@touch $@
 
-# What the tests need beside Go, each as command:package, or as the commands that will
-# do and the packages that are needed. As root on Debian they are installed; elsewhere
-# the tests say what is missing.
+# What the tests need besides Go, as command:package. Alternative commands are separated by
+# slashes, and several packages by plus signs. As root on Debian they are installed;
+# elsewhere the tests say what is missing.
 TEST_TOOLS := gcc:gcc+libc6-dev redis-server:redis-server \
 	chromium-headless-shell/chrome-headless-shell:chromium-headless-shell
 TEST_ALL_TOOLS := chromium/chromium-browser/google-chrome:chromium firefox-esr/firefox:firefox-esr WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb \
@@ -68,4 +67,4 @@ test-all-tools test-tools:
 	if test -z "$$missing"; then exit; fi; \
 	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
-	else false; fi || echo "not installed:$$missing (as root on Debian they are installed)"
+	else false; fi || echo "not installed:$$missing (only done as root on Debian)"

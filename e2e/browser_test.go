@@ -19,11 +19,11 @@ import (
 )
 
 // What people see in a real browser. The rules behind it (who is online, which names are
-// valid, what counts) are tested where they are, and what a page does after each kind of
-// break in e2e/scripts, on a clock that jumps. These tests show that the pages, their
-// scripts and the browser client work together.
+// valid, what counts) have unit tests, and e2e/scripts tests how a page reconnects, on a
+// virtual clock. These tests show that the pages, their scripts and the browser client
+// work together.
 
-// takes takes a step in Chromium. The other engines take it in e2e/all.
+// takes runs a step in Chromium. e2e/all runs it in the other engines.
 func takes(t *testing.T, step func(*walk.Walk)) {
 	t.Helper()
 	t.Parallel()
@@ -46,7 +46,7 @@ func TestBrowser_WithoutSocketsPagesWorkAndGoLiveWhenTheyCan(t *testing.T) {
 
 const typedName = `document.querySelector("[name=username]").value`
 
-// A tab that has left, or whose name is no longer valid, does not join again.
+// After Leave, or when the remembered name is no longer valid, a tab does not rejoin.
 func TestBrowser_NameIsRememberedUntilLeave(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -54,7 +54,7 @@ func TestBrowser_NameIsRememberedUntilLeave(t *testing.T) {
 	alice.Join("Alice")
 	alice.Eval(`void (window.held = [], liveTemplateClient.send = (message) => held.push(message))`)
 	alice.Click("leave")
-	alice.WaitUntil(`held.length === 1`, "a message that is on its way")
+	alice.WaitUntil(`held.length === 1`, "the message, held back")
 	peer.Join("Bob")
 	alice.Shows("2 user(s) online Logged in as Alice") // an update comes before the answer
 	alice.Eval(`void (delete liveTemplateClient.send, liveTemplateClient.send(held[0]))`)
@@ -62,17 +62,17 @@ func TestBrowser_NameIsRememberedUntilLeave(t *testing.T) {
 	alice.Reload()
 	alice.WaitUntil(browser.Live, "a live page")
 	alice.Shows("1 user(s) online Username")
-	assert.True(t, alice.ShowsForm(), "who left does not join again")
+	assert.True(t, alice.ShowsForm(), "a tab that left does not rejoin")
 
 	alice.Join("Alice")
 	alice.Eval(`sessionStorage.setItem("presence-name", "A".repeat(41))`)
 	alice.Reload()
 	alice.Shows(visitor.LongName)
-	assert.True(t, alice.ShowsForm(), "a name that is refused is forgotten")
+	assert.True(t, alice.ShowsForm(), "a refused name is forgotten")
 }
 
-// Many changes to the list, of every kind, and breaks leave the browser with what a new
-// page shows. It lists 20 users, and counts the others.
+// After many changes to the list and lost connections, the browser shows what a new page
+// shows: 20 users, and the number of the others.
 func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -122,7 +122,7 @@ func TestBrowser_ListIsRightAfterManyChanges(t *testing.T) {
 	alice.Shows("6 user(s) online Username Join crowd 18 crowd 19 crowd 20 crowd 21 crowd 22 crowd 23 Try:")
 }
 
-// Names that only a browser's client or its HTML could spoil.
+// Names that only the browser client or its HTML could corrupt.
 func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 	t.Parallel()
 	tb := browser.New(t).Open(visitor.Serve(t) + visitor.PresencePage)
@@ -136,7 +136,8 @@ func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 	}
 }
 
-// What is said about a name, the text in its field and the focus outlive updates and breaks.
+// The error about a name, the text in its field and the focus survive updates and
+// reconnects.
 func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -157,7 +158,7 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 		{func() {}, "username"},
 		{func() { tb.Press(kb.Tab) }, "join"},
 		{func() { tb.Eval(`document.querySelector("nav a").focus()`) }, "A"},
-		{func() { tb.Eval(`document.activeElement.blur()`) }, "BODY"}, // as after a click beside everything
+		{func() { tb.Eval(`document.activeElement.blur()`) }, "BODY"}, // as after a click on the background
 	} {
 		tb.TypeInto("username", "half a na")
 		tb.Eval(`document.querySelector("[name=username]").setSelectionRange(2, 5)`)
@@ -191,15 +192,15 @@ func TestBrowser_UpdateNeverMovesFocus(t *testing.T) {
 	tb.Shows(visitor.NoName)
 	assert.Equal(t, "   ", tb.Eval(typedName))
 
-	network.Cut() // the server forgets that it has refused a name
+	network.Cut() // the new connection knows of no refused name
 	tb.TypeInto("username", "another")
-	tb.WaitUntil(`document.querySelector("[name=username]").form.innerText.trim() === "Username\nJoin"`, "no complaint")
+	tb.WaitUntil(`document.querySelector("[name=username]").form.innerText.trim() === "Username\nJoin"`, "no error")
 	tb.Press(kb.Tab)
 	update()
 	assert.Equal(t, "another", tb.Eval(typedName))
 }
 
-// The counter counts, and presence says why nobody can join.
+// The counter works, and presence says why nobody can join.
 func TestBrowser_FormsWorkWithoutScripts(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -212,21 +213,21 @@ func TestBrowser_FormsWorkWithoutScripts(t *testing.T) {
 	assert.False(t, tb.Has("button:disabled, input:disabled, fieldset:disabled"))
 }
 
-// A page whose scripts do not all run works, and says that it may be out of date.
-func TestBrowser_ScriptThatDoesNotArriveIsNoticed(t *testing.T) {
+// A page that misses a script still works, and says that it may be out of date.
+func TestBrowser_MissingScriptIsNoticed(t *testing.T) {
 	t.Parallel()
-	const missing = "This page may be out of date"
+	const stale = "This page may be out of date"
 	server := visitor.Serve(t)
 	for name, row := range map[string]struct {
 		lost   string
 		answer http.HandlerFunc
 	}{
-		"the client is blocked":                 {"livetemplate-client", http.NotFound},
-		"the client is not the one of the page": {"livetemplate-client", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("changed()")) }},
-		"the client hangs":                      {"livetemplate-client", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
-		"live.js is blocked":                    {"/live-", http.NotFound},
-		"live.js is something else":             {"/live-", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<h1>Please log in</h1>")) }},
-		"all are blocked":                       {".js", http.NotFound},
+		"the client is blocked":     {"livetemplate-client", http.NotFound},
+		"the client was changed":    {"livetemplate-client", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("changed()")) }},
+		"the client hangs":          {"livetemplate-client", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+		"live.js is blocked":        {"/live-", http.NotFound},
+		"live.js is something else": {"/live-", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<h1>Please log in</h1>")) }},
+		"all are blocked":           {".js", http.NotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -243,7 +244,7 @@ func TestBrowser_ScriptThatDoesNotArriveIsNoticed(t *testing.T) {
 					app.ServeHTTP(w, r)
 				})
 			})+visitor.CounterPage) + `)`)
-			tb.Shows(missing)
+			tb.Shows(stale)
 			assert.NotContains(t, tb.Text(), "Connecting…")
 			assert.Contains(t, tb.Eval(`getComputedStyle(document.querySelector(".figure"), "::after").content`), "as of the last request")
 			before := tb.Number(`document.querySelector("article strong").innerText`)
@@ -253,7 +254,7 @@ func TestBrowser_ScriptThatDoesNotArriveIsNoticed(t *testing.T) {
 	}
 }
 
-// The browsers that the README names lack these.
+// The oldest browsers that the README names lack these features.
 func TestBrowser_OldBrowsersKeepUp(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -282,9 +283,8 @@ func TestBrowser_OldBrowsersKeepUp(t *testing.T) {
 	tb.Shows("received")
 }
 
-// A form that is sent before the page is live, and one that is not answered, leave the text
-// and the focus where they were.
-func TestBrowser_FormThatIsNotAnsweredCanBeSentAgain(t *testing.T) {
+// A form submitted before the page is live, and a refused one, keep the text and the focus.
+func TestBrowser_RefusedFormCanBeSentAgain(t *testing.T) {
 	t.Parallel()
 	server, blocked := visitor.Serve(t), make(chan struct{})
 	tb := browser.New(t).Load("about:blank")
@@ -314,16 +314,16 @@ func TestBrowser_FormThatIsNotAnsweredCanBeSentAgain(t *testing.T) {
 	tb.Shows("Live updates are off")
 	assert.Equal(t, "Alice", tb.Eval(typedName), "after the first update")
 
-	tb.WatchNotices()
+	tb.Watch()
 	tb.TypeInto("username", "Alice Again")
 	tb.Press(kb.Enter)
-	toldNote(tb, "The server refused your last action. Nothing changed.")
-	tb.WaitUntil(`document.activeElement.name === "username"`, "the focus where it was")
+	noticed(tb, "The server refused your last action. Nothing changed.")
+	tb.WaitUntil(`document.activeElement.name === "username"`, "the focus in the field")
 	tb.Press("!")
 	assert.Equal(t, "Alice Again!", tb.Eval(typedName))
 }
 
-// Where somebody who uses the keyboard goes on after each form.
+// A keyboard user can continue after each form.
 func TestBrowser_FormKeepsTheFocus(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -344,7 +344,7 @@ func TestBrowser_FormKeepsTheFocus(t *testing.T) {
 	tb.Shows("1 user(s) online")
 	peer.Leave()
 	tb.Shows("0 user(s) online")
-	assert.Empty(t, tb.Eval(typedName), "what was sent is not put back")
+	assert.Empty(t, tb.Eval(typedName), "submitted text is not restored")
 	tb.TypeInto("username", strings.Repeat("A", 41))
 	tb.Press(kb.Backspace + kb.Enter)
 	tb.Shows("Logged in as " + strings.Repeat("A", 40))
@@ -358,7 +358,7 @@ func TestBrowser_FormKeepsTheFocus(t *testing.T) {
 	tb.Join("Bob")
 	tb.Reload()
 	tb.Shows("Logged in as Bob")
-	assert.Equal(t, "BODY", tb.Eval(`document.activeElement.tagName`), "nobody has pressed anything")
+	assert.Equal(t, "BODY", tb.Eval(`document.activeElement.tagName`), "a page that rejoins takes no focus")
 }
 
 func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
@@ -367,18 +367,18 @@ func TestBrowser_TooManyClicksAreToldToSlowDown(t *testing.T) {
 	tb := browser.New(t).Open(p.URL + visitor.CounterPage)
 	counted := func() float64 { return p.Metric("realtime_clicks_total") }
 	agrees := func() bool { return tb.Number(`document.querySelector("article strong").innerText`) == counted() }
-	// Sent by the client at once: forms take longer, and a slow machine might not be too fast.
+	// Through the client: by submitting forms, a slow machine might stay below the limit.
 	tb.Eval(`void (() => { for (let i = 0; i < 1000; i++) liveTemplateClient.send({action: "increment", data: {}}); })()`)
 	tb.Shows("Too fast: your last action was not counted.")
-	tb.WaitUntil(`document.querySelector("#notice").innerText === ""`, "the note to go away")
-	require.Eventually(t, agrees, visitor.Soon, visitor.Interval, "every click to count, or not to")
+	tb.WaitUntil(`document.querySelector("#notice").innerText === ""`, "the notice to go away")
+	require.Eventually(t, agrees, visitor.Soon, visitor.Interval, "the page to show every counted click")
 	before := counted()
 	assert.Less(t, before, 1000.0)
 	tb.Click("increment")
 	assert.Eventually(t, func() bool { return counted() > before && agrees() }, visitor.Soon, visitor.Interval, "a click to count again")
 }
 
-func TestBrowser_PolicyStopsScriptsAndFramesThatAreNotOurs(t *testing.T) {
+func TestBrowser_PolicyBlocksInjectedScriptsAndForms(t *testing.T) {
 	t.Parallel()
 	tb := browser.New(t).Open(visitor.Serve(t) + visitor.PresencePage)
 	tb.ExpectErrors("Content Security Policy")
@@ -390,49 +390,46 @@ func TestBrowser_PolicyStopsScriptsAndFramesThatAreNotOurs(t *testing.T) {
 		document.addEventListener("securitypolicyviolation", (e) => violations.push(e.effectiveDirective));
 		document.getElementById("elsewhere").submit();
 	})()`)
-	tb.WaitUntil(`violations.includes("form-action")`, "the form to be refused")
+	tb.WaitUntil(`violations.includes("form-action")`, "the form to be blocked")
 	assert.Equal(t, "", tb.Eval(`window.injected`))
 }
 
-// toldNote waits until a page, of which WatchNotices knows, has told a person something.
-// It shows that for four seconds only.
-func toldNote(tb *browser.Tab, note string) {
-	tb.WaitUntil(`top.name.includes(`+browser.Quote(note)+`)`, note)
+// noticed waits until a notice has been shown since Watch. Notices go away after
+// four seconds.
+func noticed(tb *browser.Tab, notice string) {
+	tb.WaitUntil(`top.name.includes(`+browser.Quote(notice)+`)`, notice)
 }
 
-func TestBrowser_StatusSaysWhatIsSo(t *testing.T) {
+func TestBrowser_StaleNumberAndButtonAreMarkedWhileReconnecting(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
 	tb := browser.New(t).Open(network.URL + visitor.CounterPage)
 	tb.ExpectErrors("net::ERR_")
-	tb.WatchStatus()
 	looks := func() string {
 		const figure = `document.querySelector(".figure")`
 		return tb.Eval(`getComputedStyle(` + figure + `, "::after").content + getComputedStyle(` + figure + `).color`)
 	}
 	const button = `document.querySelector("[name=increment]")`
-	asUsual := looks()
+	current := looks()
 
 	network.Leave()
 	tb.Shows("Reconnecting…")
 	visitor.New(t, server).Click()
 	assert.Contains(t, looks(), "not current")
-	assert.NotEqual(t, asUsual, looks())
+	assert.NotEqual(t, current, looks())
 	assert.Equal(t, "true", tb.Eval(button+`.disabled`))
 	assert.Equal(t, "Reconnecting…", tb.Eval(button+`.title`))
 	assert.Equal(t, "status", tb.Eval(`document.getElementById(`+button+`.getAttribute("aria-describedby")).role`))
 
 	network.ComeBack()
 	tb.Shows("Counter: 1")
-	tb.WaitUntil(browser.Up+` && document.getElementById("connection").textContent === ""`, "silence again")
-	require.Len(t, tb.Heard(), 3)
-	assert.Equal(t, "Back online", tb.Heard()[1].Text)
-	assert.Equal(t, asUsual, looks())
+	tb.WaitUntil(browser.Up+` && document.getElementById("connection").textContent === ""`, "an empty status")
+	assert.Equal(t, current, looks())
 	assert.Equal(t, "false,,", tb.Eval(`[`+button+`.disabled, `+button+`.title, `+button+`.getAttribute("aria-describedby")].join()`))
 }
 
-func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
+func TestBrowser_PressDuringAShortDropIsNotLost(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
 	network := visitor.NewNetwork(t, server)
@@ -442,8 +439,8 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	joins.TypeInto("username", "Alice")
 	for tb, button := range map[*browser.Tab]string{joins: "join", leaves: "leave"} {
 		tb.ExpectErrors("net::ERR_")
-		tb.WatchNotices()
-		// Before a second is over, which is when the button is disabled.
+		tb.Watch()
+		// The button is disabled only after a second.
 		tb.Eval(`void document.addEventListener("live", () => document.querySelector("[name=` + button + `]").click(), {once: true})`)
 	}
 	network.Leave()
@@ -451,49 +448,8 @@ func TestBrowser_WhatIsPressedInAShortDropIsNotLost(t *testing.T) {
 	leaves.Shows("Reconnecting…")
 	network.ComeBack()
 	joins.Shows("Logged in as Alice")
-	toldNote(leaves, "Your last action was not sent: the page changed before it could be.")
+	noticed(leaves, "Your last action was not sent: the page changed before it could be.")
 	leaves.Shows("1 user(s) online Username")
-	assert.Empty(t, joins.Notices())
+	assert.Empty(t, joins.Said("notice"))
 	assert.Equal(t, 1, joins.Loads(), "without reload")
-
-	// A click that was sent, and got no answer.
-	counter := person.OpenWindow(network.URL + visitor.CounterPage)
-	counter.ExpectErrors("net::ERR_")
-	counter.WatchNotices()
-	counter.Eval(`void document.addEventListener("lvt:done", () => { window.answered = true; }, true)`)
-	release := network.Swallow()
-	counter.Click("increment")
-	network.Cut()
-	release()
-	toldNote(counter, "Your last action may not have been counted.")
-	counter.WaitUntil(browser.Live, "a live page")
-	counter.Shows("Counter: 0")
-	assert.Equal(t, "", counter.Eval(`window.answered`), "the page is no answer to the click")
-}
-
-func TestBrowser_PageForWhichThereIsNoRoomSaysSoAndIsLiveWhenThereIs(t *testing.T) {
-	t.Parallel()
-	for _, row := range []struct{ flag, says string }{
-		{"-max-connections", "The server is full, so this page is not live. Buttons still work. It keeps trying."},
-		{"-max-per-session", "Too many tabs are live in this browser. Buttons still work. Close another tab to make this one live."},
-	} {
-		t.Run(row.flag, func(t *testing.T) {
-			server := visitor.Serve(t, row.flag, "1")
-			person := browser.New(t)
-			first, second := person.OpenWindow(server+visitor.CounterPage), person.OpenWindow("about:blank")
-			second.ExpectErrors("WebSocket")
-			second.InEveryPage(`Math.random = () => 0.1`) // attempts come often
-			second.Navigate(server + visitor.CounterPage)
-			second.Shows(row.says)
-			second.Click("increment")
-			second.Shows("Counter: 1")
-			first.Shows("Counter: 1")
-
-			first.Close()
-			second.WaitUntil(browser.Up, "a live page")
-			visitor.New(t, server).Click()
-			second.Shows("Counter: 2")
-			assert.Equal(t, 2, second.Loads(), "about:blank and the page")
-		})
-	}
 }

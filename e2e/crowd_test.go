@@ -16,14 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
-	"realtime/internal/visitor/storm"
 )
-
-// Six tabs for each thing that happens; make test-all has 24, and make soak 64.
-func TestStress(t *testing.T) {
-	t.Parallel()
-	storm.Run(t, 6)
-}
 
 func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	t.Parallel()
@@ -32,8 +25,7 @@ func TestFanout_BurstOfACrowdLosesNothing(t *testing.T) {
 	visitor.OpenCrowd(t, visitor.PresencePage, 100, server).Burst(100)
 }
 
-// With next to no budget, hours pass between two refreshes, as soon as it is known
-// what one costs.
+// With almost no budget, hours pass between refreshes once the cost of one is known.
 func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t, append(visitor.Patient, "-refresh-budget", "1e-9")...)
@@ -47,24 +39,25 @@ func TestFanout_BudgetHoldsForTheTabsThatAreOpen(t *testing.T) {
 	}, visitor.Soon, time.Millisecond, "a tab that is behind")
 }
 
-// connectDeaf connects peers that do not read the long answers that they ask for, until the
-// server has stopped reading from them or has closed them.
+// connectDeaf connects peers that do not read the answers to their messages, and returns
+// when the server has stopped reading from them or has closed them.
 func connectDeaf(t *testing.T, server string, peers int) {
 	var connecting sync.WaitGroup
 	for range peers {
 		connecting.Go(func() {
-			ws := storm.StopReading(t, server)
+			ws := visitor.StopReading(t, server)
 			t.Cleanup(func() { ws.Close() })
 		})
 	}
 	connecting.Wait()
 }
 
-// The framework would write to them while it holds a lock that everybody needs.
+// Without internal/wsconn, the framework would write to them while it holds a lock that
+// everybody needs.
 func TestHostile_PeersThatDoNotReadHarmNobody(t *testing.T) {
 	t.Parallel()
 	const deaf, clicks = 5, 10
-	p := visitor.Start(t, visitor.Patient...) // they stay
+	p := visitor.Start(t, visitor.Patient...) // deaf peers stay connected
 	clicker, watching := visitor.New(t, p.URL).Open(visitor.CounterPage), visitor.New(t, p.URL).Open(visitor.CounterPage)
 	poster := visitor.New(t, p.URL)
 	connectDeaf(t, p.URL, deaf)
@@ -89,8 +82,8 @@ func TestHostile_PeersThatDoNotReadAreClosed(t *testing.T) {
 	assert.Eventually(t, closed, visitor.Soon, 10*time.Millisecond)
 }
 
-// noPageSends is text that is answered, and mostly changes nothing.
-var noPageSends = []string{
+// oddFrames are messages that no page sends. Most change nothing.
+var oddFrames = []string{
 	`{"action":"mount"}`, `{"action":"refreshCounter","data":{"counter":9}}`, `{"action":"presenceChanged","data":{"onlinecount":9}}`,
 	`{"action":"__navigate__","data":{"counter":"9"}}`, `{"action":"__ping__"}`, `{"action":"onConnect"}`, `{"action":"cancel_upload"}`,
 	`{"action":"upload_complete","upload_name":"x","entry_ids":["x"]}`, `{}`, `null`,
@@ -100,18 +93,17 @@ var noPageSends = []string{
 	`{"action":"increment","action":"x"}`, `{"action":"join","data":{"username":"x"}}`, `{"action":"join","data":{"username":[{}]}}`, "\xff",
 }
 
-// Whatever a peer sends to a live page: it is answered or its connection is
-// closed, only an increment counts, and everybody else goes on.
+// Whatever a peer sends, it is answered or disconnected, only an increment counts, and
+// nobody else is affected.
 func FuzzFrames(f *testing.F) {
-	for _, frame := range noPageSends {
+	for _, frame := range oddFrames {
 		f.Add(true, true, []byte(frame))
 		f.Add(true, false, []byte(frame))
 	}
 	f.Add(false, true, []byte(`{"action":"increment","data":{}}`))
 	server := visitor.Serve(f)
-	sender := visitor.New(f, server)
 	f.Fuzz(func(t *testing.T, text, counter bool, frame []byte) {
-		healthy := sender.With(t)
+		healthy := visitor.New(t, server)
 		page := map[bool]string{true: visitor.CounterPage, false: visitor.PresencePage}[counter]
 		peer, clicker := healthy.Open(page), healthy.Open(visitor.CounterPage)
 		defer peer.Close()
@@ -124,7 +116,7 @@ func FuzzFrames(f *testing.F) {
 		frameType := map[bool]int{true: websocket.TextMessage, false: websocket.BinaryMessage}[text]
 		require.NoError(t, peer.WS.WriteMessage(frameType, frame))
 		if text && utf8.Valid(frame) {
-			peer.Settle() // answered, and goes on
+			peer.Settle()
 		} else {
 			<-peer.Ended
 		}
@@ -135,7 +127,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// isIncrement reports whether a frame means a click.
+// isIncrement reports whether a frame is a click.
 func isIncrement(frame []byte) bool {
 	var message struct {
 		Action, Submitter string

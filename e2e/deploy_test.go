@@ -24,8 +24,8 @@ const (
 	newVersion = "There is a new version of this page."
 )
 
-// A deploy under open tabs: each becomes the new page by itself, at once where nothing is
-// lost, and otherwise at the press of a button.
+// After a deploy, open tabs become the new page by themselves where nothing would be lost,
+// and otherwise at the press of a button.
 func TestDeploy_OpenPagesBecomeNew(t *testing.T) {
 	t.Parallel()
 	next := visitor.BuildNext(t)
@@ -49,30 +49,30 @@ func TestDeploy_OpenPagesBecomeNew(t *testing.T) {
 	}
 	restart(visitor.Build(t))
 	for _, tb := range tabs {
-		tb.WaitUntil(`connects === 1`, "a page that is live again")
+		tb.WaitUntil(`connects === 1`, "a live page again")
 	}
 	restart(next)
 	counter.WaitUntil(isNext, "the new page")
 	joined.WaitUntil(isNext, "the new page")
 	joined.Shows("Logged in as Alice")
-	assert.Equal(t, []int{2, 2}, []int{counter.Loads(), joined.Loads()}, "the restart with the same build loads no page")
+	assert.Equal(t, []int{2, 2}, []int{counter.Loads(), joined.Loads()}, "a restart with the same build reloads no page")
 
 	typing.Shows(newVersion)
 	assert.Equal(t, "half a name", typing.Eval(typedName))
 	assert.Equal(t, 1, typing.Loads())
 	typing.Click("renew")
 	typing.WaitUntil(isNext+" && "+browser.Live, "the new page")
-	assert.Equal(t, "half a name", typing.Eval(typedName), "what was typed comes along")
+	assert.Equal(t, "half a name", typing.Eval(typedName), "typed text is kept")
 	assert.Empty(t, typing.Eval(`document.getElementById("renew").innerText`))
 	visitor.New(t, before.URL).Click()
 	counter.Shows("Counter: 1")
 	assert.Equal(t, 2, counter.Loads(), "once")
 }
 
-// A balancer between two versions: sockets go to the new one, pages to the old one. A page is
-// not loaded again while it would get no new one, and then once only, even if the balancer
-// has changed its mind meanwhile.
-func TestDeploy_PageBetweenTwoVersionsIsLoadedAgainOnce(t *testing.T) {
+// A balancer sends sockets to the new version, and pages to the old one. A page does not
+// reload while it would get the old version, and then reloads once, even if the balancer
+// sends it back.
+func TestDeploy_PageBetweenTwoVersionsReloadsOnce(t *testing.T) {
 	t.Parallel()
 	old, next := visitor.Serve(t), visitor.StartExe(t, visitor.BuildNext(t))
 	target, err := url.Parse(next.URL)
@@ -97,20 +97,20 @@ func TestDeploy_PageBetweenTwoVersionsIsLoadedAgainOnce(t *testing.T) {
 	tb := browser.New(t).Load("about:blank")
 	tb.ExpectServerAway()
 	tb.ExpectErrors("502")
-	tb.InEveryPage(`const now = performance.now; performance.now = () => now.call(performance) + 1e6;`) // nobody has used it for long
+	tb.InEveryPage(`const now = performance.now; performance.now = () => now.call(performance) + 1e6;`) // the page looks unused
 	tb.Navigate(network.URL + visitor.CounterPage)
 	for _, answer := range []int64{0, 2} {
 		newPage.Store(answer)
 		before := asked.Load()
-		require.Eventually(t, func() bool { return asked.Load() > before+1 }, visitor.Soon, time.Millisecond, "pages that look for a new one")
+		require.Eventually(t, func() bool { return asked.Load() > before+1 }, visitor.Soon, time.Millisecond, "checks for a new page")
 		assert.Equal(t, 2, tb.Loads(), "about:blank and the page")
 	}
 	newPage.Store(1)
-	tb.WaitUntil(`performance.getEntriesByType("navigation")[0].type === "reload"`, "the page to be loaded again")
+	tb.WaitUntil(`performance.getEntriesByType("navigation")[0].type === "reload"`, "a reload")
 	for range 3 {
 		tb.Shows(newVersion)
 		assert.Equal(t, 3, tb.Loads())
 		network.Cut()
-		tb.WaitUntil(`document.getElementById("renew").innerText === ""`, "a page that has lost its server")
+		tb.WaitUntil(`document.getElementById("renew").innerText === ""`, "a lost socket")
 	}
 }

@@ -1,9 +1,9 @@
-// Package e2e tests the built program as people meet it: in browsers, in crowds,
-// among hostile peers, on several servers, and when it stops. It starts the program
-// with flags, and looks inside it by its metrics and profiles only.
+// Package e2e tests the built program: in browsers, with crowds and hostile peers, on
+// several servers, and when it stops. It starts the program with flags, and looks inside
+// only through metrics and profiles.
 //
-// make test runs this package. What takes longer, or needs more than Chromium and
-// Redis, is in the folders: all for make test-all and make soak, bench, and pictures.
+// make test runs this package. Tests that take longer, or need more than Chromium and
+// Redis, are in subdirectories: all for make test-all and make soak, bench, and pictures.
 package e2e
 
 import (

@@ -17,8 +17,8 @@ import (
 	"realtime/internal/visitor"
 )
 
-// After the first refresh of each page, the next one would come in an hour.
-func TestMetrics_SayWhatHappened(t *testing.T) {
+// After the first refresh of each page, the next one is an hour away.
+func TestMetrics_CountWhatHappens(t *testing.T) {
 	t.Parallel()
 	p := visitor.Start(t, "-max-connections", "4", "-refresh-interval", "1h")
 	server := p.URL
@@ -26,13 +26,13 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	counter, other, presence := alice.Open(visitor.CounterPage), bob.Open(visitor.CounterPage), bob.Open(visitor.PresencePage)
 	counter.Increment()
 	other.Shows("Counter: 1 ")
-	for range 3 { // which wait for the interval
+	for range 3 { // their refreshes are merged
 		counter.Increment()
 	}
 	counter.Settle()
 	alice.Click()
 
-	// What changes nothing for others asks for no refresh.
+	// Actions that change nothing for others ask for no refresh.
 	alice.Post(visitor.PresencePage, url.Values{"username": {"Alice"}, "join": {""}})
 	presence.Leave() // has not joined
 	presence.Join(" ")
@@ -43,8 +43,8 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	presence.Join("Bob")
 	presence.Settle()
 
-	// Refused are two messages, a connection that sends bytes, the fifth connection, one
-	// from elsewhere, and a form.
+	// Two invalid messages, a binary message, a connection above the limit, one from a
+	// foreign origin, and a form that is too long are refused.
 	for range 2 {
 		require.NoError(t, counter.WS.WriteMessage(websocket.TextMessage, []byte("no action")))
 	}
@@ -96,14 +96,14 @@ func TestMetrics_SayWhatHappened(t *testing.T) {
 	}
 	assert.Contains(t, text, `realtime_refresh_duration_seconds_count{action="RefreshCounter"} 1`)
 	assert.Regexp(t, `\nrealtime_build_info{go_version="go1[^"]+",revision="([0-9a-f]{40}(\+dirty)?|unknown)",version="[^"]+"} 1\n`, text)
-	assert.NotContains(t, text, "livetemplate_", "many of those are always 0")
+	assert.NotContains(t, text, "livetemplate_", "the framework's own metrics are often wrong")
 
-	problems, err := promlint.New(strings.NewReader(text)).Lint() // as promtool does
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 }
 
-func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
+func TestLog_IdentifiesRequestsAndHidesSecrets(t *testing.T) {
 	t.Parallel()
 	p := visitor.Start(t, "-log-level", "debug", "-log-format", "json", "-trust-proxy")
 	v := visitor.New(t, p.URL)
@@ -119,7 +119,7 @@ func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
 	v.Send(http.MethodPost, visitor.PresencePage, "application/json", `{"action":"Wilhelmina`)
 	tb.Close()
 	const connection = `"msg":"request","method":"GET","path":"/realtime/presence","status":101,"took":"`
-	require.Eventually(t, func() bool { return strings.Contains(p.Log(), connection) }, visitor.Soon, time.Millisecond, "the connection has ended")
+	require.Eventually(t, func() bool { return strings.Contains(p.Log(), connection) }, visitor.Soon, time.Millisecond, "the end of the connection")
 
 	id := resp.Header.Get("X-Request-Id")
 	assert.Regexp(t, `^[A-Z2-7]{26}$`, id)
@@ -139,10 +139,10 @@ func TestLog_TellsRequestsApartAndNoSecrets(t *testing.T) {
 	for line := range strings.Lines(log) {
 		assert.True(t, json.Valid([]byte(line)), "not JSON: %s", line)
 	}
-	assert.NotContains(t, p.Admin("/metrics"), `status="101"`, "a connection is no request")
+	assert.NotContains(t, p.Admin("/metrics"), `status="101"`, "a connection is not a request")
 
 	for given, kept := range map[string]bool{"abc-123": true, strings.Repeat("x", 65): false, "a b": false, "": false} {
-		_, resp := visitor.Knock(t, p.URL, "/healthz", http.Header{"X-Request-Id": {given}}) // no upgrade there
-		assert.Equal(t, kept, resp.Header.Get("X-Request-Id") == given, "a proxy names it %q", given)
+		_, resp := visitor.Knock(t, p.URL, "/healthz", http.Header{"X-Request-Id": {given}})
+		assert.Equal(t, kept, resp.Header.Get("X-Request-Id") == given, "an ID of a proxy: %q", given)
 	}
 }

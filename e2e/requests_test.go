@@ -21,7 +21,7 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
+func TestLivePages_TabsOfOneBrowserWithoutSocketsAreIndependent(t *testing.T) {
 	t.Parallel()
 	v := visitor.New(t, visitor.Serve(t))
 	v.Get(visitor.PresencePage) // for its cookie
@@ -35,7 +35,7 @@ func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
 				assert.Contains(t, presence.HTML(), `id="username" name="username" value="`+template.HTMLEscapeString(name)+`" placeholder=`)
 				assert.Contains(t, presence.Text(), visitor.NotLive)
 				presence.Act("presenceChanged", nil)
-				assert.NotContains(t, presence.Text(), visitor.NotLive, "what another tab was told")
+				assert.NotContains(t, presence.Text(), visitor.NotLive, "an error of another tab")
 				counter.Act("increment", nil)
 			}
 		})
@@ -46,8 +46,8 @@ func TestLivePages_TabsOfOneBrowserWithoutSocketsStayApart(t *testing.T) {
 	assert.Contains(t, last.Text(), "Counter: 41 ")
 }
 
-// While the answer to one click is on its way from Redis, clicks of other browsers are
-// not held up: they wait for the next command together. Redis is far away here.
+// While one click waits for Redis, clicks of other browsers are not blocked: they share the
+// next command. Redis is slow here.
 func TestRequests_PostsOfManyBrowsersDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	const posters = 100
@@ -69,10 +69,10 @@ func TestRequests_PostsOfManyBrowsersDoNotWaitForEachOther(t *testing.T) {
 	})
 	far.Delay(0)
 	assert.Contains(t, browsers[0].Get(visitor.CounterPage), "Counter: 100 ")
-	assert.Less(t, spent.Commands, posters, "several for each click if clicks wait for each other")
+	assert.Less(t, spent.Commands, posters, "otherwise each click would take several commands")
 }
 
-// The server ends what is slow, what is huge, and a peer that says nothing any more.
+// The server ends slow and huge requests, and a connection whose peer is silent.
 func TestRequests_HaveLimits(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
@@ -81,7 +81,7 @@ func TestRequests_HaveLimits(t *testing.T) {
 	require.NoError(t, err)
 	defer silent.Close()
 	require.NoError(t, visitor.Act(silent, "join", map[string]any{"username": "silent"}))
-	watching.Shows(" 1 user(s) online") // from here on the silent end reads and writes nothing
+	watching.Shows(" 1 user(s) online") // from here on the silent peer reads and writes nothing
 
 	const begin = " HTTP/1.1\r\nHost: x\r\n"
 	get, post := "GET / "+begin[1:], "POST "+visitor.CounterPage+begin+"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -93,7 +93,7 @@ func TestRequests_HaveLimits(t *testing.T) {
 		"no request":    {"", ""},
 		"a slow header": {get, ""},
 		"a slow body":   {post + "Content-Length: 100\r\n\r\nincr", "408 Request Timeout"},
-		"a long header": {get + cookies(15_000), "200 OK"}, // of all applications that share a host name
+		"a long header": {get + cookies(15_000), "200 OK"}, // with cookies of other applications on the host
 		"a huge header": {get + cookies(32<<10), "431 Request Header Fields Too Large"},
 	} {
 		requests.Go(func() {
@@ -102,7 +102,7 @@ func TestRequests_HaveLimits(t *testing.T) {
 				return
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(4 * visitor.Soon)) // the server itself takes up to 10 seconds
+			conn.SetDeadline(time.Now().Add(4 * visitor.Soon)) // the server's own timeouts are up to 10 seconds
 			go io.WriteString(conn, row.sent)
 			answer, err := io.ReadAll(conn)
 			assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, name)
@@ -113,8 +113,9 @@ func TestRequests_HaveLimits(t *testing.T) {
 	watching.Shows(" 0 user(s) online")
 }
 
-// The pages are there, and every browser file is loaded by one, at an address that is kept.
-func TestPages_AreThere(t *testing.T) {
+// Every page is served, and every browser file is loaded by some page, from a URL that
+// caches may keep.
+func TestPages_AreServedWithTheirFiles(t *testing.T) {
 	t.Parallel()
 	browser.NeedFiles(t)
 	const notFound = "<h1>Page not found</h1>"
@@ -132,7 +133,7 @@ func TestPages_AreThere(t *testing.T) {
 			`name="username"`, `placeholder="Pick a name…"`, `<button name="join">`, "Closed tabs", "Same names"},
 		"/healthz":        {"ok"},
 		"/readyz":         {"ready"},
-		"/metrics":        {notFound, `href="/"`}, // they have an address of their own
+		"/metrics":        {notFound, `href="/"`}, // only on the admin address
 		"/debug/pprof/":   {notFound},
 		"/static/nothing": {notFound},
 	} {
@@ -158,6 +159,6 @@ func TestPages_AreThere(t *testing.T) {
 	}
 }
 
-// addressOf matches the address of a browser file: what stands before the hash of its
-// content, and after it.
+// addressOf matches the URL of a browser file. Its submatches are the URL, and the name
+// before and after the hash.
 var addressOf = regexp.MustCompile(`(?:src|href)="(/static/(?:vendor/)?([^"]*?)-[0-9a-f]{64}(\.[^"]*))"`)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,10 +17,11 @@ import (
 	"realtime/internal/visitor"
 )
 
-// What servers agree on is proved in internal/cluster. Here is what only programs show.
+// The tests of internal/cluster prove that servers agree. These show what only the built
+// program can show.
 
-// A crowd clicks on three servers at once. Each click is on every server, counts once,
-// and survives a restart of all.
+// A crowd clicks on three servers at once. Every server shows every click once, and the
+// number survives a restart of all servers.
 func TestServers_CountEveryClickOnce(t *testing.T) {
 	t.Parallel()
 	redis, servers := visitor.StartServers(t, 3, "-drain", "100ms")
@@ -34,12 +36,12 @@ func TestServers_CountEveryClickOnce(t *testing.T) {
 	assert.Eventually(t, func() bool { return c.Count(int64(all)).Unanswered == 0 }, visitor.Soon, time.Millisecond)
 	for _, s := range servers {
 		assert.Contains(t, visitor.New(t, s.URL).Get(visitor.CounterPage), fmt.Sprintf("Counter: %d ", all))
-		assert.EqualValues(t, each, s.Metric("realtime_clicks_total"), "each counts its own")
+		assert.EqualValues(t, each, s.Metric("realtime_clicks_total"), "clicks on this server")
 		assert.Zero(t, s.Stop(syscall.SIGTERM))
 	}
 	for _, key := range redis.Keys(t.Context(), "*").Val() {
 		forGood := key == "realtime:counts" || key == "realtime:servers"
-		assert.Equal(t, forGood, redis.TTL(t.Context(), key).Val() == -1, "%s stays behind", key)
+		assert.Equal(t, forGood, redis.TTL(t.Context(), key).Val() == -1, "the TTL of %s", key)
 	}
 	tb := visitor.New(t, visitor.Serve(t, "-redis", redis.URL)).Open(visitor.CounterPage)
 	tb.Shows(fmt.Sprintf("Counter: %d ", all))
@@ -47,14 +49,13 @@ func TestServers_CountEveryClickOnce(t *testing.T) {
 	tb.Shows(fmt.Sprintf("Counter: %d ", all+1))
 }
 
-// Neither a reload on another server nor a stop changes who is online: people come back
-// on other servers, under the same names, and who does not come back stays for the grace
-// period. It is long here, so that nothing is right only because it has ended. People of a
-// server that is killed are gone.
+// Neither a reload on another server nor a graceful shutdown changes who is online: people
+// return on other servers under the same names, and those who do not stay online for the
+// grace period, which is long here. People of a killed server go offline.
 //
-// Somebody who is back after the server has left shows in one tab. Who is back in that
-// very moment may show in two until the grace period ends.
-func TestServers_StopIsNoExodus(t *testing.T) {
+// Somebody who returns after the shutdown shows in one tab. Somebody who returns during it
+// may show in two until the grace period ends.
+func TestServers_GracefulShutdownKeepsPeopleOnline(t *testing.T) {
 	t.Parallel()
 	redis, servers := visitor.StartServers(t, 3, "-grace", "1h")
 	const everybody = "5 user(s) online"
@@ -75,7 +76,7 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 		watching = append(watching, tb)
 	}
 	for _, key := range redis.Keys(t.Context(), "realtime:server:*").Val() {
-		assert.NotContains(t, fmt.Sprint(redis.HGetAll(t.Context(), key).Val()), tabs[0].Visitor.Session(), "Redis knows the cookie")
+		assert.NotContains(t, fmt.Sprint(redis.HGetAll(t.Context(), key).Val()), tabs[0].Visitor.Session(), "the session cookie")
 	}
 	tabs[1].Close()
 	joins(tabs[1].Visitor.At(servers[2].URL), 1)
@@ -85,41 +86,50 @@ func TestServers_StopIsNoExodus(t *testing.T) {
 	joins(tabs[0].Visitor.At(servers[1].URL), 0)
 	<-servers[0].Exited
 	assert.Zero(t, servers[0].ExitCode())
-	for i, s := range servers[1:] { // a click comes after all else that the other has heard
+	for i, s := range servers[1:] { // a click arrives after everything that was sent before
 		visitor.New(t, s.URL).Click()
 		visitor.New(t, servers[2-i].URL).Open(visitor.CounterPage).Shows(fmt.Sprintf("Counter: %d ", i+1))
 	}
-	joins(tabs[3].Visitor.At(servers[2].URL), 3) // and Person 4 does not come back
+	joins(tabs[3].Visitor.At(servers[2].URL), 3) // Person 4 does not return
 	late := visitor.New(t, visitor.Serve(t, "-grace", "1h", "-redis", redis.URL)).Open(visitor.PresencePage)
 	for _, tb := range append(watching, late) {
 		tb.Shows("Person 4")
 		tb.ShowsNoMore("Person 3 in 2 tabs")
 		tb.Shows(everybody)
 		for _, text := range tb.HasRead() {
-			assert.Contains(t, text, everybody, "not for a moment")
+			assert.Contains(t, text, everybody, "at any moment")
 		}
 	}
 	servers[2].Stop(syscall.SIGKILL)
-	watching[0].Shows("2 user(s) online") // Person 0 is here, and Person 4 has time
+	watching[0].Shows("2 user(s) online") // Person 0, and Person 4 in the grace period
 	watching[0].Never("Person 1")
 }
 
-// A program that starts before its Redis waits for it, unless it is stopped.
+// A program that starts before its Redis retries until it is there, and can be stopped
+// meanwhile.
 func TestServers_StartBeforeRedis(t *testing.T) {
 	t.Parallel()
 	redis, exe := visitor.NewRedis(t), visitor.Build(t)
 	redis.Stop()
-	for _, comes := range []bool{false, true} {
+	for _, redisStarts := range []bool{false, true} {
 		socket := filepath.Join(t.TempDir(), "socket")
 		waiting := exec.Command(exe, "-drain", "10ms", "-addr", "unix:"+socket)
 		waiting.Env = append(os.Environ(), "REDIS_URL="+redis.URL)
+		placeholder, err := net.Listen("tcp", redis.Addr)
+		require.NoError(t, err)
+		placeholder.(*net.TCPListener).SetDeadline(time.Now().Add(visitor.Soon))
 		require.NoError(t, waiting.Start())
 		defer waiting.Process.Kill()
-		require.Eventually(t, func() bool { _, err := os.Stat(socket); return err == nil }, visitor.Soon, time.Millisecond, "it listens")
-		if comes {
+		for range 6 { // more than one attempt
+			conn, err := placeholder.Accept()
+			require.NoError(t, err, "the program has given up")
+			conn.Close()
+		}
+		placeholder.Close()
+		if redisStarts {
 			redis.Start()
 			v := visitor.New(t, "unix:"+socket)
-			v.Click() // is answered once Redis is there
+			v.Click()
 			assert.Contains(t, v.Get(visitor.CounterPage), "Counter: 1 ")
 		}
 		assert.NoError(t, waiting.Process.Signal(syscall.SIGTERM))
@@ -127,8 +137,8 @@ func TestServers_StartBeforeRedis(t *testing.T) {
 	}
 }
 
-// Redis goes away, loses everything, and comes back. Clicks count all the while, people see
-// whose are missing, and then all are there. What is known of others stays.
+// Redis goes away, loses its data, and comes back. Clicks count meanwhile, and pages say which
+// are missing; afterwards all are there. What a server knows of others stays.
 func TestServers_RedisAway(t *testing.T) {
 	t.Parallel()
 	const missing = "clicks on other servers are missing here"
@@ -156,7 +166,7 @@ func TestServers_RedisAway(t *testing.T) {
 		visitor.New(t, s.URL).Click()
 		counters[i].Shows("Counter: 3 ")
 		visitor.New(t, s.URL).Open(visitor.PresencePage).Join(fmt.Sprint("late ", i))
-		people[i].Shows("3 user(s) online") // as far as it is known here
+		people[i].Shows("3 user(s) online") // as far as this server knows
 		people[i].StartHistory()
 	}
 	redis.Start()
@@ -164,7 +174,7 @@ func TestServers_RedisAway(t *testing.T) {
 		people[i].Shows("4 user(s) online")
 		people[i].ShowsNoMore("last known")
 		for _, text := range people[i].HasRead() {
-			assert.NotContains(t, text, " 2 user(s) online", "nobody is gone for a moment")
+			assert.NotContains(t, text, " 2 user(s) online", "nobody goes offline, even for a moment")
 		}
 		counters[i].Shows("Counter: 5 ")
 		counters[i].ShowsNoMore(missing)
@@ -173,14 +183,13 @@ func TestServers_RedisAway(t *testing.T) {
 	}
 }
 
-// A server that stops tells the others only once it takes no more requests. Behind
-// nginx, which does not ask whether a server is ready, forms arrive until then, and
-// each of them counts.
-func TestServers_FormsCountUntilTheServerIsGone(t *testing.T) {
+// During a shutdown every form counts until the server accepts no more requests: nginx, which
+// does not check readiness, sends them until then.
+func TestServers_FormsCountUntilTheServerHasStopped(t *testing.T) {
 	t.Parallel()
 	redis := visitor.NewRedis(t)
 	far := visitor.NewNetwork(t, redis.Addr)
-	far.Delay(25 * time.Millisecond) // telling takes time
+	far.Delay(25 * time.Millisecond)
 	s := visitor.Start(t, "-redis", "redis://"+far.Addr()+"/0", "-drain", "200ms")
 	v := visitor.New(t, s.URL)
 	v.Click()

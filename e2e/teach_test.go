@@ -26,9 +26,9 @@ var (
 		`<h2 id="template">Template</h2>.*<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
 )
 
-// Every listing of a page is what stands in the repository at the lines it names, and
-// all code of the controller is there.
-func TestListings_AreTheCodeThatRuns(t *testing.T) {
+// Every listing of a page is the code of the repository at the lines that it names, and all
+// methods of the controller are listed.
+func TestListings_ShowTheRealCode(t *testing.T) {
 	t.Parallel()
 	v := visitor.New(t, visitor.Serve(t))
 	for address, name := range map[string]string{visitor.CounterPage: "MultiUserSync", visitor.PresencePage: "Presence"} {
@@ -52,12 +52,12 @@ func TestListings_AreTheCodeThatRuns(t *testing.T) {
 
 		assert.Regexp(t, sections, page)
 		before, _, _ := strings.Cut(page, `<figure class="listing">`)
-		assert.NotContains(t, before, "/static/listing", "the script of listings loads after them")
+		assert.NotContains(t, before, "/static/listing", "the script of the listings loads after them")
 	}
 }
 
-// On any screen, code scrolls in its box and never the page.
-func TestBrowser_ListingScrollsInItsBoxAndIsCopiedWithoutNumbers(t *testing.T) {
+// On any screen, code scrolls in its box, and the page does not scroll sideways.
+func TestBrowser_ListingScrollsInItsBoxAndIsCopiedWithoutLineNumbers(t *testing.T) {
 	t.Parallel()
 	tb := browser.New(t).Open(visitor.Serve(t) + visitor.CounterPage)
 	for _, width := range []int64{360, 1600} {
@@ -70,7 +70,7 @@ func TestBrowser_ListingScrollsInItsBoxAndIsCopiedWithoutNumbers(t *testing.T) {
 	assert.Regexp(t, `^"\d+" / ""$`, tb.Eval(`getComputedStyle(document.querySelector("[data-line]"), "::before").content`), "the number, which is not read out")
 
 	tb.Run(chromedp.Click(`[aria-label^="Copy state_realtime.go"]`))
-	tb.WaitUntil(`[...document.querySelectorAll("[role=status]")].some((said) => said.textContent === "Copied")`, "to be told")
+	tb.WaitUntil(`[...document.querySelectorAll("[role=status]")].some((said) => said.textContent === "Copied")`, "the message Copied")
 	tb.Eval(`void document.body.appendChild(Object.assign(document.createElement("textarea"), {id: "pasted"})).focus()`)
 	tb.Run(chromedp.KeyEvent("v", chromedp.KeyModifiers(2))) // Ctrl+V
 	pasted := tb.Eval(`document.getElementById("pasted").value`)
@@ -99,15 +99,15 @@ func TestBrowser_NumberThatChangesStandsOutUnlessMotionIsReduced(t *testing.T) {
 	tb.WaitUntil(browser.Live, "a live page")
 	other.Increment()
 	tb.Shows("Counter: 1")
-	assert.Equal(t, "1", tb.Eval(`String(moves)`), "and not when the page became live")
+	assert.Equal(t, "1", tb.Eval(`String(moves)`), "one animation, and none when the page became live")
 	tb.Run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-reduced-motion", Value: "reduce"}}))
 	other.Increment()
 	tb.Shows("Counter: 2")
 	assert.Equal(t, "1", tb.Eval(`String(moves)`))
 }
 
-// The index shows each demo twice. Each frame is a live connection of its own, opens
-// when it comes into view, and remembers its own name.
+// The index shows each demo twice. Each frame has its own live connection, opens when it
+// comes into view, and remembers its own name.
 func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 	t.Parallel()
 	tb := browser.New(t).Load("about:blank")
@@ -123,8 +123,8 @@ func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 		live(name)
 	}
 	tb.Eval(`void ` + frame("counter-left") + `.querySelector("[name=increment]").click()`)
-	tb.WaitUntil(frame("counter-right")+`.querySelector(".figure").innerText === "Counter: 1"`, "the other to move")
-	assert.False(t, tb.Has("iframe[name=presence-right]"), "not in view, even after the one before it is live")
+	tb.WaitUntil(frame("counter-right")+`.querySelector(".figure").innerText === "Counter: 1"`, "the update of the other frame")
+	assert.False(t, tb.Has("iframe[name=presence-right]"), "a frame that is not in view")
 
 	people := map[string]string{"presence-left": "Alice", "presence-right": "Bob"}
 	for name, person := range people {
@@ -132,7 +132,7 @@ func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 		tb.Eval(fmt.Sprintf(`void (%[1]s.querySelector("[name=username]").value = %[2]q, %[1]s.querySelector("[name=join]").click())`, frame(name), person))
 	}
 	for _, when := range []string{"after they join", "after a reload"} {
-		for name := range people { // first both: a frame out of view is not online
+		for name := range people { // both first: frames go offline while they are out of view
 			live(name)
 		}
 		for name, person := range people {
@@ -142,8 +142,8 @@ func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 	}
 }
 
-// The selectors by which the framework's own documentation tests these pages.
-func TestBrowser_PagesAreAsTheFrameworkDocumentsThem(t *testing.T) {
+// The selectors with which the framework's documentation tests these pages.
+func TestBrowser_PagesHaveTheDocumentedSelectors(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
 	tb := browser.New(t).Open(server + visitor.CounterPage)
@@ -156,16 +156,16 @@ func TestBrowser_PagesAreAsTheFrameworkDocumentsThem(t *testing.T) {
 	assert.True(t, tb.Has(`article form button[name=leave]`))
 }
 
-// transferred are the bytes that crossed the network for a page and its frames, by address.
+// transferred are the bytes transferred for a page and its frames, by URL.
 const transferred = `JSON.stringify(Object.fromEntries([window, ...Array.from(frames)].
 	flatMap((page) => page.performance.getEntries()).filter((entry) => entry.transferSize > 0).
 	map((entry) => [entry.name, entry.transferSize])))`
 
-// What crosses the network when a page is opened, as Chromium counts it.
+// As Chromium counts transferred bytes.
 func TestBrowser_FirstVisitIsSmallAndTheSecondOnlyHTML(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
-	// The index comes with as many of its frames as have begun to load.
+	// The index includes the frames that have begun to load.
 	for path, limit := range map[string]int{"/": 100_000, visitor.CounterPage: 80_000, visitor.PresencePage: 80_000} {
 		tb := browser.New(t).Load("about:blank")
 		load := func(limit int) (files map[string]int) {
@@ -181,7 +181,7 @@ func TestBrowser_FirstVisitIsSmallAndTheSecondOnlyHTML(t *testing.T) {
 		}
 		assert.Greater(t, len(load(limit)), 8, "files of %s", path)
 		for file := range load(12_000) {
-			isFavicon := strings.Contains(file, "/favicon-") // which loads when the browser finds the time
+			isFavicon := strings.Contains(file, "/favicon-") // loads at any time
 			assert.True(t, isFavicon || !strings.Contains(file, "/static/"), "%s again: %s", path, file)
 		}
 	}

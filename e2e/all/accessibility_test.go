@@ -15,8 +15,8 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// axe-core finds no violation on any page, in any look and any state. What the foot of a
-// page says is brought about by the events of live.js, and some states are shown together.
+// axe-core finds no violation on any page, in any look and state. The states of the status
+// line are set with the events of live.js, and some states are checked together.
 func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	t.Parallel()
 	axe, err := os.ReadFile("../../static/node_modules/axe-core/axe.min.js")
@@ -25,7 +25,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	}
 	server := visitor.Serve(t)
 	person := browser.New(t)
-	listings := "" // what axe leaves out: they are the same in every state, and most of the page
+	listings := "" // excluded from all but one check: they are large, and always the same
 	check := func(tb *browser.Tab, state string) {
 		t.Helper()
 		if tb.Eval(`typeof axe`) == "undefined" {
@@ -33,13 +33,13 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		}
 		for _, look := range []struct{ feature, value, rules string }{
 			{"prefers-color-scheme", "light", `{}`},
-			{"prefers-color-scheme", "dark", `{runOnly: ["color-contrast"]}`}, // all that differs
+			{"prefers-color-scheme", "dark", `{runOnly: ["color-contrast"]}`}, // all that can differ
 			{"forced-colors", "active", `{runOnly: ["color-contrast"]}`},
 		} {
 			var report struct{ Passes, Violations []string }
 			tb.Run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: look.feature, Value: look.value}}))
 			tb.Run(chromedp.Evaluate(`(async () => {
-				await Promise.all(document.getAnimations().map((change) => change.finished)); // of colours, from one look to the next
+				await Promise.all(document.getAnimations().map((change) => change.finished)); // transitions of colours
 				const {passes, violations} = await axe.run({exclude: [`+listings+`]}, `+look.rules+`);
 				return {
 					passes: passes.map((rule) => rule.id),
@@ -63,7 +63,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	check(presence, "presence with its code")
 
 	listings = `[".listing"]`
-	for _, tb := range []*browser.Tab{counter, presence} { // what the foot of a page says stays, however long axe takes
+	for _, tb := range []*browser.Tab{counter, presence} { // keeps notices until axe has finished
 		tb.Eval(`void (() => {
 			const timer = setTimeout;
 			window.setTimeout = (what, after) => after < 3000 ? timer(what, after) : 0;
@@ -101,7 +101,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	check(notFound, "not found")
 	for _, page := range []string{"/", visitor.CounterPage, visitor.PresencePage} {
 		plain := person.OpenWithoutScripts(server + page)
-		plain.Run(emulation.SetScriptExecutionDisabled(false)) // axe-core is a script; those of the page did not run
+		plain.Run(emulation.SetScriptExecutionDisabled(false)) // for axe-core; the page's own scripts have not run
 		check(plain, page+" without scripts")
 	}
 

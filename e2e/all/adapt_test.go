@@ -21,9 +21,9 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// A snippet of docs/adapt.md is a fenced block below the sentence that says where it
-// goes: "Create `file`:", or "In `file`, below `line`, add:", where "the last" stands
-// before a line that the file has more than once.
+// A snippet of docs/adapt.md is a fenced block below a sentence that says where it goes:
+// "Create `file`:", or "In `file`, below `line`, add:". A line that is not unique is "the
+// last `line`".
 var (
 	snippet = regexp.MustCompile("(?ms)^(?:Create `([^`]+)`|In `([^`]+)`, below (the last )?`([^`]+)`, add):\n\n```\\w+\n(.*?)^```$")
 	fenced  = regexp.MustCompile("(?m)^```[a-z]+$")
@@ -35,7 +35,7 @@ func adapted(t *testing.T) (exe string) {
 	guide, err := os.ReadFile("../../docs/adapt.md")
 	require.NoError(t, err)
 	snippets := snippet.FindAllStringSubmatch(string(guide), -1)
-	require.Len(t, snippets, len(fenced.FindAll(guide, -1)), "snippets that say where they go")
+	require.Len(t, snippets, len(fenced.FindAll(guide, -1)), "every snippet says where it goes")
 	dir, lines := t.TempDir(), 0
 	require.NoError(t, exec.Command("cp", "-r", visitor.Root()+"/.", dir).Run())
 	for _, s := range snippets {
@@ -56,7 +56,7 @@ func adapted(t *testing.T) (exe string) {
 		if filepath.Ext(file) == ".go" {
 			formatted, err := format.Source([]byte(text))
 			require.NoError(t, err)
-			assert.Equal(t, string(formatted), text, "what gofmt makes of %s", file)
+			assert.Equal(t, string(formatted), text, "gofmt of %s", file)
 		}
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
 	}
@@ -66,8 +66,8 @@ func adapted(t *testing.T) (exe string) {
 
 const pollPage = "/realtime/poll"
 
-// Who follows docs/adapt.md has a page that is as good as the two others.
-func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
+// Following docs/adapt.md gives a poll that works as well as the two demos.
+func TestAdapt_GuideMakesAPollWithOneVoteForEachBrowser(t *testing.T) {
 	t.Parallel()
 	p := visitor.StartExe(t, adapted(t))
 	aliceVisitor, bobVisitor := visitor.New(t, p.URL), visitor.New(t, p.URL)
@@ -88,7 +88,7 @@ func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
 	aliceSecond.Shows("Tea: 1 (your vote)")
 	bob.Never("your vote")
 
-	vote(aliceSecond, "Coffee") // moves the vote of the first tab
+	vote(aliceSecond, "Coffee") // changes the browser's vote
 	vote(bob, "Tea")
 	all("Coffee: 1", "Tea: 1", "Water: 0")
 	alice.Shows("Coffee: 1 (your vote) Vote for Coffee Tea: 1 Vote for Tea")
@@ -96,7 +96,7 @@ func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
 	assert.Contains(t, aliceVisitor.Get(pollPage), "Coffee: 1 (your vote)", "after a reload")
 	assert.Contains(t, visitor.New(t, p.URL).Get(pollPage), "Coffee: 1 Vote for Coffee Tea: 1 Vote for Tea Water: 0", "a late visitor")
 
-	t.Run("plain requests have the vote of their browser", func(t *testing.T) {
+	t.Run("plain requests share the vote of their browser", func(t *testing.T) {
 		for range 3 {
 			bobVisitor.Post(pollPage, url.Values{"choice": {"Water"}, "vote": {""}})
 		}
@@ -124,13 +124,13 @@ func TestAdapt_GuideMakesAPollOfOneVoteForEachBrowser(t *testing.T) {
 		alice.Settle()
 		all("Coffee: 1", "Tea: 1", "Water: 0")
 		most := len(tabs) * (2 + int(time.Since(began)/visitor.Interval)) // one for each interval, the first, and the last
-		assert.LessOrEqual(t, int(p.Metric(sent)-before), most, "refreshes that the tabs were sent")
+		assert.LessOrEqual(t, int(p.Metric(sent)-before), most, "refreshes")
 	})
 
 	t.Run("browsers show it", func(t *testing.T) {
 		tb := browser.New(t).Open(p.URL)
 		assert.Equal(t, "2", tb.Eval(`document.querySelectorAll("a[href='`+pollPage+`']").length`), "in the navigation and below")
-		tb.Follow(pollPage)
+		tb.Eval(`document.querySelector("a[href='` + pollPage + `']").click()`)
 		tb.Shows("Tea: 1 Vote for Tea")
 		tb.WaitUntil(browser.Live, "a live page")
 		tb.Eval(`void document.querySelector("[data-key=Tea] button").click()`)

@@ -20,14 +20,13 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// The tests in this file are canaries: each shows how the framework's browser client
-// alone behaves today, without the scripts of this project, where the project answers
-// that behaviour. One that fails after an upgrade says what may be removed.
-// docs/framework.md lists them all.
+// The tests in this file are canaries: each shows a behaviour of the framework's browser
+// client, without the scripts of this project, that the project works around. A canary that
+// fails after an upgrade says what may be removed. docs/framework.md lists them all.
 //
-// Some wait for what does not happen. A machine that is too slow for that lets them pass.
+// Some wait to see that nothing happens. On a very slow machine these pass too easily.
 
-// mended fails a canary once the client does better.
+// mended fails a canary when the client has improved.
 func mended(t testing.TB, today bool, now, mayGo string) {
 	t.Helper()
 	assert.True(t, today, "The browser client %s now: %s may go.", now, mayGo)
@@ -77,7 +76,7 @@ func (c *stockController) Changed(s stockState, _ *livetemplate.Context) (stockS
 	return s, nil
 }
 
-// newStock serves a page by the framework alone, and the client as it comes.
+// newStock serves a page with the framework alone and the unmodified client.
 func newStock(t testing.TB, template string) (page string) {
 	t.Helper()
 	browser.NeedFiles(t)
@@ -114,7 +113,7 @@ const listenForEvents = `(() => {
 	};
 })()`
 
-// The canaries of a page that is live, each on a page that is loaded anew.
+// The canaries of a live page. The page is reloaded for each.
 func TestClient_OnALivePage(t *testing.T) {
 	t.Parallel()
 	page, person := newStock(t, stockTemplate), browser.New(t)
@@ -136,14 +135,14 @@ func TestClient_OnALivePage(t *testing.T) {
 			tb.Eval(`document.querySelector("[name=said]").focus(), document.querySelector("#elsewhere").focus()`)
 			press(peer)
 			return tb.Eval(`document.activeElement.name`) == "said"
-		}, "leaves the focus where the person has moved it", "static/focus.js"},
+		}, "leaves the focus where the person moved it", "static/focus.js"},
 
 		{"DisablesTheFieldsetOfAFormThatIsSubmitted", func() bool {
 			disabled := tb.Eval(`document.querySelector("form").requestSubmit(document.querySelector("[name=press]")), document.querySelector("fieldset").disabled`)
 			presses++
 			tb.Shows(fmt.Sprintf("Shared: %d ", presses))
 			return disabled == "true"
-		}, "leaves the focus in a form that is submitted", "what static/focus.js does at a submit"},
+		}, "leaves the focus in a form that is submitted", "the submit handling in static/focus.js"},
 
 		{"ResetsAFieldWhoseAttributesChange", func() bool {
 			tb.Eval(`document.querySelector("#other").value = "typed"`)
@@ -158,9 +157,9 @@ func TestClient_OnALivePage(t *testing.T) {
 		}, "lets its events bubble", "the third argument of addEventListener in our scripts"},
 
 		{"AnyUpdateEndsAPendingForm", func() bool {
-			tb.Eval(`void (WebSocket.prototype.send = () => {})`) // whatever it sends is still under way
+			tb.Eval(`void (WebSocket.prototype.send = () => {})`) // nothing that it sends is answered
 			tb.Click("press")
-			tb.WaitUntil(`document.querySelector("`+waits+`")`, "a form that waits")
+			tb.WaitUntil(`document.querySelector("`+waits+`")`, "a pending form")
 			press(peer)
 			return !tb.Has(waits)
 		}, "waits for the answer to what was sent", "client().disconnect() before connect() in static/live.js"},
@@ -206,16 +205,16 @@ func TestClient_OnALivePage(t *testing.T) {
 			tb.WaitUntil(browser.Live, "a live page")
 			tb.TypeInto("said", "later")
 			presses++
-			tb.Click("press") // answered after what was kept
+			tb.Click("press") // would be answered after what was kept
 			peer.Shows("Said: later")
 			return strings.Contains(peer.Text(), fmt.Sprintf("Shared: %d ", presses))
 		}, "keeps what is pressed until its socket is open", "the forms held in static/live.js"},
 
-		{"ThrowsAtAnAnswerWithoutATree", func() bool { // the last: some of its presses count
+		{"ThrowsAtAnAnswerWithoutATree", func() bool { // last, because some of its presses count
 			tb.Eval(`void (() => {
 				window.complaints = 0;
 				console.error = () => complaints++;
-				const flood = () => { // again and again: a slow machine may send too slowly to be too fast
+				const flood = () => { // repeatedly: a slow machine may stay below the limit
 					if (complaints > 0) return;
 					for (let i = 0; i < 200; i++) liveTemplateClient.send({action: "press", data: {}});
 					setTimeout(flood, 1000);
@@ -241,8 +240,8 @@ func TestClient_GivesUpAfterOneAttemptThatFails(t *testing.T) {
 	tb.WaitUntil(`liveTemplateClient.useHTTP`, "an attempt that failed")
 	network.ComeBack()
 	tb.WaitUntil(`fetch("/client.js").then(() => window.answers = true) && window.answers`, "the server")
-	// Two heartbeats of the client, in which it would try again.
-	mended(t, !tb.Becomes(2500*time.Millisecond, browser.Live), "goes on trying after an attempt has failed", "the reconnecting in static/live.js")
+	// Two heartbeats of the client, which would retry.
+	mended(t, !tb.Becomes(2500*time.Millisecond, browser.Live), "retries after a failed attempt", "the reconnecting in static/live.js")
 }
 
 func TestClient_ReplacesTheSocketOfATabThatWasHidden(t *testing.T) {
@@ -253,17 +252,17 @@ func TestClient_ReplacesTheSocketOfATabThatWasHidden(t *testing.T) {
 	tb.Hide(person)
 	time.Sleep(3200 * time.Millisecond) // hidden for more than the client's 3 seconds
 	tb.Show()
-	mended(t, tb.Becomes(visitor.Soon, `connects > 0`), "keeps a sound socket of a tab that was hidden", "hiddenAt in static/live.js")
+	mended(t, tb.Becomes(visitor.Soon, `connects > 0`), "keeps a working socket of a tab that was hidden", "hiddenAt in static/live.js")
 }
 
-// A page that is left and kept for the Back button keeps its socket open to the
-// server. That is how browsers are, and the client does not close it either.
+// A page in the back/forward cache keeps its socket open. Browsers do that, and the client
+// does not close it.
 func TestClient_KeepsTheSocketOfAPageThatIsLeft(t *testing.T) {
 	t.Parallel()
 	sockets := &visitor.SocketCount{}
 	tb := browser.NewWindowed(t).Open(newStockBehind(t, sockets.Count))
 	tb.Navigate("about:blank")
-	time.Sleep(500 * time.Millisecond) // nothing tells that a socket stays
+	time.Sleep(500 * time.Millisecond) // the socket would close
 	mended(t, len(sockets.Open()) == 1, "closes the socket of a page that is left", "leave() in static/live.js")
 }
 
@@ -275,7 +274,7 @@ func TestClient_RequestsHaveNoBound(t *testing.T) {
 	tb.Eval(`void (window.fetch = (url, options) => { window.bounded = Boolean(options?.signal); })`)
 	tb.Click("press")
 	tb.WaitUntil(`"bounded" in window`, "a request")
-	mended(t, tb.Eval(`bounded`) == "false", "bounds the time of its requests", "window.fetch in static/live.js")
+	mended(t, tb.Eval(`bounded`) == "false", "has a timeout for its requests", "window.fetch in static/live.js")
 }
 
 func TestClient_LosesAListThatStandsAlone(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"realtime/internal/visitor/browser"
-	"realtime/internal/visitor/storm"
 	"realtime/internal/visitor/walk"
 )
 
@@ -26,9 +25,4 @@ func TestEngines_EachTakesEveryStep(t *testing.T) {
 			walk.KilledBrowserLeaves(w)
 		})
 	}
-}
-
-func TestStress(t *testing.T) {
-	t.Parallel()
-	storm.Run(t, 24)
 }

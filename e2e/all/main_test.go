@@ -1,8 +1,8 @@
 //go:build all || soak
 
-// Package all tests the built program as package e2e does, with all that make test has no
-// time or no programs for: other browsers, proxies, slow networks, and each page in
-// each state. Without a tag it is empty: make test-all sets all, make soak sets soak.
+// Package all tests the built program like package e2e, with what takes too long or needs
+// too much for make test: other browsers, proxies, slow networks, and each page in each
+// state. It needs a build tag: make test-all sets all, and make soak sets soak.
 package all
 
 import (

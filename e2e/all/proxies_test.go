@@ -18,8 +18,7 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// deployment is two servers that share a Redis, behind a real proxy, as the files in
-// docs/deploy set them up.
+// deployment is two servers with one Redis behind a real proxy, as in docs/deploy.
 type deployment struct {
 	*visitor.Front
 	t          testing.TB
@@ -39,7 +38,7 @@ func deploy(t testing.TB, proxy, exe string, flags ...string) *deployment {
 	return d
 }
 
-// restart stops a server and starts it again. It returns when the server is ready.
+// restart restarts a server, and returns when it is ready.
 func (d *deployment) restart(i int) {
 	d.t.Helper()
 	addr := d.servers[i].Addr()
@@ -47,7 +46,7 @@ func (d *deployment) restart(i int) {
 	d.servers[i] = visitor.StartExe(d.t, d.exe, append(d.args, "-addr", addr)...)
 }
 
-// open opens a page in a window. Its console may tell of a server that is away.
+// open opens a page in a window. Its console may report a server that is away.
 func (d *deployment) open(b *browser.Browser, page string) *browser.Tab {
 	d.t.Helper()
 	tb := b.OpenWindow(d.URL + page)
@@ -57,8 +56,8 @@ func (d *deployment) open(b *browser.Browser, page string) *browser.Tab {
 	return tb
 }
 
-// Two people see each other through each proxy, and a server that restarts costs
-// nobody anything. What no browser of the site's own pages sends gets a clear answer.
+// Two people see each other through each proxy, and a restarting server loses nothing. Odd
+// requests get a clear answer.
 func TestProxies_ServeLivePages(t *testing.T) {
 	t.Parallel()
 	for _, proxy := range visitor.Fronts {
@@ -94,8 +93,8 @@ func TestProxies_ServeLivePages(t *testing.T) {
 	}
 }
 
-// believesOnlyTheProxy checks that nothing in a client's forwarding headers counts, and
-// that the site knows that it is visited over TLS.
+// believesOnlyTheProxy checks that a client's own forwarding headers are ignored, and that
+// the site knows about TLS.
 func (d *deployment) believesOnlyTheProxy() {
 	d.t.Helper()
 	forged := http.Header{
@@ -115,14 +114,14 @@ func (d *deployment) believesOnlyTheProxy() {
 
 	forged.Set("Origin", "https://other.example")
 	_, resp = visitor.Knock(d.t, d.URL, visitor.CounterPage, forged)
-	assert.Equal(d.t, http.StatusForbidden, resp.StatusCode, "a client says what the site is called")
+	assert.Equal(d.t, http.StatusForbidden, resp.StatusCode, "a forged host")
 
 	resp, _ = visitor.New(d.t, d.Plain).Send(http.MethodGet, visitor.CounterPage, "", "")
 	assert.Contains(d.t, []int{http.StatusMovedPermanently, http.StatusPermanentRedirect}, resp.StatusCode)
 	assert.True(d.t, strings.HasPrefix(resp.Header.Get("Location"), "https://"))
 }
 
-// send asks for the counter, and returns the answer without its body.
+// send requests the counter, and returns the answer without its body.
 func (d *deployment) send(v *visitor.Visitor, header http.Header) (*http.Response, error) {
 	d.t.Helper()
 	req, err := http.NewRequest(http.MethodGet, v.Base+visitor.CounterPage, nil)
@@ -135,7 +134,7 @@ func (d *deployment) send(v *visitor.Visitor, header http.Header) (*http.Respons
 	return resp, err
 }
 
-// answersOddRequests checks what is answered to long headers and forms.
+// answersOddRequests checks the answers to long headers and forms.
 func (d *deployment) answersOddRequests() {
 	d.t.Helper()
 	withHTTP2 := visitor.New(d.t, d.URL)
@@ -150,7 +149,7 @@ func (d *deployment) answersOddRequests() {
 				assert.Error(d.t, err, "HAProxy answers now: docs/operating.md says that it does not")
 				continue
 			}
-			for range 100 { // over HTTP/1.1, the connection may be closed before all is sent, and the answer lost
+			for range 100 { // over HTTP/1.1 the connection may be closed, and the answer lost, while it sends
 				if err != nil {
 					resp, err = d.send(v, header)
 				}
@@ -165,8 +164,8 @@ func (d *deployment) answersOddRequests() {
 	}
 }
 
-// servesPagesOfFullServers checks that where both servers are full a page says so and
-// works by requests.
+// servesPagesOfFullServers checks that a page of two full servers says so and falls back to
+// plain requests.
 func (d *deployment) servesPagesOfFullServers() {
 	d.t.Helper()
 	for _, s := range d.servers {
@@ -180,9 +179,8 @@ func (d *deployment) servesPagesOfFullServers() {
 	tb.Shows("Counter: 4 ")
 }
 
-// A rolling restart with a new version. No page lacks a script while servers of two versions
-// answer, each page is loaded again once for each version that it leaves, and at the end
-// all are new, or say that they could be.
+// In a rolling deploy no page misses a script while two versions answer, each page reloads
+// at most once for each server that restarts, and in the end all are new or offer to be.
 func TestProxies_RollingDeploy(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, "haproxy", visitor.Build(t))
@@ -203,7 +201,7 @@ func TestProxies_RollingDeploy(t *testing.T) {
 		}
 	}
 	for _, tb := range tabs {
-		tb.WaitUntil(`document.readyState === "complete" && /Have a try:|There is a new version/.test(document.body.innerText)`, "a new page, or one that says so")
+		tb.WaitUntil(`document.readyState === "complete" && /Have a try:|There is a new version/.test(document.body.innerText)`, "a new page, or the offer of one")
 		assert.LessOrEqual(t, tb.Loads(), 3)
 	}
 	v.Click()
@@ -212,8 +210,8 @@ func TestProxies_RollingDeploy(t *testing.T) {
 	}
 }
 
-// A proxy that compresses as well leaves alone what the app has compressed.
-func TestProxies_MayCompress(t *testing.T) {
+// A proxy that compresses does not compress the app's answers twice.
+func TestProxies_CompressOnlyOnce(t *testing.T) {
 	t.Parallel()
 	s, clicks := visitor.Start(t, "-trust-proxy"), 0
 	for proxy, on := range map[string][]string{
@@ -224,7 +222,7 @@ func TestProxies_MayCompress(t *testing.T) {
 		t.Run(proxy, func(t *testing.T) {
 			front := visitor.NewFront(t, proxy, []*visitor.Program{s, s}, on...)
 			resp, page := visitor.New(t, front.URL).Send(http.MethodGet, visitor.CounterPage, "", "")
-			assert.True(t, resp.Uncompressed, "the answer was compressed, and a client has unpacked it once")
+			assert.True(t, resp.Uncompressed, "the answer was compressed")
 			assert.Contains(t, page, "Counter:")
 			tb := visitor.New(t, front.URL).Open(visitor.CounterPage)
 			clicks++

@@ -14,8 +14,7 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// What only a browser with windows does: it hides tabs, and keeps pages whole that were
-// left.
+// These need a browser with windows, which hides tabs and has a back/forward cache.
 
 func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
 	t.Parallel()
@@ -24,18 +23,18 @@ func TestBrowser_HiddenTabKeepsItsSocket(t *testing.T) {
 	tb := person.Open(server + visitor.CounterPage)
 	tb.CountConnects()
 	tb.Hide(person)
-	<-time.After(3200 * time.Millisecond) // then the client alone would open another
+	<-time.After(3200 * time.Millisecond) // the client alone would then open a new socket
 	tb.Show()
 	tb.WaitUntil(`!document.hidden`, "the tab to be shown")
-	<-time.After(700 * time.Millisecond) // it waits for 500 ms before that
+	<-time.After(700 * time.Millisecond) // the client alone would do so after 500 ms
 	assert.Equal(t, "0", tb.Eval(`connects`), "new sockets")
 	tb.Click("increment")
 	tb.Shows("Counter: 1")
 }
 
-// A page that was left closes its socket. On return no attempt would come by itself, for
-// hours.
-func TestBrowser_PageIsCurrentOnReturnWithoutWaiting(t *testing.T) {
+// A page that was left closes its socket, and reconnects at once on return: its next attempt
+// would be hours away.
+func TestBrowser_PageIsCurrentAtOnceOnReturn(t *testing.T) {
 	t.Parallel()
 	type person struct {
 		*browser.Browser
@@ -54,17 +53,17 @@ func TestBrowser_PageIsCurrentOnReturnWithoutWaiting(t *testing.T) {
 		name, meanwhile string
 		leave, comeBack func(person)
 	}{
-		{"offline", "1 user(s) online", // no end of a socket reaches the server
+		{"offline", "1 user(s) online", // the server does not notice
 			func(p person) { offline(p, true); p.Shows("Reconnecting…") },
 			func(p person) { offline(p, false) }},
 		{"frozen", "0 user(s) online",
 			func(p person) { p.Run(page.SetWebLifecycleState(page.SetWebLifecycleStateStateFrozen)) },
 			func(p person) { p.Run(page.SetWebLifecycleState(page.SetWebLifecycleStateStateActive)) }},
-		{"kept whole for the Back button", "0 user(s) online",
-			func(p person) { p.Navigate("about:blank") }, // by its address: no script of the page sees it coming
+		{"in the back/forward cache", "0 user(s) online",
+			func(p person) { p.Navigate("about:blank") },
 			func(p person) { p.Eval(`void setTimeout(() => history.back())`) }},
 		{"hidden and shown", "0 user(s) online", hide, func(p person) { p.Show() }},
-		{"hidden, and hears of another tab", "0 user(s) online", hide, func(p person) {
+		{"hidden, and another tab is live", "0 user(s) online", hide, func(p person) {
 			p.Browser.Open(p.network.URL + visitor.CounterPage)
 			p.WaitUntil(`document.hidden && liveTemplateClient.isReady()`, "a live page that is hidden")
 		}},

@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { browser.Main(m) }
 
-// The looks: how people have set up their systems.
+// Looks, which people choose in the settings of their systems.
 const light, dark, forced = "light", "dark", "forced colours"
 
 // docs/pages.png shows both pages in two browsers each, one light and one dark.
@@ -50,7 +50,7 @@ func TestPictures_Pages(t *testing.T) {
 }
 
 // docs/looks-counter.png, docs/looks-presence.png and docs/looks-index.png show the pages
-// in every state, on three screens, in three looks.
+// in every state, on three screen sizes, in three looks.
 func TestPictures_Looks(t *testing.T) {
 	open := func(server, path string) *browser.Tab { return browser.New(t).OpenWindow(server + path) }
 	fresh, clicked, crowded, redis := visitor.Serve(t), visitor.Serve(t), visitor.Serve(t), visitor.NewRedis(t)
@@ -107,7 +107,7 @@ func TestPictures_Looks(t *testing.T) {
 	saveSheet(t, "docs/looks-index.png", contactSheet([]state{{"home", 1500, open(clicked, "/")}, {"not found", 600, notFound}}))
 }
 
-// state is what a tab shows at some moment, in so many pixels of CSS from the top.
+// state is a tab in some state, and how many CSS pixels of it are shown.
 type state struct {
 	name   string
 	height int
@@ -133,7 +133,7 @@ func contactSheet(states []state) string {
 	return html
 }
 
-// still returns an element that shows what is on the screen.
+// still returns an img element with a screenshot.
 func still(tb *browser.Tab, look string, width, height int, scale float64) (img string) {
 	scheme, forcedColors := look, "none"
 	if look == forced {
@@ -142,20 +142,20 @@ func still(tb *browser.Tab, look string, width, height int, scale float64) (img 
 	tb.Run(emulation.SetDeviceMetricsOverride(int64(width), int64(height), scale, false),
 		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
 			{Name: "prefers-color-scheme", Value: scheme}, {Name: "forced-colors", Value: forcedColors},
-			{Name: "prefers-reduced-motion", Value: "reduce"}, // from one look to the next
+			{Name: "prefers-reduced-motion", Value: "reduce"},
 		}))
-	tb.WaitUntil(framesAreLive+` && document.getAnimations().length === 0`, "live frames, and the end of all motion")
+	tb.WaitUntil(framesAreLive+` && document.getAnimations().length === 0`, "live frames, and the end of all animations")
 	return fmt.Sprintf(`<img src="%s">`, asURL(capture(tb)))
 }
 
-// Frames load when half of them is in view.
+// framesAreLive is true once every frame of which half is in view is live.
 const framesAreLive = `[...document.querySelectorAll(".frame")].every((place) => {
 	const { top, bottom } = place.getBoundingClientRect();
 	const inView = Math.min(bottom, innerHeight) - Math.max(top, 0);
 	return inView < (bottom - top) / 2 || place.firstChild?.contentWindow.liveTemplateClient?.isReady();
 })`
 
-// capture returns a picture of the tab as PNG.
+// capture returns a screenshot of the tab as PNG.
 func capture(tb *browser.Tab) (picture []byte) {
 	tb.Run(chromedp.CaptureScreenshot(&picture))
 	return picture
@@ -165,7 +165,7 @@ func asURL(picture []byte) string {
 	return "data:image/png;base64," + base64.StdEncoding.EncodeToString(picture)
 }
 
-// drawHTML returns a tab that shows HTML, and is as large as its content.
+// drawHTML returns a tab that shows HTML, in the size of its content.
 func drawHTML(t *testing.T, content string) *browser.Tab {
 	t.Helper()
 	tb := browser.New(t).OpenWindow("about:blank")
@@ -185,7 +185,7 @@ func drawHTML(t *testing.T, content string) *browser.Tab {
 
 const complete = `[...document.images].every((image) => image.complete)`
 
-// decoded returns what a tab shows.
+// decoded returns a decoded screenshot.
 func decoded(t *testing.T, tb *browser.Tab) *image.RGBA {
 	t.Helper()
 	decoded, err := png.Decode(bytes.NewReader(capture(tb)))
@@ -195,10 +195,10 @@ func decoded(t *testing.T, tb *browser.Tab) *image.RGBA {
 	return rgba
 }
 
-// paletteOf returns so many colours for pictures: first the one that is there most often,
-// and then always the one that those before it show worst.
+// paletteOf returns a palette for pictures. It starts with the most frequent colour, and
+// then adds the colour that the palette so far approximates worst.
 func paletteOf(most int, pictures ...*image.RGBA) (palette color.Palette) {
-	type shade struct{ count, far int } // far is the square of how far it is from those before
+	type shade struct{ count, far int } // far is the squared distance to the palette
 	shades := map[color.RGBA]*shade{}
 	for _, p := range pictures {
 		for i := 0; i < len(p.Pix); i += 4 {
@@ -243,7 +243,7 @@ func saveSheet(t *testing.T, name, content string) {
 	save(t, name, out.Bytes(), 400_000)
 }
 
-// save writes a picture, which may have so many bytes.
+// save writes a picture of at most so many bytes.
 func save(t *testing.T, name string, content []byte, largest int) {
 	t.Helper()
 	t.Logf("%s: %d kB", name, len(content)/1000)
@@ -251,7 +251,7 @@ func save(t *testing.T, name string, content []byte, largest int) {
 	require.NoError(t, os.WriteFile(filepath.Join(visitor.Root(), name), content, 0o644))
 }
 
-// docs/live.gif shows two browsers, with cookies of their own, that move together.
+// docs/live.gif shows two browsers that update together.
 func TestPictures_Film(t *testing.T) {
 	server := visitor.Serve(t)
 	f := newFilm(t)
@@ -281,7 +281,7 @@ func TestPictures_Film(t *testing.T) {
 	f.tabs = f.tabs[:bob]
 	f.shoot()
 	f.tabs[alice].Shows("1 user(s) online")
-	f.hold(visitor.Grace) // the film shows how long somebody who has closed a tab stays
+	f.hold(visitor.Grace) // the grace period, at its real length
 	f.shoot()
 	f.hold(1200 * time.Millisecond)
 	f.save("docs/live.gif")
@@ -295,8 +295,8 @@ const (
 	bob
 )
 
-// film is a moving picture of two tabs. A page, the stage, shows them beside each other,
-// and the mouse: Chromium without windows shows none.
+// film is an animation of two tabs. A page, the stage, shows them side by side with a mouse
+// pointer, because the headless shell has none.
 type film struct {
 	t     *testing.T
 	stage *browser.Tab
@@ -342,7 +342,7 @@ func (f *film) open(url string) {
 	f.shoot()
 }
 
-// both shoots until both tabs show a text, and its motion is over.
+// both shoots until both tabs show a text, and animations have ended.
 func (f *film) both(text string) {
 	f.t.Helper()
 	for _, tb := range f.tabs {
@@ -376,17 +376,17 @@ func (f *film) click(who int, name string) {
 	f.stage.Eval(press)
 }
 
-// shoot takes what the tabs show.
+// shoot adds a frame with screenshots of the tabs.
 func (f *film) shoot() {
 	f.t.Helper()
 	for i, tb := range f.tabs {
 		f.stage.Eval(fmt.Sprintf(`void (document.getElementById("screen%d").src = "%s")`, i, asURL(capture(tb))))
 	}
 	f.stage.WaitUntil(complete, "the pictures")
-	f.draw(100 * time.Millisecond) // however long it takes
+	f.draw(100 * time.Millisecond) // however long the screenshots take
 }
 
-// draw adds what the stage shows, for a time.
+// draw adds a frame of the stage, shown for a time.
 func (f *film) draw(length time.Duration) {
 	f.t.Helper()
 	f.stage.Eval(fmt.Sprintf(`void Object.assign(document.getElementById("mouse").style, {left: "%dpx", top: "%dpx"})`, f.mouse.X, f.mouse.Y))
@@ -398,11 +398,11 @@ func (f *film) draw(length time.Duration) {
 	f.frames, f.delays = append(f.frames, next), append(f.delays, length)
 }
 
-// hold shows the last frame for longer.
+// hold extends the last frame.
 func (f *film) hold(length time.Duration) { f.delays[len(f.delays)-1] += length }
 
-// save writes the film as a GIF that repeats. After the first, a frame holds only the
-// part that has changed.
+// save writes the film as a looping GIF. Frames after the first contain only the part that
+// has changed.
 func (f *film) save(name string) {
 	f.t.Helper()
 	palette, part := paletteOf(256, f.frames...), f.frames[0].Rect
@@ -419,7 +419,7 @@ func (f *film) save(name string) {
 	save(f.t, name, out.Bytes(), 1_000_000)
 }
 
-// changed returns the rectangle outside which two frames are the same.
+// changed returns the smallest rectangle that contains all differences of two frames.
 func changed(a, b *image.RGBA) (part image.Rectangle) {
 	for y := range a.Rect.Dy() {
 		for x := range a.Rect.Dx() {

@@ -33,7 +33,7 @@ type tester interface {
 	Fatalf(format string, args ...any)
 }
 
-// peer is a member that records what it hears of the others.
+// peer is a member with what it was told about the others.
 type peer struct {
 	*Member
 	t   tester
@@ -42,24 +42,24 @@ type peer struct {
 	mu        sync.Mutex
 	elsewhere int
 	known     entries
-	told      entries // known, at the last call of changed
+	told      entries // known, as of the last change
 	removed   int
 	leaving   []string
 }
 
-// shortLease is for members whose lease ends within a test. On a busy machine Redis may seem
-// to be away.
+// shortLease is for members whose lease may expire in a test. On a busy machine, commands
+// may time out.
 func shortLease(url string) Options {
 	return Options{URL: url, Lease: 1500 * time.Millisecond, Renew: 500 * time.Millisecond}
 }
 
-// renewing is for members that soon notice what they have missed, with timeouts that a slow
-// machine does not reach.
+// renewing is for members that renew their lease every 3 seconds, with timeouts long enough
+// for a slow machine.
 func renewing(url string) Options {
 	return Options{URL: url, Lease: time.Hour, Renew: 3 * time.Second, Grace: 30 * time.Minute}
 }
 
-// longLease is for members that contact Redis only when they have to, and never time out.
+// longLease is for members that talk to Redis only when there is something to write.
 func longLease(url string) Options {
 	return Options{URL: url, Lease: time.Hour, Renew: time.Hour, Grace: time.Hour}
 }
@@ -85,7 +85,7 @@ func (p *peer) locked(do func()) {
 
 func (p *peer) counted(elsewhere int) {
 	p.locked(func() {
-		assert.GreaterOrEqual(p.t, elsewhere, p.elsewhere, "the number never goes back")
+		assert.GreaterOrEqual(p.t, elsewhere, p.elsewhere, "the number never decreases")
 		p.elsewhere = elsewhere
 	})
 }
@@ -104,14 +104,14 @@ func (p *peer) Disconnect(id string, _ func()) {
 // click counts one more and waits, as the action of a page does.
 func (p *peer) click() { p.Count(p.Counted() + 1) }
 
-// die ends a member as kill -9 does: its lease runs on.
+// die ends a member as kill -9 does: its lease remains.
 func (p *peer) die() {
 	p.end()
 	<-p.ended
 	p.own.tell(func() { p.own.sharing = false })
 }
 
-// sees waits until the peer knows exactly these entries of others.
+// sees waits until the peer was told exactly these entries of others.
 func (p *peer) sees(want entries) {
 	p.t.Helper()
 	p.waits(want, func() any { return p.told })
@@ -173,7 +173,7 @@ func pairOnline(t *testing.T, opts func(url string) Options) (server *visitor.Re
 	return server, a, b
 }
 
-// acl changes the permissions of a user of Redis.
+// acl sets the permissions of a Redis user.
 func acl(t require.TestingT, server *visitor.Redis, user string, rules ...string) {
 	args := []any{"ACL", "SETUSER", user}
 	for _, rule := range rules {
@@ -182,16 +182,16 @@ func acl(t require.TestingT, server *visitor.Redis, user string, rules ...string
 	require.NoError(t, server.Do(context.Background(), args...).Err(), rules)
 }
 
-// Whatever happens, all members agree in the end: on the entries of those that live, and on a
-// number that holds every click once. No click waits forever, and no number goes back. Only
-// clicks that no other member knows are lost with their server.
+// Whatever happens, all members agree in the end: on the entries of those that run, and on
+// a number that counts every click once. No click waits forever, and no number decreases.
+// A killed server loses only clicks that nobody else knew of.
 func TestMembers_AgreeAfterAnything(t *testing.T) {
 	t.Parallel()
 	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
 		checks.Value.Set("4") // more with -rapid.checks
 	}
 	flag.Set("rapid.steps", "60")
-	flag.Set("rapid.nofailfile", "true") // the message holds the seed and all steps
+	flag.Set("rapid.nofailfile", "true") // the failure message has the seed and all steps
 	server := visitor.NewRedis(t)
 	happened := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
@@ -225,7 +225,7 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 			"an older state":     func() { h.thaw(); h.restore() },
 			"full":               func() { h.thaw(); server.ConfigSet(context.Background(), "maxmemory", "1") },
 			"may not publish":    func() { h.thaw(); acl(rt, server, "default", "-publish") },
-			"a lease that ends":  func() { h.thaw(); server.Del(context.Background(), h.any().link.keys[2]) },
+			"a lease expires":    func() { h.thaw(); server.Del(context.Background(), h.any().link.keys[2]) },
 			"a state to restore": func() { h.thaw(); h.save() },
 			"all is well":        func() { h.heals() },
 		}
@@ -234,21 +234,24 @@ func TestMembers_AgreeAfterAnything(t *testing.T) {
 			steps[what] = func(*rapid.T) { happened[what]++; act() }
 		}
 		rt.Repeat(steps)
+		for _, m := range h.members { // a single click must reach everybody too
+			h.clicks(m)
+		}
 		h.agrees(0, 0)
 	})
-	t.Log("what has happened: ", happened)
+	t.Log("steps: ", happened)
 }
 
-// history holds members that share a Redis, and what they have done.
+// history is some members on one Redis, and what they have done.
 type history struct {
 	*rapid.T
 	t        *testing.T
 	server   *visitor.Redis
 	prefix   string
 	members  []*member
-	dead     int // counted by members that have ended
-	thawed   func()
-	saved    map[string]func() // restore a key of Redis
+	dead     int               // counted by members that have ended
+	thawed   func()            // ends a pause of Redis
+	saved    map[string]func() // restores a key of Redis
 	clicking sync.WaitGroup
 }
 
@@ -256,7 +259,7 @@ type history struct {
 type member struct {
 	*peer
 	network *visitor.Network
-	release func() // ends a fault of the network
+	release func() // lets the network carry bytes again
 	own     entries
 }
 
@@ -283,7 +286,7 @@ func (h *history) crowd() {
 	}
 }
 
-// entry is the ID of one of ten.
+// entry is one of a member's ten IDs.
 func (h *history) entry(m *member) string {
 	return fmt.Sprint(rapid.IntRange(0, 9).Draw(h.T, "entry"), " of ", m.Member.own.id)
 }
@@ -300,15 +303,15 @@ func (h *history) removes(m *member) {
 	m.Remove(id)
 }
 
-// ends ends a member and starts another. What any other member knows of its count by then
-// stays.
+// ends ends a member, and begins another. What any other member knew of its count by then
+// must not be lost.
 func (h *history) ends(how func(*peer)) {
 	m := h.any()
 	how(m.peer)
 	h.members = slices.DeleteFunc(h.members, func(other *member) bool { return other == m })
 	least := 0
 	for _, other := range h.members {
-		other.die() // it would be changed while it is read
+		other.die() // so that it does not change while it is read
 		least = max(least, int(other.others.counts[m.Member.own.id]))
 		other.follows()
 	}
@@ -356,8 +359,8 @@ func (h *history) restore() {
 	}
 }
 
-// agrees waits until all members know all entries and every click. Of a life that has just
-// ended, between least and most clicks count; it returns how many.
+// agrees waits until all members know every entry and every click. Of a member that has just
+// ended, between least and most clicks count; agrees returns how many.
 func (h *history) agrees(least, most int) (counted int) {
 	h.heals()
 	h.clicking.Wait()
@@ -394,8 +397,8 @@ func (h *history) agrees(least, most int) (counted int) {
 	return counted
 }
 
-// A command that timed out arrives late: after any later one, and after the server has left.
-// It changes nothing: no entry comes back for good, and none is lost.
+// A command that timed out may arrive late, after later ones and after the server has left.
+// It must change nothing: nobody comes back, and nobody is lost.
 func TestEntries_LateCommandChangesNothing(t *testing.T) {
 	server, p := alone(t, longLease)
 	p.die()
@@ -409,7 +412,7 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 		return applied
 	}
 	var sent []message
-	comeLate := func() {
+	arriveLate := func() {
 		before := state()
 		for _, late := range slices.Backward(sent) {
 			assert.False(t, applies(late), "%v after %d", late, len(sent))
@@ -418,7 +421,7 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 	}
 	for _, change := range []func(){
 		func() { p.Set("1", "Alice") },
-		func() { p.own.locked(func() { p.own.whole = true }) }, // the answer was lost
+		func() { p.own.locked(func() { p.own.whole = true }) }, // as after a lost answer
 		func() { p.Remove("1") },
 		func() { p.Set("2", "Bob") },
 		func() { p.own.locked(func() { p.own.whole = true }) },
@@ -429,20 +432,20 @@ func TestEntries_LateCommandChangesNothing(t *testing.T) {
 		msg := p.own.next()
 		require.True(t, applies(msg))
 		sent = append(sent, msg)
-		comeLate()
+		arriveLate()
 	}
 	another(t, longLease(server.URL)).sees(entries{"2": "Bob", "3": "Carol"})
 
 	require.True(t, applies(message{Server: p.own.id, Version: -p.own.version}))
-	for range 2 { // with what it has left behind, and without
-		comeLate()
+	for range 2 { // while its entries are kept, and after that
+		arriveLate()
 		server.Del(ctx, p.link.keys[2])
 	}
 }
 
-// Leases end early when the clock of Redis is set or its memory is full. Entries stay until
-// their server has not renewed for the length of a lease, and that server writes them again.
-func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
+// Leases expire early when the clock of Redis is set, or its memory is full. An entry goes
+// only after its server was not seen for a whole lease, and its server restores it.
+func TestEntries_OutliveALeaseThatExpiresEarly(t *testing.T) {
 	server, a, b := pairOnline(t, longLease)
 	a.die()
 	b.die()
@@ -452,7 +455,7 @@ func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
 	} {
 		lose()
 		require.NoError(t, b.sync(t.Context()))
-		assert.Zero(t, b.removed, "because they are missing from one answer")
+		assert.Zero(t, b.removed, "after one answer without them")
 		require.NoError(t, a.sync(t.Context()))
 		another(t, longLease(server.URL)).sees(entries{"1": "Alice"})
 		assert.Positive(t, server.PTTL(t.Context(), a.link.keys[2]).Val(), "the lease")
@@ -463,20 +466,21 @@ func TestEntries_OutliveALeaseThatEndsEarly(t *testing.T) {
 	b.sees(entries{})
 }
 
-// A killed server is gone when its lease ends, not a lease after another server last saw it.
+// The entries of a killed server go when its lease expires, not a lease after it was last
+// seen.
 func TestEntries_EndWithTheLease(t *testing.T) {
 	server, a, b := pairOnline(t, longLease)
 	a.die()
 	b.die()
 	server.PExpire(t.Context(), a.link.keys[2], time.Minute) // it was renewed 59 minutes ago
-	require.NoError(t, b.sync(t.Context()))                  // it subscribes: all may have been away until then
+	require.NoError(t, b.sync(t.Context()))                  // it subscribes, and takes everybody for just seen
 	b.others.alive[a.own.id] = time.Time{}
 	require.NoError(t, b.sync(t.Context()))
 	assert.WithinDuration(t, time.Now().Add(-59*time.Minute), b.others.alive[a.own.id], time.Minute/2)
 }
 
-// An answered click outlives its server. The connection to Redis is slow here and breaks once,
-// which does not mean that Redis is away.
+// An answered click survives its server. A slow connection to Redis that is lost once does
+// not count as Redis being away.
 func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
 	t.Parallel()
 	server := visitor.NewRedis(t)
@@ -493,9 +497,9 @@ func TestCount_ReturnsWhenRedisHasIt(t *testing.T) {
 	assert.NotContains(t, p.log.String(), "level=WARN")
 }
 
-// A count that Redis has lost or set back is written again, even if no other server knows it,
-// and even if the sum in Redis is the known one.
-func TestCount_IsWrittenAgain(t *testing.T) {
+// A count that Redis has lost or rolled back is written again, even if no other server
+// knows it.
+func TestCount_IsRestoredAfterRedisLosesIt(t *testing.T) {
 	server, p := alone(t, longLease)
 	p.Count(7)
 	p.die()
@@ -515,7 +519,7 @@ func TestCount_IsWrittenAgain(t *testing.T) {
 	}
 }
 
-// While leases are renewed, no entry is written again and no connection is reopened.
+// Renewing a lease rewrites no entries and opens no connections.
 func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 	server, a, b := pairOnline(t, renewing)
 	state := func() []any {
@@ -531,40 +535,40 @@ func TestEntries_StayWhileTheLeaseIsRenewed(t *testing.T) {
 	b.locked(func() { assert.Zero(t, b.removed) })
 }
 
-// A missed message makes a member read everything.
+// A member that has missed a message reads everything.
 func TestEntries_AreReadAgainAfterAGap(t *testing.T) {
 	_, a, b := pairOnline(t, longLease)
 	b.die()
 	a.Set("2", "Bob")
 	a.waits(0, func() any { a.own.mu.Lock(); defer a.own.mu.Unlock(); return len(a.own.changed) })
-	a.click() // comes after it
+	a.click() // arrives after it
 	carol := "Carol"
 	assert.False(t, b.others.apply(message{Server: a.own.id, Version: 9, Entries: map[string]*string{"3": &carol}}))
 	require.NoError(t, b.sync(t.Context()))
 	b.sees(entries{"1": "Alice", "2": "Bob"})
 }
 
-// Other members learn at once that one leaves, and late ones when they start. Its entries stay
-// for the grace period.
+// Other members learn at once that one leaves, or when they start. Its entries stay for
+// the grace period.
 func TestLeave_KeepsEntriesForTheGracePeriod(t *testing.T) {
 	server, a, b := pairOnline(t, renewing)
-	a.Set("2", "Bob") // on its way
+	a.Set("2", "Bob") // not written yet
 	a.Count(1)
 	a.Member.Leave(t.Context())
 	late := another(t, renewing(server.URL))
 	for _, p := range []*peer{b, late} {
 		p.sees(entries{"1": "Alice", "2": "Bob"})
 		p.waits(2, func() any { return len(p.leaving) })
-		assert.Zero(t, p.removed, "until the grace period is over")
+		assert.Zero(t, p.removed, "before the grace period ends")
 		p.counts(1)
 	}
 	assert.InDelta(t, a.opts.Grace, server.PTTL(t.Context(), a.link.keys[2]).Val(), float64(a.opts.Grace/2), "its lease")
-	require.NoError(t, server.PExpire(t.Context(), a.link.keys[2], time.Millisecond).Err()) // now it is over
+	require.NoError(t, server.PExpire(t.Context(), a.link.keys[2], time.Millisecond).Err()) // ends it
 	b.sees(entries{})
 	late.sees(entries{})
 }
 
-// Leave does not wait for a Redis that does not answer.
+// A shutdown does not wait for a Redis that does not answer.
 func TestLeave_EndsWithItsContext(t *testing.T) {
 	server, p := alone(t, longLease)
 	defer server.Freeze()()
@@ -576,9 +580,9 @@ func TestLeave_EndsWithItsContext(t *testing.T) {
 	assert.Contains(t, p.log.String(), "could not be told")
 }
 
-// Concurrent clicks and joins share commands. Known counts and entries are not read again,
-// however many servers there have been.
-func TestMember_CostsRedisLittle(t *testing.T) {
+// Simultaneous clicks and joins are batched. A sync reads only what has changed, however
+// many servers there ever were.
+func TestMember_BatchesWritesAndReadsOnlyChanges(t *testing.T) {
 	server, a, b := pair(t, longLease)
 	for life := range 1000 {
 		server.HSet(t.Context(), a.link.keys[0], fmt.Sprintf("%026d", life), 1)
@@ -599,7 +603,7 @@ func TestMember_CostsRedisLittle(t *testing.T) {
 	a.waits(1000, func() any { return a.Counted() })
 	thaw()
 	spent := server.Spent(func() { b.sees(want); clicking.Wait() })
-	assert.Less(t, spent.Commands-1000, 50, "commands beside one for each entry")
+	assert.Less(t, spent.Commands-1000, 50, "commands besides one for each entry")
 
 	a.die()
 	sum := a.others.total + a.own.inRedis
@@ -611,9 +615,9 @@ func TestMember_CostsRedisLittle(t *testing.T) {
 	assert.Len(t, found.Leases, 2)
 }
 
-// Redis is up but refuses writes. The log says so once, no click waits, and everything is
-// written later.
-func TestMember_CountsWhileRedisRefuses(t *testing.T) {
+// While Redis refuses writes, that is logged once and no click waits. Later everything is
+// written.
+func TestMember_RetriesRefusedWrites(t *testing.T) {
 	server, a, b := pair(t, renewing)
 	may := func(rule string) { acl(t, server, "default", rule) }
 	memory := func(limit string) { require.NoError(t, server.ConfigSet(t.Context(), "maxmemory", limit).Err()) }
@@ -626,7 +630,7 @@ func TestMember_CountsWhileRedisRefuses(t *testing.T) {
 			a.click()
 			a.Set(fmt.Sprint(a.Counted()), "guest")
 			a.isAway(true)
-			time.Sleep(a.opts.Renew / 20) // in all, longer than until it tries again
+			time.Sleep(a.opts.Renew / 20) // in all, until after a retry: it must not log again
 		}
 		assert.Equal(t, 1, strings.Count(a.log.String(), said), a.log.String())
 		switches[1]()
@@ -648,7 +652,7 @@ func TestMember_CountsWhileRedisIsAway(t *testing.T) {
 		a.click()
 		a.Set(fmt.Sprint(a.Counted()), "guest")
 	}
-	assert.Less(t, time.Since(began), 50*a.opts.Renew, "none of the 500 waits for an answer")
+	assert.Less(t, time.Since(began), 50*a.opts.Renew, "no click waits for a timeout")
 	server.Start()
 	b.counts(501)
 	b.waits(500, func() any { return len(b.told) })
@@ -657,8 +661,8 @@ func TestMember_CountsWhileRedisIsAway(t *testing.T) {
 	}
 }
 
-// A connection that drops silently loses no click, and does not mean that Redis is away.
-func TestMember_RedisIsNotAwayWhenAConnectionDrops(t *testing.T) {
+// A lost connection loses no click, and does not count as Redis being away.
+func TestMember_ReconnectsWithoutAWarning(t *testing.T) {
 	server, a, b := pair(t, renewing)
 	for n := 1; n <= 6; n++ {
 		require.NoError(t, server.ClientKillByFilter(t.Context(), "TYPE", []string{"normal", "pubsub"}[n%2]).Err())
@@ -670,9 +674,9 @@ func TestMember_RedisIsNotAwayWhenAConnectionDrops(t *testing.T) {
 	assert.NotContains(t, a.log.String()+b.log.String(), "level=WARN")
 }
 
-// Two installations on one Redis, with a database or a prefix each, never see each other.
-// Foreign messages and counts are ignored and counted.
-func TestMember_SeesOnlyItsOwnInstallation(t *testing.T) {
+// Two installations on one Redis, with a database or a prefix each, never meet. Foreign
+// messages and counts are ignored, and counted.
+func TestMember_IgnoresOtherInstallations(t *testing.T) {
 	server, a, b := pair(t, longLease)
 	other, base := longLease(server.URL), longLease(strings.TrimSuffix(server.URL, "0")+"1")
 	other.Prefix = "another"
@@ -702,8 +706,8 @@ func TestMember_SeesOnlyItsOwnInstallation(t *testing.T) {
 	assert.Equal(t, 1, late.Ignored())
 }
 
-// A cluster of one saves its count with Keep before Count returns.
-func TestMember_SavesItsCount(t *testing.T) {
+// Without Redis, a member passes its count to Keep, and waits for it.
+func TestMember_KeepsItsCount(t *testing.T) {
 	kept := map[string]int64{fmt.Sprintf("%026d", 1): 12}
 	p := another(t, Options{Kept: kept, Keep: func(life string, n int64) { kept[life] = n }})
 	p.counts(12)
@@ -714,24 +718,9 @@ func TestMember_SavesItsCount(t *testing.T) {
 	another(t, Options{Kept: kept}).counts(13)
 }
 
-func TestStart_RetriesUntilRedisIsUp(t *testing.T) {
-	t.Parallel()
-	server := visitor.NewRedis(t)
-	server.Stop()
-	started := make(chan *peer, 1)
-	go func() {
-		defer close(started)
-		started <- another(t, shortLease(server.URL))
-	}()
-	<-time.After(time.Second) // for attempts that fail
-	assert.Empty(t, started)
-	server.Start()
-	require.NotNil(t, <-started)
-}
-
-// Start says why it cannot, at its deadline or as soon as retrying cannot help. The documented
-// permissions are sufficient, and Start says so if one of them is missing.
-func TestStart_SaysWhyItCannot(t *testing.T) {
+// Start explains its error, and returns at once if retrying cannot fix it. The permissions
+// that the documentation lists suffice, and Start names a missing one.
+func TestStart_ExplainsWhyItFails(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "socket")
 	server, node := visitor.NewRedis(t, "--unixsocket", socket), visitor.NewRedis(t, "--cluster-enabled", "yes")
@@ -747,7 +736,7 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 	at := "redis at " + server.Addr + ": "
 	type row struct {
 		url, want string
-		certain   bool
+		final     bool // retrying cannot fix it
 	}
 	rows := map[string]row{
 		"no address":    {"here", "invalid", true},
@@ -773,8 +762,8 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 	for name, row := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			within := 6 * time.Second // for a first attempt
-			if row.certain {
+			within := 6 * time.Second // enough for a first attempt
+			if row.final {
 				within = visitor.Soon
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -794,7 +783,7 @@ func TestStart_SaysWhyItCannot(t *testing.T) {
 				return
 			}
 			require.Error(t, err)
-			assert.Equal(t, row.certain, ctx.Err() == nil, "it ends before its deadline")
+			assert.Equal(t, row.final, ctx.Err() == nil, "it returns before its timeout")
 			assert.Contains(t, err.Error(), row.want)
 			assert.NotContains(t, err.Error(), "secret")
 			assert.NotContains(t, err.Error(), "context deadline exceeded")

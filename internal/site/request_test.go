@@ -46,7 +46,7 @@ func TestForms_FromOtherSitesAreRefused(t *testing.T) {
 	assert.Equal(t, 4, strings.Count(log.String(), `msg="form refused" reason=cross_site`), log)
 }
 
-func TestForms_ThatAreNoneSayNothingOfWhatIsInside(t *testing.T) {
+func TestForms_MalformedOnesAreRefusedWithoutInternals(t *testing.T) {
 	s := newSite(t, site.Options{})
 	for body, kind := range map[string]string{
 		`{"action":`: "application/json",
@@ -60,9 +60,9 @@ func TestForms_ThatAreNoneSayNothingOfWhatIsInside(t *testing.T) {
 	assert.Zero(t, lamps(s))
 }
 
-func TestRequests_OnlyMethodsThatPagesHave(t *testing.T) {
+func TestRequests_OtherMethodsAreRefused(t *testing.T) {
 	s := newSite(t, site.Options{})
-	for request, want := range map[string]string{ // a status, and the methods that are allowed
+	for request, want := range map[string]string{ // the status, and the allowed methods
 		"HEAD " + toyPage:      "200 ",
 		"HEAD /static/toy.css": "200 ",
 		"PUT " + toyPage:       "405 GET, HEAD, POST",
@@ -79,7 +79,7 @@ func TestRequests_OnlyMethodsThatPagesHave(t *testing.T) {
 	}
 }
 
-func TestLivePages_AreAlsoFoundWithASlashAtTheEnd(t *testing.T) {
+func TestLivePages_TrailingSlashRedirects(t *testing.T) {
 	s := newSite(t, site.Options{})
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 		for _, query := range []string{"", "?frame&a=%2F%26"} {
@@ -92,8 +92,8 @@ func TestLivePages_AreAlsoFoundWithASlashAtTheEnd(t *testing.T) {
 	assert.Equal(t, http.StatusNotFound, ask(s, http.MethodGet, toyPage+"/other", nil, "").Code)
 }
 
-// Only the index has frames, and only a page that is asked for as in a frame may be in
-// one. Where files are missing, they come from the CDN.
+// Only the index may have frames, and only a page requested with ?frame may be in one. The
+// CDN is allowed only where files are missing.
 func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 	const strict = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 		"form-action 'self'; frame-ancestors 'none'; object-src 'none'; base-uri 'none'"
@@ -132,7 +132,7 @@ func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 func TestStatic_IsCompressedAndTheSocketIsNot(t *testing.T) {
 	s, server := serve(t, site.Options{})
 	browser := session(visitor.MadeUpSession())
-	withoutIDs := func(page string) string { // which the framework gives each live part
+	withoutIDs := func(page string) string { // of live parts: they are random
 		return regexp.MustCompile(`data-lvt-id="[^"]*"`).ReplaceAllString(page, "")
 	}
 	for _, path := range []string{toyPage, "/static/toy.css", "/static/vendor/pico.min.css"} {
@@ -148,10 +148,10 @@ func TestStatic_IsCompressedAndTheSocketIsNot(t *testing.T) {
 	ws, resp := visitor.Knock(t, server, toyPage, http.Header{"Accept-Encoding": {"gzip"}, "Sec-WebSocket-Extensions": {"permessage-deflate"}})
 	require.NotNil(t, ws)
 	assert.Empty(t, resp.Header.Get("Content-Encoding")+resp.Header.Get("Sec-WebSocket-Extensions"))
-	assert.Regexp(t, `^[A-Z2-7]{26}$`, resp.Header.Get("X-Request-Id"), "the answer to a handshake has what every answer has")
+	assert.Regexp(t, `^[A-Z2-7]{26}$`, resp.Header.Get("X-Request-Id"), "a handshake's answer has the common headers")
 }
 
-func TestSession_OnlyOneThatTheServerCouldHaveMadeIsTaken(t *testing.T) {
+func TestSession_ForgedCookieIsReplaced(t *testing.T) {
 	s := newSite(t, site.Options{})
 	made := visitor.MadeUpSession()
 	for name, cookie := range map[string]string{
@@ -188,7 +188,7 @@ func TestSession_IsSecureWhereTheRequestIs(t *testing.T) {
 		{"http", false, "", false},
 		{"http", false, "https", false},
 		{"http", true, "https", true},
-		{"http", true, "https, http", false}, // the nearest proxy's word
+		{"http", true, "https, http", false}, // the nearest proxy says http
 		{"http", true, "", false},
 		{"https", false, "http", true},
 	} {
@@ -213,12 +213,12 @@ func TestBrowser_IsTheSameInEveryActionOfABrowserAndInNoOther(t *testing.T) {
 	other.Shows("hears: " + bob.Session())
 
 	withoutSocket := alice.OpenWithoutSocket(toyPage)
-	for action, want := range map[string]string{"light": "lights: ", "unknown": "Browser: "} { // the second shows what Mount has read
+	for action, want := range map[string]string{"light": "lights: ", "unknown": "Browser: "} { // the second runs only Mount
 		withoutSocket.Act(action, nil)
 		assert.Contains(t, withoutSocket.Text(), want+alice.Session())
 	}
 
-	// A socket without a cookie that the server could have made is given one.
+	// A socket with a forged cookie gets a new one.
 	guessed := map[string]bool{}
 	for range 2 {
 		ws, resp := visitor.Knock(t, server, toyPage, session("admin"))
@@ -229,11 +229,11 @@ func TestBrowser_IsTheSameInEveryActionOfABrowserAndInNoOther(t *testing.T) {
 		assert.Contains(t, string(page), resp.Cookies()[0].Value)
 		guessed[resp.Cookies()[0].Value] = true
 	}
-	assert.Len(t, guessed, 2, "a cookie that anybody can guess is nobody's")
+	assert.Len(t, guessed, 2, "two visitors with the same forged cookie share nothing")
 }
 
-// What never changes is in the page, and costs no refresh and no connection.
-func TestLivePages_SendOnlyWhatLives(t *testing.T) {
+// What never changes is in the HTML only, not on the socket.
+func TestLivePages_SendOnlyTheLivePart(t *testing.T) {
 	s, server := serve(t, site.Options{})
 	page := ask(s, http.MethodGet, toyPage, nil, "").Body.String()
 	ws, _ := visitor.Knock(t, server, toyPage, nil)
@@ -245,7 +245,7 @@ func TestLivePages_SendOnlyWhatLives(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(page, text), "%s in the page", text)
 		assert.Equal(t, lives, strings.Contains(first, text), "%s on the socket", text)
 	}
-	assert.Contains(t, first, "<p>", "what is looked for would be found")
+	assert.Contains(t, first, "<p>", "tags can be found in the frame")
 }
 
 func TestLivePages_TellHTMLFromJSON(t *testing.T) {
@@ -258,8 +258,8 @@ func TestLivePages_TellHTMLFromJSON(t *testing.T) {
 	}
 }
 
-// Requests leave no memory behind, whatever cookie they have.
-func TestLivePages_RequestsLeaveNothingBehind(t *testing.T) {
+// Requests use no memory permanently, whatever their cookie.
+func TestLivePages_RequestsLeakNoMemory(t *testing.T) {
 	s := newSite(t, site.Options{})
 	requests := func(times int) (inUse int) {
 		for range times {
@@ -274,11 +274,11 @@ func TestLivePages_RequestsLeaveNothingBehind(t *testing.T) {
 		return collected()
 	}
 	before := requests(30)
-	assert.Less(t, requests(150), before+150<<10, "bytes in use, 200 a request more than the %d before", before)
+	assert.Less(t, requests(150), before+150<<10, "bytes in use; %d before, and 200 allowed for each request", before)
 }
 
-// For a visitor whom the authenticator does not identify, the self topic is that of
-// the browser, also where no socket opens.
+// For a visitor whom the authenticator does not identify, the self topic is one browser's,
+// even without a socket.
 func TestPosts_ReachTheOtherTabsOfABrowserWithoutAnIdentity(t *testing.T) {
 	_, server := serve(t, site.Options{Authenticator: &livetemplate.AnonymousAuthenticator{}})
 	v := visitor.New(t, server)
@@ -294,7 +294,7 @@ func TestPosts_ReachTheOtherTabsOfABrowserWithoutAnIdentity(t *testing.T) {
 	stranger.Never("Lamps: 3 ")
 }
 
-func TestAuthenticator_AsksForAPasswordAsItWould(t *testing.T) {
+func TestAuthenticator_CanRequireAPassword(t *testing.T) {
 	s := newSite(t, site.Options{Authenticator: livetemplate.NewBasicAuthenticator(func(name, password string) (bool, error) {
 		return name == "alice" && password == "secret", nil
 	})})
@@ -321,18 +321,17 @@ func TestPosts_AboveTheRateAreRefused(t *testing.T) {
 		assert.Equal(t, "Your form was not accepted: it was too fast.\n", refused.Body.String())
 		assert.Equal(t, 1, metric(t, s, `realtime_requests_refused_total{reason="too_fast"}`))
 		assert.Contains(t, log.String(), `msg="form refused" reason=too_fast remote_addr=`)
-		assert.Equal(t, http.StatusSeeOther, post(others), "another browser has a limit of its own")
+		assert.Equal(t, http.StatusSeeOther, post(others), "another browser has its own limit")
 		time.Sleep(20 * time.Millisecond)
-		assert.Equal(t, http.StatusSeeOther, post(mine), "it goes on")
+		assert.Equal(t, http.StatusSeeOther, post(mine))
 		assert.Equal(t, http.StatusTooManyRequests, post(mine))
-		assert.Equal(t, 202, lamps(s), "what was refused does not count")
+		assert.Equal(t, 202, lamps(s), "refused posts do not count")
 	})
 }
 
-// A form may have 16 kB. The client of a longer one reads nothing before it has sent
-// everything, and gets an answer. One that goes away while it sends is nothing to warn
-// about.
-func TestPosts_ThatAreTooLongOrAbortedAreRefusedAndAnswered(t *testing.T) {
+// A form may have 16 kB. A client that sends a longer one is answered even if it reads
+// nothing before it has sent everything. One that disconnects while it sends is not logged.
+func TestPosts_TooLongOrAbortedOnesAreRefusedAndAnswered(t *testing.T) {
 	const longest, body, button = 16 << 10, 3 << 20, "light=&text="
 	log := &visitor.Log{}
 	s, server := serve(t, site.Options{Log: log.Logger()})
@@ -343,7 +342,7 @@ func TestPosts_ThatAreTooLongOrAbortedAreRefusedAndAnswered(t *testing.T) {
 		"in chunks": {"Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 3) + "0\r\n\r\n",
 			"413 Request Entity Too Large", "too long"},
 		"aborted": {"Content-Length: 100\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nligh", "400 Bad Request", "incomplete"},
-		"gone":    {"Content-Length: 100\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nligh", "", ""}, // reads no answer
+		"gone":    {"Content-Length: 100\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nligh", "", ""},
 	} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(server, "http://"))
 		require.NoError(t, err)

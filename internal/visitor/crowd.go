@@ -17,17 +17,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Crowd is many visitors with one tab each, on a page or on anything that speaks
-// as it does. They only read its number, and are cheap enough to be thousands.
+// Crowd is many visitors with one tab each. They read only the number of their page, and are
+// cheap enough for thousands.
 type Crowd struct {
 	Tabs []*Onlooker
 
 	t             testing.TB
-	click, answer []byte   // what a click sends, and what every answer to it holds
-	made          sync.Map // when the click was that made a number
+	click, answer []byte   // the message of a click, and a part of every answer to it
+	made          sync.Map // the time of the click that led to a number
 
 	target  atomic.Int64 // the number that everyone is waiting for
-	missing atomic.Int64 // tabs that do not show it yet
+	missing atomic.Int64 // tabs that do not show it
 	arrived chan struct{}
 }
 
@@ -39,21 +39,21 @@ type Onlooker struct {
 	mu                sync.Mutex
 	shown             int64
 	seen              []sight
-	clicked           []time.Time // clicks that are not answered yet
-	answered, refused int         // clicks that are
-	frames            int         // without the page itself
+	clicked           []time.Time // unanswered clicks
+	answered, refused int         // clicks
+	frames            int         // without the first update
 	empty             int         // frames without a number
-	err               error       // why the socket ended
+	err               error       // why the socket has ended
 }
 
-// sight is the time at which a tab showed a new number, and the first it had missed.
+// sight is the time at which a tab showed a new number, and the first number that it had
+// not shown.
 type sight struct {
 	first int64
 	at    time.Time
 }
 
-// OpenCrowd opens n tabs on a page, on several servers in turn. A click is an increment or
-// a join.
+// OpenCrowd opens n tabs of a page, spread over servers. A click is an increment or a join.
 func OpenCrowd(t testing.TB, path string, n int, servers ...string) *Crowd {
 	t.Helper()
 	action, fields := "increment", `{}`
@@ -77,7 +77,7 @@ func OpenCrowd(t testing.TB, path string, n int, servers ...string) *Crowd {
 			if assert.NoError(t, err) {
 				c.Tabs[i] = &Onlooker{crowd: c, ws: ws}
 				ws.ReadMessage()    // the page
-				go c.Tabs[i].read() // at once: the heartbeat wants an answer long before the last tab is open
+				go c.Tabs[i].read() // at once, to answer pings while others open
 			}
 		})
 	}
@@ -136,17 +136,17 @@ func (tb *Onlooker) Click() {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	tb.clicked = append(tb.clicked, time.Now())
-	tb.ws.WriteMessage(websocket.TextMessage, tb.crowd.click) // of no use in a tab that was cut off
+	tb.ws.WriteMessage(websocket.TextMessage, tb.crowd.click) // fails in a tab that was disconnected
 }
 
-// Expect makes number what AwaitNumber waits for. Nobody shows it yet.
+// Expect sets the number that AwaitNumber waits for. No tab may show it yet.
 func (c *Crowd) Expect(number int64) {
 	c.missing.Store(int64(len(c.Tabs)))
 	c.target.Store(number)
 }
 
-// AwaitNumber waits until every tab shows the expected number, and reports
-// whether they did in time.
+// AwaitNumber waits until every tab has shown the expected number, and reports whether they
+// did in time.
 func (c *Crowd) AwaitNumber(within time.Duration) bool {
 	select {
 	case <-c.arrived:
@@ -156,7 +156,7 @@ func (c *Crowd) AwaitNumber(within time.Duration) bool {
 	}
 }
 
-// ClickAtOnce clicks so many times, in as many tabs, at once.
+// ClickAtOnce clicks so many times, in all tabs at once.
 func (c *Crowd) ClickAtOnce(clicks int) {
 	var clicking sync.WaitGroup
 	for i := range min(clicks, len(c.Tabs)) {
@@ -169,9 +169,8 @@ func (c *Crowd) ClickAtOnce(clicks int) {
 	clicking.Wait()
 }
 
-// Burst lets a crowd that has seen nothing yet click so many times at once. Every click
-// counts, all tabs agree, and none is flooded: beside its answers, a tab gets one refresh
-// for each interval, the first and the last.
+// Burst makes a new crowd click so many times at once. Every click counts, all tabs agree,
+// and besides its answers a tab gets at most one refresh an interval.
 func (c *Crowd) Burst(clicks int) {
 	c.t.Helper()
 	begin := time.Now()
@@ -181,7 +180,7 @@ func (c *Crowd) Burst(clicks int) {
 	assert.LessOrEqual(c.t, got.MostFrames, clicks/len(c.Tabs)+int(time.Since(begin)/Interval)+2, "frames of the busiest tab")
 }
 
-// ClickSteadily clicks at a rate, in one tab after the other.
+// ClickSteadily clicks at a steady rate, in one tab after the other.
 func (c *Crowd) ClickSteadily(perSecond int, duration time.Duration) {
 	begin, clicks := time.Now(), 0
 	for passed := time.Duration(0); passed < duration; <-time.After(time.Millisecond) {
@@ -192,18 +191,18 @@ func (c *Crowd) ClickSteadily(perSecond int, duration time.Duration) {
 	}
 }
 
-// Tally is what happened to a crowd.
+// Tally sums up a crowd.
 type Tally struct {
 	Clicks, Refused, Unanswered int
 	CutOff                      int   // tabs whose socket has ended
-	Wrong                       int   // tabs that show another number
-	Highest                     int64 // number that any shows
-	Frames, MostFrames          int   // of all tabs, and of one
+	Wrong                       int   // tabs that do not show the number
+	Highest                     int64 // number that any tab shows
+	Frames, MostFrames          int   // of all tabs, and of the one with most
 	Empty                       int   // frames without a number
 }
 
-// Agrees waits until every tab shows so many clicks, all that were made, and checks that
-// none was lost or cut off.
+// Agrees waits until every tab shows the number of all clicks, and checks that no click was
+// lost and no tab disconnected.
 func (c *Crowd) Agrees(clicks int) Tally {
 	c.t.Helper()
 	require.True(c.t, c.AwaitNumber(Soon), "every tab shows %d: %+v", clicks, c.Count(int64(clicks)))
@@ -213,8 +212,7 @@ func (c *Crowd) Agrees(clicks int) Tally {
 	return got
 }
 
-// Count returns what has happened since the tabs were opened. Wrong are those that do
-// not show the number.
+// Count returns the tally since the tabs were opened, given the right number.
 func (c *Crowd) Count(number int64) Tally {
 	var sum Tally
 	for _, tb := range c.Tabs {
@@ -237,8 +235,8 @@ func (c *Crowd) Count(number int64) Tally {
 	return sum
 }
 
-// Staleness returns, for every time that a tab showed a new number since then, how old the
-// oldest change was that it had not shown. A change is as old as its click.
+// Staleness returns, for every new number that a tab has shown since a time, the age of the
+// oldest click that it had not shown.
 func (c *Crowd) Staleness(since time.Time) (ages []time.Duration) {
 	for _, tb := range c.Tabs {
 		tb.mu.Lock()

@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,42 +22,42 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Front is a real proxy that ends TLS in front of two servers. It runs with its file
-// in docs/deploy; only ports and paths are replaced.
+// Front is a real proxy with TLS in front of two servers. It uses its configuration in
+// docs/deploy, with other ports and paths.
 type Front struct {
-	URL   string // of the site, by its name, over TLS
+	URL   string // of the site, with TLS
 	Plain string // of the port without TLS
 
 	t     testing.TB
 	name  string
-	dir   string // holds all that the proxy writes
+	dir   string // for everything that the proxy writes
 	file  string
 	args  []string
-	admin string // where Caddy takes a new configuration
-	log   Log
-	pid   int
-	end   func() // kills the proxy and all that it has started
+	admin string // Caddy's admin address
+	*Process
 }
 
 // Fronts are the names of the proxies.
 var Fronts = []string{"nginx", "caddy", "haproxy"}
 
-// NewFront runs a proxy in front of two servers until the test ends. The pairs in
-// changes are replaced in its file, as the ports and paths are. Without the program it
-// is Missing.
+// NewFront runs a proxy in front of two servers until the test ends. changes are pairs of
+// old and new text in its configuration. If the proxy is not installed, the test is skipped.
 func NewFront(t testing.TB, name string, servers []*Program, changes ...string) *Front {
 	t.Helper()
 	if programPath(name) == "" {
 		Missing(t, "no "+name+": `make test-all` installs it as root on Debian, or put one on the PATH")
 	}
-	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t), end: func() {}}
+	f := &Front{t: t, name: name, dir: t.TempDir(), admin: FreeAddr(t)}
 	tls, plain := FreeAddr(t), FreeAddr(t)
 	f.URL, f.Plain = "https://"+SiteName+":"+portOf(tls), "http://"+plain
 	f.configure(tls, plain, append(changes, "127.0.0.1:8081", servers[0].Addr(), "127.0.0.1:8082", servers[1].Addr()))
 	t.Cleanup(func() {
-		f.end()
+		if f.Process == nil {
+			return
+		}
+		f.Stop()
 		if t.Failed() {
-			t.Logf("the end of the log of %s:\n%s", name, lastLines(f.log.String(), 40))
+			t.Logf("the end of the log of %s:\n%s", name, lastLines(f.String(), 40))
 		}
 	})
 	f.start()
@@ -76,8 +75,8 @@ func FreeAddr(t testing.TB) string {
 
 func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 
-// programPath returns the path of a program, or nothing. What only root runs is not on
-// everybody's PATH.
+// programPath returns the path of a program, or "". It also looks in /usr/sbin, which is not
+// on everybody's PATH.
 func programPath(name string) string {
 	path, err := exec.LookPath(name)
 	if err != nil {
@@ -86,8 +85,7 @@ func programPath(name string) string {
 	return path
 }
 
-// configure writes the file of the proxy, with pairs of what it says and what it says in
-// a test.
+// configure writes the configuration, with pairs of old and new text.
 func (f *Front) configure(tls, plain string, pairs []string) {
 	f.t.Helper()
 	cert := filepath.Join(f.dir, "cert.pem")
@@ -124,25 +122,12 @@ func (f *Front) configure(tls, plain string, pairs []string) {
 	require.NoError(f.t, os.WriteFile(f.file, []byte(strings.NewReplacer(pairs...).Replace(string(text))), 0o600))
 }
 
-// The shell prints the ID of the program. It ends it, with all that it has started,
-// when its own input ends: when that is closed, and also when the test has died.
-const endWithTheTest = `trap : HUP INT TERM; setsid "$@" & echo $!; cat >/dev/null; kill -KILL -$!; wait`
-
-// start starts the proxy, and waits until the site answers through it.
+// start starts the proxy, and waits until it serves the site.
 func (f *Front) start() {
 	f.t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", endWithTheTest, "sh", programPath(f.name)}, f.args...)...)
-	cmd.Env = append(os.Environ(), "HOME="+f.dir, "XDG_DATA_HOME="+f.dir, "XDG_CONFIG_HOME="+f.dir)
-	cmd.Stderr = &f.log
-	stdin, err := cmd.StdinPipe()
+	home, err := os.MkdirTemp("", f.name)
 	require.NoError(f.t, err)
-	line, err := startAndRead(cmd)
-	require.NoError(f.t, err)
-	f.end = func() {
-		stdin.Close()
-		cmd.Wait()
-	}
-	f.pid, err = strconv.Atoi(strings.TrimSpace(line))
+	f.Process, err = StartProcess(home, nil, PID, append([]string{programPath(f.name)}, f.args...)...)
 	require.NoError(f.t, err)
 	client := http.Client{Transport: overTLS(), Timeout: time.Second}
 	require.Eventually(f.t, func() bool {
@@ -151,31 +136,30 @@ func (f *Front) start() {
 	}, Soon, 20*time.Millisecond, "the site answers through %s", f.name)
 }
 
-// Restart kills the proxy, and starts it again.
+// Restart kills the proxy and starts it again.
 func (f *Front) Restart() {
 	f.t.Helper()
-	f.end()
+	f.Stop()
 	f.start()
 }
 
-// Reload makes the proxy read its file again, as systemctl reload does.
+// Reload makes the proxy read its configuration again, as systemctl reload does.
 func (f *Front) Reload() {
 	f.t.Helper()
 	reload := map[string]*exec.Cmd{
-		"nginx":   exec.Command("kill", "-HUP", fmt.Sprint(f.pid)),
-		"haproxy": exec.Command("kill", "-USR2", fmt.Sprint(f.pid)),
+		"nginx":   exec.Command("kill", "-HUP", f.Match),
+		"haproxy": exec.Command("kill", "-USR2", f.Match),
 		"caddy":   exec.Command("caddy", "reload", "--force", "--address", f.admin, "--adapter", "caddyfile", "--config", f.file),
 	}[f.name]
 	out, err := reload.CombinedOutput()
 	require.NoError(f.t, err, "%s", out)
 }
 
-// SiteName is the host name in the files of docs/deploy. For visitors it is this
-// machine.
+// SiteName is the host name in docs/deploy. Visitors resolve it to this machine.
 const SiteName = "realtime.example.com"
 
-// certificate is what SiteName shows while the tests run: that of package httptest,
-// which is for every name below example.com. Visitors and browsers trust it.
+// certificate is that of package httptest, which is valid for SiteName. Visitors and
+// browsers trust it.
 var certificate = sync.OnceValue(func() tls.Certificate {
 	s := httptest.NewTLSServer(nil)
 	defer s.Close()
@@ -184,7 +168,7 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	return c
 })
 
-// certificatePEM is the certificate, and its key.
+// certificatePEM returns the certificate and its key.
 func certificatePEM() []byte {
 	c := certificate()
 	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
@@ -195,7 +179,7 @@ func certificatePEM() []byte {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
 }
 
-// ChromiumFlags are the flags by which Chromium finds SiteName and trusts its
+// ChromiumFlags returns the flags with which Chromium resolves SiteName and trusts its
 // certificate.
 func ChromiumFlags() map[string]string {
 	pin := sha256.Sum256(certificate().Leaf.RawSubjectPublicKeyInfo)
@@ -212,12 +196,12 @@ func tlsConfig() *tls.Config {
 	return &tls.Config{RootCAs: trusted}
 }
 
-// dial finds SiteName on this machine.
+// dial resolves SiteName to this machine.
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, network, strings.Replace(addr, SiteName, "127.0.0.1", 1))
 }
 
-// overTLS is what requests to SiteName go through.
+// overTLS returns the transport for requests to SiteName.
 var overTLS = sync.OnceValue(func() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext, t.TLSClientConfig, t.ForceAttemptHTTP2 = dial, tlsConfig(), true

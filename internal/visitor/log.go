@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Missing skips a test that lacks something, and fails it in CI, where nothing may
-// be lacking. how says what, and how to get it. go test shows nothing of tests that
-// do not fail, unless it is asked to, so the terminal gets a line as well.
+// Missing skips a test that lacks something, or fails it in CI. how says what is missing and
+// how to get it. go test prints nothing about skipped tests, so the terminal gets a line as
+// well.
 func Missing(t testing.TB, how string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -31,47 +31,47 @@ func Missing(t testing.TB, how string) {
 	t.Skip(how)
 }
 
-var missing sync.Map // what a line was said about
+var missing sync.Map // what was printed already
 
-// Log is a log that is written to while a test reads it. The zero value is empty.
+// Log is a log that a test can read while it is written to. The zero value is empty.
 type Log struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-// Write adds to the log.
+// Write appends to the log.
 func (l *Log) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(line)
 }
 
-// String is all that was written.
+// String returns everything written so far.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
 }
 
-// Logger writes to the log, as text.
+// Logger returns a logger that writes to the log, as text.
 func (l *Log) Logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-var seed = flag.Uint64("seed", 0, "what tests that draw at random begin with; 0 draws one")
+var seed = flag.Uint64("seed", 0, "the seed of tests that use random numbers; 0 picks one")
 
-// Seed returns what a test that draws at random begins with. If the test fails, it says
-// how to repeat it.
+// Seed returns the seed for a test that uses random numbers. If the test fails, it prints
+// the command that repeats it.
 func Seed(t testing.TB) uint64 {
 	t.Helper()
-	drawn := *seed
-	for drawn == 0 {
-		drawn = uint64(rand.Uint32()) // short enough to be typed
+	picked := *seed
+	for picked == 0 {
+		picked = uint64(rand.Uint32()) // short enough to type
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			name := strings.ReplaceAll(t.Name(), "/", "$/^")
 			t.Logf("repeat it in the folder of its file: go test -race=%v -tags '%s' -count=1 -run '^%s$' -seed %d",
-				builtWith("-race") == "true", builtWith("-tags"), name, drawn)
+				builtWith("-race") == "true", builtWith("-tags"), name, picked)
 		}
 	})
-	return drawn
+	return picked
 }

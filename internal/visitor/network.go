@@ -20,8 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Network is a way to a server that can be slow, and can break. It is fast and sound
-// until a test calls one of its methods. They can be combined.
+// Network is a connection to a server that a test can slow down or break. Faults can be
+// combined.
 type Network struct {
 	URL string // of the server, through the network
 
@@ -32,9 +32,9 @@ type Network struct {
 	mu        sync.Mutex
 	away      bool
 	conns     []net.Conn
-	clear     chan struct{} // closed while bytes get through
+	clear     chan struct{} // closed unless bytes are held up
 	delay     time.Duration
-	perSecond int // bytes that a connection carries each way; 0 means no limit
+	perSecond int // bytes a second, for each connection and direction; 0 means no limit
 }
 
 // NewNetwork returns a network to a server, which is a URL or a host and port.
@@ -66,15 +66,15 @@ func (n *Network) locked(do func()) {
 	do()
 }
 
-// Delay makes everything that is sent from now on arrive later by d, each way. Opening
-// a connection takes a round trip more, as it does over TCP.
+// Delay adds a delay of d in each direction. Opening a connection takes an extra round trip,
+// as with TCP.
 func (n *Network) Delay(d time.Duration) { n.locked(func() { n.delay = d }) }
 
-// Throttle makes each connection carry at most so many bytes a second, each way; 0 lifts
-// the limit.
+// Throttle limits each connection to so many bytes a second in each direction; 0 means no
+// limit.
 func (n *Network) Throttle(bytesPerSecond int) { n.locked(func() { n.perSecond = bytesPerSecond }) }
 
-// Cut breaks every connection there is. New ones work.
+// Cut breaks all open connections. New ones work.
 func (n *Network) Cut() { n.locked(n.cut) }
 
 func (n *Network) cut() {
@@ -84,13 +84,13 @@ func (n *Network) cut() {
 	n.conns = nil
 }
 
-// Leave breaks every connection, and closes new ones at once, until ComeBack.
+// Leave breaks all connections, and closes new ones at once, until ComeBack.
 func (n *Network) Leave() { n.locked(func() { n.away = true; n.cut() }) }
 
 // ComeBack undoes Leave.
 func (n *Network) ComeBack() { n.locked(func() { n.away = false }) }
 
-// Swallow lets nothing through, and breaks nothing, until release is called.
+// Swallow holds up all bytes, without breaking connections, until release is called.
 func (n *Network) Swallow() (release func()) {
 	clear := make(chan struct{})
 	n.locked(func() { n.clear = clear })
@@ -118,18 +118,18 @@ func (n *Network) open(near net.Conn) {
 	go n.relay(near, far, opened)
 }
 
-// chunk is what was read at once. It arrives at a time.
+// chunk is the result of one read.
 type chunk struct {
 	bytes   []byte
 	arrives time.Time
 }
 
-// relay carries what it reads to the other side, where it arrives in order, and the end
-// last. Any number of chunks are on their way at the same time.
+// relay copies bytes from one side to the other, delayed and in order, and then closes the
+// other side.
 func (n *Network) relay(to, from net.Conn, sent time.Time) {
-	onTheWay := make(chan chunk, 1024)
-	go n.deliver(to, onTheWay)
-	defer close(onTheWay)
+	inFlight := make(chan chunk, 1024)
+	go n.deliver(to, inFlight)
+	defer close(inFlight)
 	for {
 		buf := make([]byte, 4096)
 		size, err := from.Read(buf)
@@ -142,17 +142,17 @@ func (n *Network) relay(to, from net.Conn, sent time.Time) {
 		}
 		arrives := sent.Add(n.delay)
 		n.mu.Unlock()
-		onTheWay <- chunk{buf[:size], arrives}
+		inFlight <- chunk{buf[:size], arrives}
 		if err != nil {
 			return
 		}
 	}
 }
 
-// deliver writes what arrives, and goes on taking chunks when nobody reads any more.
-func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
+// deliver writes chunks when they arrive. It keeps receiving after a failed write.
+func (n *Network) deliver(to net.Conn, inFlight <-chan chunk) {
 	defer to.Close()
-	for c := range onTheWay {
+	for c := range inFlight {
 		time.Sleep(time.Until(c.arrives))
 		n.mu.Lock()
 		clear := n.clear
@@ -162,8 +162,8 @@ func (n *Network) deliver(to net.Conn, onTheWay <-chan chunk) {
 	}
 }
 
-// NewProxy serves a reverse proxy in front of a server, until the test ends. wrap
-// may answer requests in the place of the server.
+// NewProxy runs a reverse proxy in front of a server until the test ends. The handler that
+// wrap returns may answer requests itself.
 func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Handler) (address string) {
 	t.Helper()
 	target, err := url.Parse(server)
@@ -177,7 +177,7 @@ func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Hand
 	})
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, end := context.WithCancel(r.Context())
-		defer context.AfterFunc(t.Context(), end)() // a request that hangs does so until the test ends
+		defer context.AfterFunc(t.Context(), end)() // a handler that hangs ends with the test
 		handler.ServeHTTP(w, r.WithContext(ctx))
 	}))
 	t.Cleanup(func() {
@@ -187,12 +187,12 @@ func NewProxy(t testing.TB, server string, wrap func(app http.Handler) http.Hand
 	return proxy.URL
 }
 
-// RefuseUpgrade answers as a proxy that knows no WebSockets.
+// RefuseUpgrade answers as a proxy without WebSocket support.
 func RefuseUpgrade(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "no WebSockets here", http.StatusForbidden)
 }
 
-// AnswerUpgrades is a proxy that answers WebSocket handshakes in the app's place.
+// AnswerUpgrades returns a wrap for NewProxy that answers WebSocket handshakes itself.
 func AnswerUpgrades(answer http.HandlerFunc) func(http.Handler) http.Handler {
 	return func(app http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -211,7 +211,7 @@ type SocketCount struct {
 	open map[string]int
 }
 
-// Count is a proxy that counts.
+// Count is a wrap for NewProxy that counts.
 func (c *SocketCount) Count(app http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if websocket.IsWebSocketUpgrade(r) {
@@ -233,7 +233,7 @@ func (c *SocketCount) add(path string, n int) {
 	}
 }
 
-// Open returns the number of open sockets, by the path of their page.
+// Open returns the number of open sockets of each page.
 func (c *SocketCount) Open() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -246,8 +246,8 @@ func (c *SocketCount) WaitFor(t testing.TB, want map[string]int) {
 	assert.EventuallyWithT(t, func(check *assert.CollectT) { assert.Equal(check, want, c.Open(), "open sockets") }, Soon, 10*time.Millisecond)
 }
 
-// KeptWhole is a proxy behind which Chromium keeps a page whole that was left, as
-// other browsers do although the page says that it is not to be stored.
+// KeptWhole is a wrap for NewProxy that removes Cache-Control, so that Chromium keeps a page
+// in its back/forward cache, as other browsers do anyway.
 func KeptWhole(app http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !websocket.IsWebSocketUpgrade(r) {

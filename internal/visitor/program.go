@@ -30,8 +30,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Main is for TestMain. It runs the tests without the log of the framework, which
-// logs every connection, or of the Redis client, and removes what they have built.
+// Main is for TestMain. It runs the tests with the logs of the framework and of the Redis
+// client turned off, and removes the programs that they have built.
 func Main(m *testing.M) int {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	logging.Disable()
@@ -50,8 +50,7 @@ func Root() string {
 }
 
 // readSources opens every file that the program is built from, and every folder. go test
-// notes what a test opens, but nothing before the first test, and compares it before it
-// uses a result from its cache.
+// records which files a test opens, and does not use a cached result if one has changed.
 func readSources() error {
 	return filepath.WalkDir(Root(), func(name string, entry fs.DirEntry, err error) error {
 		switch {
@@ -77,11 +76,11 @@ func builtWith(flag string) string {
 	return ""
 }
 
-// raceFlag is the flag that builds as this test was built.
+// raceFlag is the build flag that turns the race detector on or off, as in this test.
 func raceFlag() string { return "-race=" + cmp.Or(builtWith("-race"), "false") }
 
-// Build builds the program, with the race detector if the test has it, and returns
-// the path of the executable. The first test that needs it builds it.
+// Build builds the program, with the race detector if the test has it, and returns the path
+// of the executable. It is built once.
 func Build(t testing.TB) (exe string) { t.Helper(); return builtWithFlag(t, raceFlag()) }
 
 // BuildPlain builds the program without the race detector, for tests that measure
@@ -93,7 +92,7 @@ func builtWithFlag(t testing.TB, flag string) (exe string) {
 	return built(t, flag, func(string) []string { return []string{flag} })
 }
 
-// buildDirs are where the program was built, by what it was built as.
+// buildDirs are the directories of the executables, by name of the variant.
 var (
 	buildDirs = map[string]string{}
 	building  sync.Mutex
@@ -113,15 +112,15 @@ func built(t testing.TB, as string, flags func(dir string) []string) (exe string
 	return filepath.Join(buildDirs[as], "realtime")
 }
 
-// BuildNext builds a later version of the program, as Build does, and returns the path of
-// the executable. Its pages say "Have a try:", and their style is of the version "next".
+// BuildNext is Build for a later version of the program, whose pages say "Have a try:" and
+// whose style has the version "next".
 func BuildNext(t testing.TB) (exe string) {
 	t.Helper()
 	return built(t, "next", func(dir string) []string { return []string{raceFlag(), "-overlay", overlayNext(t, dir)} })
 }
 
-// overlayNext writes the changed files of a later version, and what go build needs to take
-// them, into a directory.
+// overlayNext writes the changed files of a later version into a directory, and the overlay
+// file for go build.
 func overlayNext(t testing.TB, dir string) (file string) {
 	t.Helper()
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
@@ -145,8 +144,7 @@ func overlayNext(t testing.TB, dir string) (file string) {
 	return file
 }
 
-// BuildCopy vets and builds a changed copy of the module, as Build does, and returns the
-// path of the executable.
+// BuildCopy is Build for a changed copy of the module, which it vets as well.
 func BuildCopy(t testing.TB, copied string) (exe string) {
 	t.Helper()
 	exe = filepath.Join(t.TempDir(), "realtime")
@@ -155,7 +153,7 @@ func BuildCopy(t testing.TB, copied string) (exe string) {
 	return exe
 }
 
-// goTool runs a command of Go in a directory.
+// goTool runs a go command in a directory.
 func goTool(t testing.TB, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.Command("go", args...)
@@ -175,10 +173,10 @@ type Program struct {
 	signaled atomic.Bool // by the test
 }
 
-// Start runs the program, as Build has built it, until the test ends. Unless args
-// say otherwise, it listens on a free port and has an admin address. It runs in a
-// directory of its own. The test fails if the program reports a data race, panics, or
-// ends by itself. A test that fails shows the end of the log.
+// Start runs the program from Build until the test ends, in a directory of its own. Unless
+// args say otherwise, it listens on a free port and has an admin address. The test fails if
+// the program reports a data race, panics, or exits by itself; then it shows the end of the
+// log.
 func Start(t testing.TB, args ...string) *Program {
 	t.Helper()
 	return StartExe(t, Build(t), args...)
@@ -196,8 +194,10 @@ func StartExe(t testing.TB, exe string, args ...string) *Program {
 	require.NoError(t, err)
 	defer log.Close()
 	p.cmd.Stderr = log
-	line, err := startAndRead(p.cmd)
-	require.NotNil(t, p.cmd.Process, "%v", err)
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
 	go func() {
 		p.cmd.Wait()
 		close(p.Exited)
@@ -210,23 +210,11 @@ func StartExe(t testing.TB, exe string, args ...string) *Program {
 	return p
 }
 
-// startAndRead starts a command, and returns the first line that it prints.
-func startAndRead(cmd *exec.Cmd) (line string, err error) {
-	stdout, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err == nil {
-		line, err = bufio.NewReader(stdout).ReadString('\n')
-	}
-	return line, err
-}
-
-// end ends the program with the test, and judges it.
+// end kills the program, and fails the test if it was broken.
 func (p *Program) end() {
 	select {
 	case <-p.Exited:
-		assert.True(p.t, p.signaled.Load(), "the program has ended by itself: %v", p.cmd.ProcessState)
+		assert.True(p.t, p.signaled.Load(), "the program has exited by itself: %v", p.cmd.ProcessState)
 	default:
 		p.cmd.Process.Kill()
 		<-p.Exited
@@ -239,7 +227,7 @@ func (p *Program) end() {
 	}
 }
 
-// broken is in the log of a program that was broken.
+// broken matches the log of a program that has crashed or has a data race.
 var broken = regexp.MustCompile(`WARNING: DATA RACE|panic: |panic serving|fatal error: `)
 
 // lastLines returns the last n lines of a text.
@@ -261,13 +249,13 @@ func (p *Program) Log() string {
 
 var startLines = regexp.MustCompile(`(?m)^.*(metrics and profiles|browser files are not built in).*\n`)
 
-// Said returns what the program has logged, except for what it says at every start.
+// Said returns what the program has logged, except for the lines of every start.
 func (p *Program) Said() string {
 	p.t.Helper()
 	return startLines.ReplaceAllString(p.Log(), "")
 }
 
-// Admin returns what the admin address of the program answers.
+// Admin returns the answer of the program's admin address to a path.
 func (p *Program) Admin(path string) string {
 	p.t.Helper()
 	address := regexp.MustCompile(`metrics and profiles.*(http://[^\s"]+)`).FindStringSubmatch(p.Log())
@@ -281,7 +269,7 @@ func (p *Program) Admin(path string) string {
 	return string(body)
 }
 
-// Metric returns the value of one metric, written as name{label="value"}.
+// Metric returns the value of a metric, written as name{label="value"}.
 func (p *Program) Metric(name string) (value float64) {
 	p.t.Helper()
 	_, after, found := strings.Cut("\n"+p.Admin("/metrics"), "\n"+name+" ")
@@ -291,16 +279,16 @@ func (p *Program) Metric(name string) (value float64) {
 	return value
 }
 
-// Connections returns how many connections a page has.
+// Connections returns the number of live connections of a page.
 func (p *Program) Connections(path string) int {
 	p.t.Helper()
 	return int(p.Metric(`realtime_connections{page="` + filepath.Base(path) + `"}`))
 }
 
-// Goroutines returns how many goroutines the program runs.
+// Goroutines returns the number of goroutines of the program.
 func (p *Program) Goroutines() int { p.t.Helper(); return int(p.Metric("go_goroutines")) }
 
-// Heap returns the bytes in use on the heap, right after a collection.
+// Heap returns the bytes in use on the heap after a garbage collection.
 func (p *Program) Heap() (inUse int) {
 	p.t.Helper()
 	const collected = "/debug/pprof/heap?gc=1&debug=1"
@@ -311,7 +299,7 @@ func (p *Program) Heap() (inUse int) {
 	return inUse
 }
 
-// CPUTime returns the CPU time that the program has used. It is known on Linux only.
+// CPUTime returns the CPU time that the program has used. It works on Linux only.
 func (p *Program) CPUTime() (used time.Duration) {
 	p.t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
@@ -326,7 +314,7 @@ func (p *Program) CPUTime() (used time.Duration) {
 	return used
 }
 
-// Signal sends the program a signal.
+// Signal sends a signal to the program.
 func (p *Program) Signal(signal os.Signal) {
 	p.t.Helper()
 	p.signaled.Store(true)
@@ -341,11 +329,10 @@ func (p *Program) Stop(signal os.Signal) int {
 	return p.ExitCode()
 }
 
-// ExitCode returns the exit status of a program that has ended. It is 66 after a
-// data race.
+// ExitCode returns the exit status of a program that has exited: 66 after a data race.
 func (p *Program) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 
-// The defaults of the program that tests rely on.
+// Defaults of the program that tests rely on.
 const (
 	Grace    = 2 * time.Second       // -grace
 	Interval = 50 * time.Millisecond // -refresh-interval
@@ -353,11 +340,11 @@ const (
 	MaxForm  = 16 << 10              // bytes
 )
 
-// Patient are flags with which a program closes nobody for being silent or slow. On a busy
-// machine everybody is.
+// Patient are flags with which the program disconnects no silent or slow peer. On a busy
+// machine every peer is slow.
 var Patient = []string{"-ping", "1m", "-ping-timeout", "1h", "-write-timeout", "1h"}
 
-// What people read.
+// Texts of the pages.
 const (
 	NoName   = "Please enter a name."
 	LongName = "Please use at most 40 characters."
@@ -370,10 +357,10 @@ func Serve(t testing.TB, args ...string) (url string) {
 	return Start(t, args...).URL
 }
 
-// MadeUpSession is a session cookie as the server makes them.
+// MadeUpSession returns a session cookie of the form that the server creates.
 func MadeUpSession() string { return rand.Text() + rand.Text()[:17] + "=" }
 
-// Percentile returns the value that so many percent of all do not exceed.
+// Percentile returns the value that percent of all values do not exceed.
 func Percentile(values []time.Duration, percent int) time.Duration {
 	if len(values) == 0 {
 		return 0
@@ -382,7 +369,7 @@ func Percentile(values []time.Duration, percent int) time.Duration {
 	return values[(len(values)-1)*percent/100]
 }
 
-// StartServers runs so many copies of the program on a Redis server of their own.
+// StartServers runs n copies of the program on a Redis server of their own.
 func StartServers(t testing.TB, n int, args ...string) (*Redis, []*Program) {
 	t.Helper()
 	redis, servers := NewRedis(t), make([]*Program, n)
@@ -392,8 +379,8 @@ func StartServers(t testing.TB, n int, args ...string) (*Redis, []*Program) {
 	return redis, servers
 }
 
-// OpenSilent opens what never says a word: the socket of a page, and a connection without a
-// request.
+// OpenSilent opens two connections that send nothing: the socket of a page, and one without
+// a request.
 func (p *Program) OpenSilent() {
 	p.t.Helper()
 	ws, err := New(p.t, p.URL).Dial(CounterPage)
@@ -402,8 +389,8 @@ func (p *Program) OpenSilent() {
 	p.t.Cleanup(func() { ws.Close(); conn.Close() })
 }
 
-// ForgetsVisits checks that many visits leave nothing behind: no goroutine, and at most a
-// megabyte in all. The first are for what the program keeps for good.
+// ForgetsVisits checks that visits leak nothing: no goroutine, and less than a megabyte in
+// all. The first visits are a warm-up.
 func (p *Program) ForgetsVisits(first, visits int) {
 	p.t.Helper()
 	var goroutines, heap int
@@ -413,7 +400,7 @@ func (p *Program) ForgetsVisits(first, visits int) {
 		before := heap
 		goroutines, heap = p.Goroutines(), p.Heap()
 		return before > 0 && before <= heap
-	}, Soon, 200*time.Millisecond, "a heap that shrinks no more")
+	}, Soon, 200*time.Millisecond, "a stable heap")
 	ComeAndGo(p.t, p.URL, visits)
 	assert.EventuallyWithT(p.t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()

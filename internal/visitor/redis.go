@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Redis is a Redis server on a port of its own, which keeps what it has on disk.
+// Redis is a Redis server on a port of its own, with its data on disk.
 type Redis struct {
 	Addr string
 	URL  string
@@ -27,8 +27,8 @@ type Redis struct {
 	cmd  *exec.Cmd
 }
 
-// NewRedis runs a Redis server until the test ends, with arguments beside its own. Without
-// the program it is Missing.
+// NewRedis runs a Redis server until the test ends, with additional arguments. If there is
+// no redis-server, the test is skipped.
 func NewRedis(t testing.TB, args ...string) *Redis {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
@@ -45,7 +45,7 @@ func NewRedis(t testing.TB, args ...string) *Redis {
 	return s
 }
 
-// Start starts the server, with the data that it has on disk.
+// Start starts the server with the data on disk.
 func (s *Redis) Start() {
 	s.t.Helper()
 	s.cmd = exec.Command("redis-server", append([]string{"--port", portOf(s.Addr), "--bind", "127.0.0.1", "--dir", s.dir,
@@ -55,50 +55,44 @@ func (s *Redis) Start() {
 }
 
 // Stop stops the server, if it runs.
-func (s *Redis) Stop() { s.end(syscall.SIGTERM) }
-
-// Kill ends the server without asking it.
-func (s *Redis) Kill() { s.end(syscall.SIGKILL) }
-
-func (s *Redis) end(signal os.Signal) {
+func (s *Redis) Stop() {
 	if s.cmd == nil {
 		return
 	}
-	s.cmd.Process.Signal(syscall.SIGCONT) // a frozen one would not end
-	s.cmd.Process.Signal(signal)
+	s.cmd.Process.Signal(syscall.SIGCONT) // a frozen process would not end
+	s.cmd.Process.Signal(syscall.SIGTERM)
 	s.cmd.Wait()
 	s.cmd = nil
 }
 
-// OnlyInMemory makes the server write nothing to disk, as it comes. That is for
-// what is measured.
+// OnlyInMemory makes the server write nothing to disk, which is its default. It is for
+// measurements.
 func (s *Redis) OnlyInMemory() {
 	s.t.Helper()
 	require.NoError(s.t, s.ConfigSet(context.Background(), "appendonly", "no").Err())
 }
 
-// Erase removes the data of a server that is stopped.
+// Erase removes the data of a stopped server.
 func (s *Redis) Erase() {
 	s.t.Helper()
 	require.NoError(s.t, os.RemoveAll(filepath.Join(s.dir, "appendonlydir")))
 }
 
-// Freeze makes the server answer nothing, without a word, until it is thawed.
+// Freeze pauses the server, with its connections open, until thaw is called.
 func (s *Redis) Freeze() (thaw func()) {
 	s.t.Helper()
 	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP))
 	return func() { assert.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) }
 }
 
-// Usage is what the server has spent.
+// Usage is what the server has used.
 type Usage struct {
-	Commands int           // with those inside scripts
+	Commands int           // including those inside scripts
 	CPU      time.Duration // of its process
 	Memory   int           // bytes
 }
 
-// Spent is what the server spends on what do does, and whatever else happens
-// meanwhile.
+// Spent returns what the server uses while do runs.
 func (s *Redis) Spent(do func()) Usage {
 	s.t.Helper()
 	before := s.usage()
@@ -107,7 +101,7 @@ func (s *Redis) Spent(do func()) Usage {
 	return Usage{after.Commands - before.Commands, after.CPU - before.CPU, after.Memory - before.Memory}
 }
 
-// usage is what it has spent since it started.
+// usage returns what the server has used since it started.
 func (s *Redis) usage() Usage {
 	s.t.Helper()
 	info, err := s.InfoMap(context.Background(), "stats", "cpu", "memory").Result()

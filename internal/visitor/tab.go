@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Tab is one open page. It applies the frames it is sent as the browser client does.
+// Tab is an open page. It applies the server's frames as the browser client does.
 type Tab struct {
 	Visitor *Visitor
 	Path    string
@@ -33,9 +33,9 @@ type Tab struct {
 	tree     any
 	frames   int
 	settled  int
-	answered string   // the action that the server answered last
-	history  []string // what the tab has read since StartHistory, without repeats
-	err      error    // why the socket ended
+	answered string   // the action that was answered last
+	history  []string // the texts since StartHistory, without repeats
+	err      error    // why the socket has ended
 }
 
 func (tb *Tab) read() {
@@ -67,28 +67,27 @@ func (tb *Tab) read() {
 	}
 }
 
-// StartHistory keeps what the tab reads now, and whatever it reads after a frame
-// that changes it.
+// StartHistory starts to record the text of the tab, now and after each change.
 func (tb *Tab) StartHistory() {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	tb.history = []string{tb.text()}
 }
 
-// HasRead returns what the tab has read since StartHistory.
+// HasRead returns the texts that the tab has shown since StartHistory.
 func (tb *Tab) HasRead() []string {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return slices.Clone(tb.history)
 }
 
-// NoChange checks that what the tab reads has not changed since StartHistory,
-// not for a moment, and will not: a grace period that has begun is over.
+// NoChange checks that the text has not changed since StartHistory, and does not for
+// another grace period.
 func (tb *Tab) NoChange(grace time.Duration) {
 	tb.t.Helper()
 	<-time.After(grace)
 	tb.Settle()
-	assert.Len(tb.t, tb.HasRead(), 1, "what the tab has read")
+	assert.Len(tb.t, tb.HasRead(), 1, "texts of the tab")
 }
 
 // Do sends an action.
@@ -106,55 +105,55 @@ func (tb *Tab) Join(name string) { tb.t.Helper(); tb.Do("join", map[string]any{"
 // Leave presses the button to leave.
 func (tb *Tab) Leave() { tb.t.Helper(); tb.Do("leave", nil) }
 
-// Close closes the tab as a browser does: without Leave, and without waiting.
+// Close closes the tab without Leave, as a browser does.
 func (tb *Tab) Close() {
 	tb.WS.Close()
 	<-tb.Ended
 }
 
-// Shows waits until the tab reads want.
+// Shows waits until the text of the tab contains want.
 func (tb *Tab) Shows(want string) {
 	tb.t.Helper()
 	tb.WaitFor(func() bool { return strings.Contains(tb.text(), want) }, fmt.Sprintf("%q", want))
 }
 
-// ShowsNoMore waits until the tab does not read unwanted any more.
+// ShowsNoMore waits until the text of the tab does not contain unwanted.
 func (tb *Tab) ShowsNoMore(unwanted string) {
 	tb.t.Helper()
 	tb.WaitFor(func() bool { return !strings.Contains(tb.text(), unwanted) }, fmt.Sprintf("no %q", unwanted))
 }
 
-// html returns what the page holds. tb.mu is held.
+// html returns the HTML of the page. tb.mu must be held.
 func (tb *Tab) html() string { return tb.before + render(tb.tree) + tb.after }
 
-// text returns what a person reads. tb.mu is held.
+// text returns the visible text. tb.mu must be held.
 func (tb *Tab) text() string { return Readable(tb.html()) }
 
-// Never checks that the tab does not read unwanted now.
+// Never checks that the text of the tab does not contain unwanted now.
 func (tb *Tab) Never(unwanted string) {
 	tb.t.Helper()
 	assert.NotContains(tb.t, tb.Text(), unwanted)
 }
 
-// Text returns what a person reads now.
+// Text returns the visible text.
 func (tb *Tab) Text() string { return Readable(tb.HTML()) }
 
-// HTML returns what the page holds now.
+// HTML returns the HTML of the page.
 func (tb *Tab) HTML() string {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return tb.html()
 }
 
-// FrameCount returns how many frames the tab was sent, the page among them.
+// FrameCount returns the number of frames received, including the first update.
 func (tb *Tab) FrameCount() int {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return tb.frames
 }
 
-// Settle waits until the server has answered everything that was sent so far. It
-// answers the actions of a tab in order, also unknown ones.
+// Settle waits until the server has answered everything that was sent. It answers the
+// actions of a tab in order, including unknown ones.
 func (tb *Tab) Settle() {
 	tb.t.Helper()
 	tb.settled++
@@ -170,11 +169,11 @@ func (tb *Tab) Err() error {
 	return tb.err
 }
 
-// Patience is how long a tab waits for what it should show. It is Soon, or less where
-// neither a program nor a browser takes part.
+// Patience is the timeout of a tab's waits. Tests without a program or a browser may lower
+// it.
 var Patience = Soon
 
-// WaitFor waits until what reports true. It is called with tb.mu held.
+// WaitFor waits until what reports true. what is called with tb.mu held.
 func (tb *Tab) WaitFor(what func() bool, name string) {
 	tb.t.Helper()
 	timeout := time.After(Patience)
@@ -189,12 +188,12 @@ func (tb *Tab) WaitFor(what func() bool, name string) {
 		select {
 		case <-changed:
 		case <-timeout:
-			require.FailNow(tb.t, "timeout", "want %s, the tab reads:\n%s", name, tb.Text())
+			require.FailNow(tb.t, "timeout", "want %s, the page reads:\n%s", name, tb.Text())
 		}
 	}
 }
 
-// Counter returns the number that the tab shows.
+// Counter returns the number that the counter shows.
 func (tb *Tab) Counter() (n int) {
 	tb.t.Helper()
 	_, text, _ := strings.Cut(tb.Text(), "Counter: ")
@@ -203,9 +202,8 @@ func (tb *Tab) Counter() (n int) {
 	return n
 }
 
-// merge applies an update to a tree: a node that brings its fixed parts ("s")
-// replaces the old one, any other changes only the slots it names. A list is
-// changed by operations.
+// merge applies an update to a tree. A node with fixed parts ("s") replaces the old one; any
+// other changes only the slots that it names. A list is changed by operations.
 func merge(old, update any) any {
 	into, ok := old.(map[string]any)
 	if operations, isList := update.([]any); ok && isList {
@@ -224,9 +222,8 @@ func merge(old, update any) any {
 	return into
 }
 
-// edit applies an operation to a list: its items ("d") are known by the slot that
-// its description ("m") names. The first items of an empty list bring both it
-// and the fixed parts along.
+// edit applies an operation to a list. The description ("m") names the slot that identifies
+// an item ("d"). It arrives with the fixed parts and the first items.
 func edit(list map[string]any, op []any) {
 	items, _ := list["d"].([]any)
 	find := func(key any) int {
@@ -259,8 +256,8 @@ func edit(list map[string]any, op []any) {
 	list["d"] = items
 }
 
-// render is the HTML of a tree: fixed parts and slots in turn, for a list once
-// for each item.
+// render returns the HTML of a tree: fixed parts and slots in turn, for each item of a
+// list.
 func render(tree any) string {
 	node, ok := tree.(map[string]any)
 	if !ok {
@@ -284,7 +281,7 @@ func render(tree any) string {
 	return b.String()
 }
 
-// Around returns the HTML of a page before and after its live part, without listings.
+// Around returns the HTML before and after the live part of a page, without listings.
 func Around(t testing.TB, page string) (before, after string) {
 	t.Helper()
 	parts := aroundLive.FindStringSubmatch(listings.ReplaceAllString(page, ""))
@@ -292,7 +289,7 @@ func Around(t testing.TB, page string) (before, after string) {
 	return parts[1], parts[2]
 }
 
-// Readable returns the text a person sees of some HTML, without listings.
+// Readable returns the visible text of HTML, without listings.
 func Readable(markup string) string {
 	text := html.UnescapeString(tags.ReplaceAllString(listings.ReplaceAllString(markup, ""), ""))
 	return spaces.ReplaceAllString(text, " ")
@@ -300,7 +297,7 @@ func Readable(markup string) string {
 
 var (
 	aroundLive = regexp.MustCompile(`(?s)^(.*?<div data-lvt-id=[^>]*>).*(</div>.*)$`)
-	listings   = regexp.MustCompile(`(?s)<figure class="listing">.*?</figure>`) // show code, with the words that a page may say
+	listings   = regexp.MustCompile(`(?s)<figure class="listing">.*?</figure>`) // of code, which contains every text that a page may show
 	tags       = regexp.MustCompile(`<[^>]*>`)
 	spaces     = regexp.MustCompile(`[ \t\r\n]+`)
 )

@@ -1,17 +1,17 @@
-// Package visitor holds the words that the tests of this project use. A Visitor is
-// one browser without scripts, with cookies of its own; a Tab is a page that it has
-// open; a Crowd is many visitors at once. A Network is a way to a server that can
-// break, and a proxy stands between visitors and a server; a Front is a real one, with
-// TLS. A Program is a running copy of the built program, and Redis a real Redis server.
+// Package visitor provides test helpers. A Visitor is a browser without scripts, with its
+// own cookies; a Tab is a page that it has open; a Crowd is many visitors at once. A
+// Network is a connection to a server that can be slow or break; NewProxy stands between
+// visitors and a server; a Front is a real proxy with TLS. A Program is a running copy of
+// the built program, and Redis a real Redis server.
 //
-// Everything talks over real sockets. Package visitor/browser drives Chromium, Firefox
-// and WebKit.
+// Everything uses real sockets. Package visitor/browser drives Chromium, Firefox and WebKit.
 package visitor
 
 import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -34,21 +34,21 @@ const (
 	SessionCookie = "livetemplate-id"
 )
 
-// Soon is how long a change may take to arrive. It ends waits that would never end;
-// no test measures by it.
+// Soon is the timeout of every wait. It is far longer than any wait takes, so that no test
+// depends on the speed of the machine.
 const Soon = 2 * time.Minute
 
-// Visitor is one browser without scripts: a cookie jar, and the tabs it opens.
+// Visitor is a browser without scripts: a cookie jar, and the tabs it opens.
 type Visitor struct {
 	Base   string       // address of the server
 	Client *http.Client // holds the cookies; does not follow redirects
 
 	t    testing.TB
-	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: as usual
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: the default
 }
 
-// New returns a visitor without cookies at a server, whose address may be unix: and
-// the path of a Unix socket.
+// New returns a visitor of a server, without cookies. The address may be unix: and the path
+// of a Unix socket.
 func New(t testing.TB, server string) *Visitor {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
@@ -74,7 +74,7 @@ func New(t testing.TB, server string) *Visitor {
 	return v
 }
 
-// Get returns the first HTML of a page, before any script, as a person reads it.
+// Get returns the text of a page's first HTML, before any script has run.
 func (v *Visitor) Get(path string) string {
 	v.t.Helper()
 	resp, body := v.Send(http.MethodGet, path, "", "")
@@ -95,8 +95,8 @@ func (v *Visitor) Click() {
 	require.Equal(v.t, http.StatusSeeOther, resp.StatusCode)
 }
 
-// TryClick is Click on a server that may end meanwhile. A click that counted is answered
-// with http.StatusSeeOther.
+// TryClick is Click on a server that may end meanwhile. If the click has counted, the
+// status is http.StatusSeeOther.
 func (v *Visitor) TryClick() (status int, err error) {
 	resp, err := v.Client.PostForm(v.Base+CounterPage, url.Values{"increment": {""}})
 	if err != nil {
@@ -139,7 +139,7 @@ func (v *Visitor) Open(path string) *Tab {
 	return tb
 }
 
-// Connect opens a socket, the first or another, and waits for the page it brings.
+// Connect opens a socket, and waits for the first update.
 func (tb *Tab) Connect() {
 	tb.t.Helper()
 	ws, err := tb.Visitor.Dial(tb.Path)
@@ -150,8 +150,8 @@ func (tb *Tab) Connect() {
 	tb.WaitFor(func() bool { return tb.frames > 0 }, "a first frame")
 }
 
-// OpenWithoutSocket opens a page in a new tab where no socket opens: the browser
-// client then sends requests.
+// OpenWithoutSocket opens a page in a new tab where no socket opens, so that the browser
+// client falls back to plain requests.
 func (v *Visitor) OpenWithoutSocket(path string) *RequestTab {
 	v.t.Helper()
 	tb := &RequestTab{Visitor: v, path: path}
@@ -159,8 +159,8 @@ func (v *Visitor) OpenWithoutSocket(path string) *RequestTab {
 	return tb
 }
 
-// RequestTab is an open page that applies answers to its requests as the browser
-// client does.
+// RequestTab is an open page without a socket. It applies the answers to its requests as
+// the browser client does.
 type RequestTab struct {
 	*Visitor
 	path string
@@ -178,7 +178,7 @@ func (tb *RequestTab) Act(action string, fields map[string]any) {
 // HTML returns the live part of the page.
 func (tb *RequestTab) HTML() string { return render(tb.tree) }
 
-// Text returns the live part of the page as a person reads it.
+// Text returns the text of the live part of the page.
 func (tb *RequestTab) Text() string { return Readable(tb.HTML()) }
 
 func (tb *RequestTab) do(method, message string) {
@@ -193,17 +193,13 @@ func (tb *RequestTab) do(method, message string) {
 }
 
 // Dial opens the socket of a page. Nothing reads it, or answers a ping.
-func (v *Visitor) Dial(path string) (*websocket.Conn, error) { return v.DialFrom(v.Base, path) }
-
-// DialFrom is Dial for a script of another origin.
-func (v *Visitor) DialFrom(origin, path string) (*websocket.Conn, error) {
+func (v *Visitor) Dial(path string) (*websocket.Conn, error) {
 	dialer := websocket.Dialer{Jar: v.Client.Jar, NetDialContext: v.dial}
-	ws, _, err := handshake(dialer, v.Base, path, http.Header{"Origin": {origin}})
+	ws, _, err := handshake(dialer, v.Base, path, http.Header{"Origin": {v.Base}})
 	return ws, err
 }
 
-// Knock asks for the socket of a page as anybody can, with any headers. If ws is
-// nil, the answer says why.
+// Knock asks for the socket of a page with any headers. If the server refuses, ws is nil.
 func Knock(t testing.TB, server, path string, header http.Header) (ws *websocket.Conn, resp *http.Response) {
 	t.Helper()
 	ws, resp, err := handshake(websocket.Dialer{}, server, path, header)
@@ -223,7 +219,7 @@ func handshake(dialer websocket.Dialer, server, path string, header http.Header)
 	}
 	ws, resp, err := dialer.Dial("ws"+strings.TrimPrefix(server, "http")+path, header)
 	if err == nil {
-		ws.SetPingHandler(func(data string) error { // the library's own gives up after a second
+		ws.SetPingHandler(func(data string) error { // the library's own times out after a second
 			ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(Soon))
 			return nil
 		})
@@ -231,14 +227,30 @@ func handshake(dialer websocket.Dialer, server, path string, header http.Header)
 	return ws, resp, err
 }
 
-// Act sends an action, with its fields as the browser client encodes them.
+// Act sends an action, encoded as the browser client encodes it.
 func Act(ws *websocket.Conn, action string, fields map[string]any) error {
 	return ws.WriteJSON(map[string]any{"action": action, "data": fields})
 }
 
-// ComeAndGo opens the presence page n times, in four tabs of one browser at a
-// time. Each joins, and goes as tabs go: with a close frame, without one, or
-// before it has read the answer.
+// StopReading opens a counter, reads nothing, and sends messages until the server stops
+// reading or closes the connection.
+func StopReading(t testing.TB, server string) *websocket.Conn {
+	t.Helper()
+	ws, err := New(t, server).Dial(CounterPage)
+	require.NoError(t, err)
+	ws.NetConn().(*net.TCPConn).SetReadBuffer(4096)
+	// Answers repeat the action. It is long enough for them to fill the kernel's buffers, and
+	// short enough for the server's queue.
+	message := fmt.Appendf(nil, `{"action":%q}`, strings.Repeat("x", 2000))
+	for err == nil {
+		ws.SetWriteDeadline(time.Now().Add(time.Second))
+		err = ws.WriteMessage(websocket.TextMessage, message)
+	}
+	return ws
+}
+
+// ComeAndGo opens the presence page n times, in four tabs of one browser at a time. Each
+// joins and disconnects: with a close frame, without one, or before it has read the answer.
 func ComeAndGo(t testing.TB, server string, n int) {
 	t.Helper()
 	v := New(t, server)
@@ -286,13 +298,6 @@ func (v *Visitor) At(server string) *Visitor {
 	return &moved
 }
 
-// With returns the same visitor in a subtest.
-func (v *Visitor) With(t testing.TB) *Visitor {
-	inSubtest := *v
-	inSubtest.t = t
-	return &inSubtest
-}
-
 // TagOf returns the first tag in markup that begins with start.
 func TagOf(t testing.TB, markup, start string) string {
 	t.Helper()
@@ -302,9 +307,9 @@ func TagOf(t testing.TB, markup, start string) string {
 	return start + tag + ">"
 }
 
-// WithoutHTTP2 returns the same visitor with a browser that knows HTTP/1.1 only.
+// WithoutHTTP2 returns the same visitor, limited to HTTP/1.1.
 func (v *Visitor) WithoutHTTP2() *Visitor {
 	http1 := *v.Client
-	http1.Transport = &http.Transport{DialContext: dial, TLSClientConfig: tlsConfig()} // which keeps HTTP/2 off
+	http1.Transport = &http.Transport{DialContext: dial, TLSClientConfig: tlsConfig()} // a custom dialer disables HTTP/2
 	return &Visitor{t: v.t, Base: v.Base, Client: &http1}
 }

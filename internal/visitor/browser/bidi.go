@@ -11,15 +11,15 @@ import (
 	"realtime/internal/visitor"
 )
 
-// bidi is a connection that speaks WebDriver BiDi: commands with answers, and events. The
-// events that have come are handled during the next command.
+// bidi is a connection with WebDriver BiDi: commands with answers, and events. Events are
+// handled during the next command.
 type bidi struct {
 	ws   *websocket.Conn
-	last int                            // id of a command
-	tabs map[string]func(event message) // what handles the events of each tab
+	last int                            // command ID
+	tabs map[string]func(event message) // event handlers, by tab
 }
 
-// message is the answer to a command, or an event, with what this package reads of it.
+// message is the answer to a command or an event.
 type message struct {
 	ID             int // 0: an event
 	Result         json.RawMessage
@@ -48,7 +48,7 @@ func dialBidi(url string) (*bidi, error) {
 	return c, c.do(nil, "session.subscribe", parameters{"events": []string{"log.entryAdded", "browsingContext.userPromptOpened"}})
 }
 
-// do sends a command, waits for its answer, and reads it into result unless that is nil.
+// do sends a command, waits for its answer, and decodes it into result unless that is nil.
 func (c *bidi) do(result any, method string, params parameters) error {
 	c.last++
 	if err := c.ws.WriteJSON(parameters{"id": c.last, "method": method, "params": params}); err != nil {
@@ -74,11 +74,10 @@ func (c *bidi) do(result any, method string, params parameters) error {
 	}
 }
 
-// parameters are those of a command of WebDriver, or of WebDriver BiDi.
+// parameters are the parameters of a WebDriver or WebDriver BiDi command.
 type parameters map[string]any
 
-// perform performs what a person does with the mouse or the keyboard. Both protocols
-// describe that in the same way.
+// perform performs input actions. Both protocols describe them in the same way.
 type perform func(actions parameters) error
 
 // click clicks at a point of the window.
@@ -90,7 +89,7 @@ func (do perform) click(x, y float64) error {
 	}})
 }
 
-// press presses one key after the other.
+// press presses keys one after the other.
 func (do perform) press(keys string) error {
 	var actions []parameters
 	for _, key := range strings.ReplaceAll(keys, "\r", "\uE006") { // Enter

@@ -1,7 +1,7 @@
-// Package browser drives real browsers, in the words of package visitor: Chromium,
-// Firefox, and WebKit, which is the engine of Safari. The words are written once, on
-// what a driver does for each. It is a package of its own because its tools take long
-// to compile, and most tests need none.
+// Package browser drives real browsers with the methods of package visitor: Chromium,
+// Firefox, and WebKit, the engine of Safari. The methods are written once, on top of a
+// driver for each engine. It is a package of its own because its dependencies take long
+// to compile, and most tests need no browser.
 package browser
 
 import (
@@ -24,14 +24,14 @@ import (
 	"realtime/internal/visitor"
 )
 
-// Others are what New is for Chromium. A test that needs one which is missing is skipped,
-// and fails in CI.
+// Others do what New does, for the other engines. Where an engine is not installed, the
+// test is skipped; in CI it fails.
 var Others = map[string]func(t testing.TB) *Browser{
 	"Firefox": func(t testing.TB) *Browser { t.Helper(); return NewFirefox(t, nil) },
 	"WebKit":  newWebKit,
 }
 
-// Browser is what one person has: windows, and cookies and storage of their own.
+// Browser is one person's browser, with its own cookies and storage.
 type Browser struct {
 	Kill func() // ends its processes, in Firefox and WebKit
 
@@ -40,20 +40,19 @@ type Browser struct {
 	hasWindow bool                                            // where the next tab opens
 }
 
-// driver does to one tab what a person does, and runs scripts in it. A script is an
-// expression, and only values of JSON come back.
+// driver controls one tab. A script is an expression whose value must fit in JSON.
 type driver interface {
-	navigate(url string) error // until the page is loaded
-	reload() error             // until the page is loaded
+	navigate(url string) error // waits until the page is loaded
+	reload() error             // waits until the page is loaded
 	evaluate(script string) (any, error)
-	inEveryPage(script string) error // runs a script at the start of the pages that come
+	inEveryPage(script string) error // runs a script at the start of each later page
 	click(x, y float64) error
 	press(keys string) error // \r is Enter
 	show() error
 	close()
 }
 
-// NeedFiles skips a test where the files that pages load are missing.
+// NeedFiles skips the test if npm's browser files are missing.
 func NeedFiles(t testing.TB) {
 	t.Helper()
 	if _, err := os.Stat(filepath.Join(visitor.Root(), "static/vendor/pico.min.css")); err != nil {
@@ -69,7 +68,7 @@ func (b *Browser) Open(url string) *Tab {
 	return tb
 }
 
-// OpenWithoutScripts opens a page in a new tab that runs no scripts.
+// OpenWithoutScripts opens a page in a new tab with scripts disabled.
 func (b *Browser) OpenWithoutScripts(url string) *Tab {
 	b.t.Helper()
 	tb := b.Load("about:blank")
@@ -105,10 +104,10 @@ func (b *Browser) Load(url string) *Tab {
 	return tb
 }
 
-// Tab is a tab of a real browser. The test fails if its console shows an error that
-// was not expected, or if a dialog opens.
+// Tab is a tab of a real browser. The test fails if its console shows an unexpected error,
+// or if a dialog opens.
 type Tab struct {
-	Ctx   context.Context // of chromedp, in Chromium alone
+	Ctx   context.Context // of chromedp, in Chromium only
 	Close func()          // closes the tab
 
 	t      testing.TB
@@ -116,7 +115,7 @@ type Tab struct {
 
 	mu       sync.Mutex
 	errors   []string
-	expected []string // texts of errors that the test brings about
+	expected []string // parts of errors that the test causes
 	loaded   int
 }
 
@@ -133,22 +132,22 @@ func (tb *Tab) ExpectErrors(part string) {
 	tb.expected = append(tb.expected, part)
 }
 
-// ExpectServerAway lets the console tell of a server that is away, or stopping, in the
-// words of each engine.
+// ExpectServerAway allows the errors with which each engine reports a server that is away
+// or stopping.
 func (tb *Tab) ExpectServerAway() {
 	for _, part := range []string{"net::ERR_", "503", "WebSocket", "can’t establish a connection", "was interrupted while the page was loading"} {
 		tb.ExpectErrors(part)
 	}
 }
 
-// Loads returns how often the tab has loaded a page, in Chromium alone.
+// Loads returns how often the tab has loaded a page, in Chromium only.
 func (tb *Tab) Loads() int {
 	tb.mu.Lock()
 	defer tb.mu.Unlock()
 	return tb.loaded
 }
 
-// Run runs actions of chromedp, in Chromium alone.
+// Run runs chromedp actions, in Chromium only.
 func (tb *Tab) Run(actions ...chromedp.Action) {
 	tb.t.Helper()
 	require.NoError(tb.t, tb.driver.(chromiumTab).run(actions...))
@@ -166,8 +165,8 @@ func (tb *Tab) Reload() {
 	require.NoError(tb.t, tb.driver.reload())
 }
 
-// Hide puts another tab of b in front of this one until Show. In WebKit, where a window has
-// one tab, it minimizes that.
+// Hide puts another tab of b in front of this one until Show. In WebKit, where each window
+// has one tab, it minimizes the window.
 func (tb *Tab) Hide(b *Browser) {
 	tb.t.Helper()
 	if window, ok := tb.driver.(*webKitTab); ok {
@@ -185,19 +184,14 @@ func (tb *Tab) Show() {
 }
 
 // Click clicks a button with the mouse.
-func (tb *Tab) Click(button string) { tb.t.Helper(); tb.clickOn(`button[name="` + button + `"]`) }
-
-// Follow clicks a link with the mouse.
-func (tb *Tab) Follow(href string) { tb.t.Helper(); tb.clickOn(`a[href="` + href + `"]`) }
-
-func (tb *Tab) clickOn(selector string) {
+func (tb *Tab) Click(button string) {
 	tb.t.Helper()
 	var x, y float64
 	_, err := fmt.Sscan(tb.Eval(`((element) => {
 		element.scrollIntoView({block: "nearest"});
 		const r = element.getBoundingClientRect();
 		return (r.x + r.width / 2) + " " + (r.y + r.height / 2);
-	})(`+tb.find(selector)+`)`), &x, &y)
+	})(`+tb.find(`button[name="`+button+`"]`)+`)`), &x, &y)
 	require.NoError(tb.t, err)
 	require.NoError(tb.t, tb.driver.click(x, y))
 }
@@ -223,7 +217,7 @@ func (tb *Tab) Press(keys string) {
 	require.NoError(tb.t, tb.driver.press(keys))
 }
 
-// Join joins by the form, and waits until that is done.
+// Join joins with the form, and waits until the page says so.
 func (tb *Tab) Join(name string) {
 	tb.t.Helper()
 	tb.TypeInto("username", name)
@@ -242,7 +236,7 @@ func (tb *Tab) Eval(script string) string {
 	return fmt.Sprint(value)
 }
 
-// Number returns the value of a script that is a number.
+// Number returns the value of a script whose value is a number.
 func (tb *Tab) Number(script string) (n float64) {
 	tb.t.Helper()
 	_, err := fmt.Sscan(tb.Eval(script), &n)
@@ -250,8 +244,8 @@ func (tb *Tab) Number(script string) (n float64) {
 	return n
 }
 
-// WaitUntil waits until a script is true. It asks again and again, because a
-// navigation in between ends every promise that the page could have given.
+// WaitUntil waits until a script is true. It polls, because a navigation would reject any
+// promise that the page had returned.
 func (tb *Tab) WaitUntil(script, name string) {
 	tb.t.Helper()
 	if !tb.Becomes(visitor.Soon, script) {
@@ -267,22 +261,22 @@ func (tb *Tab) Becomes(timeout time.Duration, script string) bool {
 		if is, err := tb.driver.evaluate(`Boolean(` + script + `)`); err == nil && is == true {
 			return true
 		}
-		time.Sleep(pause) // before the browser is asked again: only asking tells
+		time.Sleep(pause)
 	}
 	return false
 }
 
-// readable is the text of a page without listings, which hold all words that the page
-// may say, and without what is only heard.
+// readable is the visible text of a page, without listings, which contain every text that
+// the page may show.
 const readable = `[...document.querySelectorAll("body > :not(main, .notices), .notices > :not(#announced), main > :not(.listing)")].filter((part) => part.checkVisibility()).map((part) => part.innerText).join("\n")`
 
-// Shows waits until the person reads want.
+// Shows waits until the visible text contains want.
 func (tb *Tab) Shows(want string) {
 	tb.t.Helper()
 	tb.WaitUntil(`(`+readable+`.replace(/\s+/g, " ") + " ").includes(`+Quote(want)+`)`, fmt.Sprintf("%q", want))
 }
 
-// Text returns what the person reads, without listings.
+// Text returns the visible text, without listings.
 func (tb *Tab) Text() string { tb.t.Helper(); return tb.Eval(readable) }
 
 // is reports whether a script is true now.
@@ -295,8 +289,7 @@ func (tb *Tab) Has(selector string) bool {
 }
 
 // InEveryPage runs a script in this page, and before all others in pages that the tab
-// loads later. In WebKit, whose protocol has nothing of the kind, it runs there when
-// the tab is first asked something.
+// loads later. WebKit's protocol lacks this: there it runs with the first evaluation.
 func (tb *Tab) InEveryPage(script string) {
 	tb.t.Helper()
 	script = "(() => {" + say + script + "\n})()"
@@ -304,60 +297,40 @@ func (tb *Tab) InEveryPage(script string) {
 	require.NoError(tb.t, tb.driver.inEveryPage(script))
 }
 
-// Said is what a page has said in one of the lines at its foot, and since when.
-type Said struct {
-	Of   string // the id of the line, or "error"
-	Text string
-	At   time.Time
-}
-
-// say is a function of pages that notes a text. The notes are in the name of the window,
-// which stays when a page is left.
-const say = `window.say ??= (text, of) => {
-	top.name = JSON.stringify([...JSON.parse(top.name || "[]"), {of, text: String(text), at: new Date()}]);
+// say is a script that records a text, in the name of the window, which survives
+// navigation.
+const say = `window.say ??= (text, id) => {
+	top.name = JSON.stringify([...JSON.parse(top.name || "[]"), {id, text: String(text)}]);
 };
 `
 
-// notes returns what was noted until now.
-func (tb *Tab) notes() (noted []Said) {
-	text, _ := tb.driver.evaluate(`top.name`)
-	json.Unmarshal([]byte(fmt.Sprint(text)), &noted) // before the first note it is empty
-	return noted
-}
-
-// WatchStatus records what the foot of the page says about its connection, in this page
-// and in those that the tab loads later.
-func (tb *Tab) WatchStatus() { tb.t.Helper(); tb.watch("connection") }
-
-// WatchNotices records what the foot of the page says about what the person did, in this
-// page and in those that the tab loads later.
-func (tb *Tab) WatchNotices() { tb.t.Helper(); tb.watch("notice") }
-
-func (tb *Tab) watch(id string) {
+// Watch records the texts of the lines "connection" and "notice" at the foot of the page,
+// in this page and in those that the tab loads later.
+func (tb *Tab) Watch() {
 	tb.t.Helper()
 	tb.InEveryPage(`
-		let last = "";
+		const last = {connection: "", notice: ""};
 		const look = () => {
-			const text = document.getElementById("` + id + `")?.textContent ?? "";
-			if (text !== last) say(last = text, "` + id + `");
+			for (const id in last) {
+				const text = document.getElementById(id)?.textContent ?? "";
+				if (text !== last[id]) say(last[id] = text, id);
+			}
 		};
 		new MutationObserver(look).observe(document, {subtree: true, childList: true, characterData: true});
 		look();`)
 }
 
-// Heard returns what WatchStatus and WatchNotices have recorded so far.
-func (tb *Tab) Heard() []Said {
-	return slices.DeleteFunc(tb.notes(), func(s Said) bool { return s.Of == "error" })
-}
-
-// Notices returns what WatchNotices has recorded, also in pages that were left.
-func (tb *Tab) Notices() (all string) {
-	for _, s := range tb.notes() {
-		if s.Of == "notice" {
-			all += s.Text
+// Said returns the texts that the line with an id has had since Watch.
+func (tb *Tab) Said(id string) (texts []string) {
+	var said []struct{ ID, Text string }
+	recorded, _ := tb.driver.evaluate(`top.name`)
+	json.Unmarshal([]byte(fmt.Sprint(recorded)), &said) // empty before the first text
+	for _, s := range said {
+		if s.ID == id {
+			texts = append(texts, s.Text)
 		}
 	}
-	return all
+	return texts
 }
 
 // CountConnects counts the sockets that the page opens from now on, in its variable
@@ -373,7 +346,7 @@ const FormIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
 // ShowsForm reports whether the form to join is on the screen.
 func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(FormIsShown) }
 
-// ToggleWire opens or closes the panel, and waits until that is done.
+// ToggleWire opens or closes the wire panel, and waits until it records, or no longer does.
 func (tb *Tab) ToggleWire(open bool) {
 	tb.t.Helper()
 	tb.Eval(`document.querySelector("#wire summary").click()`)
@@ -384,11 +357,11 @@ func (tb *Tab) ToggleWire(open bool) {
 // Live is a script that is true on a page that has its socket, or needs none.
 const Live = `!document.querySelector("[data-lvt-id]") || window.liveTemplateClient?.isReady() && !liveTemplateClient.useHTTP`
 
-// Up is a script that is true on a page that has its socket, and knows it.
+// Up is a script that is true on a page that has its socket and shows that it is live.
 const Up = Live + ` && document.documentElement.dataset.connection === "up"`
 
-// ComesOnline tells the page that the network is back, as the browser does.
+// ComesOnline is a script that tells the page that the network is back, as browsers do.
 const ComesOnline = `void dispatchEvent(new Event("online"))`
 
-// Quote returns a text as a literal of JavaScript.
+// Quote returns a text as a JavaScript literal.
 func Quote(text string) string { return fmt.Sprintf("%q", text) }

@@ -19,23 +19,23 @@ import (
 	"realtime/internal/visitor"
 )
 
-// A process for each kind of Chromium, which tests share.
+// The shared process of each kind of Chromium.
 var windowless, windowed shared[context.Context]
 
-// chromium are the commands that start it with windows.
+// chromium are the commands that start Chromium with windows.
 var chromium = []string{"chromium", "chromium-browser", "google-chrome"}
 
-// New returns a Chromium with a profile of its own, in a process that tests share. It
-// is the headless shell if there is one: Chromium without windows, which costs half.
-// There every tab is shown, and the Back button loads its page anew. Without Chromium,
-// or the files that pages load, the test is skipped, and fails in CI.
+// New returns a Chromium with a profile of its own, in a shared process. It prefers the
+// headless shell, which costs half as much but has no windows: every tab is visible, and the
+// Back button reloads its page. Without Chromium or npm's browser files, the test is
+// skipped; in CI it fails.
 func New(t testing.TB) *Browser {
 	t.Helper()
 	return withProfile(t, &windowless, "make test", append([]string{"chromium-headless-shell", "chrome-headless-shell"}, chromium...)...)
 }
 
-// NewWindowed is New with windows: a tab hides the others of its window, and a page may
-// be kept whole for the Back button.
+// NewWindowed is New with windows: a tab hides the others of its window, and there is a
+// back/forward cache.
 func NewWindowed(t testing.TB) *Browser {
 	t.Helper()
 	return withProfile(t, &windowed, "make test-all", chromium...)
@@ -68,14 +68,14 @@ func withProfile(t testing.TB, kind *shared[context.Context], makeTarget string,
 	}}
 }
 
-// windowFurniture is what Chromium prepares for each window beside its page. Nobody
-// uses it here, and it costs more than the page.
+// windowFurniture are features of Chromium's windows that cost more than the page and are
+// not used here.
 const windowFurniture = "PreloadTopChromeWebUI,WebUIOmniboxPopup,SidePanelPreload"
 
 func startChromium(path string) (ctx context.Context, stop func(), err error) {
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path),
-		chromedp.WSURLReadTimeout(atStart),
+		chromedp.WSURLReadTimeout(visitor.StartTimeout),
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
@@ -94,7 +94,7 @@ func startChromium(path string) (ctx context.Context, stop func(), err error) {
 		defer kill()
 		ending, cancel := context.WithTimeout(ctx, visitor.Soon)
 		defer cancel()
-		chromedp.Cancel(ending) // it ends by itself: a killed one still writes, and may leave its files behind
+		chromedp.Cancel(ending) // gracefully: a killed Chromium may leave files behind
 	}
 	if err = chromedp.Run(ctx); err != nil {
 		kill()

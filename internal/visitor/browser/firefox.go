@@ -6,19 +6,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"realtime/internal/visitor"
 )
 
-// Preferences are those of a Firefox profile, by name.
+// Preferences are the preferences of a Firefox profile, by name.
 type Preferences map[string]any
 
-// defaults keep Firefox from everything but the pages it is to show. Whatever lies
-// outside this machine is behind a proxy that nobody runs: attempts to reach it end at
-// once.
+// defaults keep Firefox from connecting to other machines: the proxy for them does not
+// exist.
 var defaults = Preferences{
 	"network.proxy.type":                         1,
 	"network.proxy.http":                         "127.0.0.1",
@@ -32,8 +32,7 @@ var defaults = Preferences{
 	"fission.autostart":                          false, // the same
 }
 
-// NewFirefox returns a Firefox in a process of its own, with some preferences beside the
-// defaults.
+// NewFirefox returns a Firefox in a process of its own, with additional preferences.
 func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 	t.Helper()
 	path := find(t, "make test-all", "firefox-esr", "firefox")
@@ -46,14 +45,14 @@ func NewFirefox(t testing.TB, preferences Preferences) *Browser {
 		}
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(home, "user.js"), []byte(lines.String()), 0o600))
-	address, stop, err := startProcess(home, nil, regexp.MustCompile("WebDriver BiDi listening on (.*)"),
+	p, err := visitor.StartProcess(home, nil, "WebDriver BiDi listening on (.*)",
 		path, "--headless", "--no-remote", "--profile", home, "--remote-debugging-port=0", "about:blank")
 	require.NoError(t, err, "start Firefox")
-	t.Cleanup(stop)
-	c, err := dialBidi(address)
+	t.Cleanup(p.Stop)
+	c, err := dialBidi(p.Match)
 	require.NoError(t, err, "start Firefox")
-	var last struct{ Context string } // the tab that was opened last
-	return &Browser{t: t, Kill: stop, open: func(tb *Tab, inNewWindow bool) (driver, error) {
+	var last struct{ Context string } // the last opened tab
+	return &Browser{t: t, Kill: p.Stop, open: func(tb *Tab, inNewWindow bool) (driver, error) {
 		params := parameters{"type": "window"}
 		if !inNewWindow {
 			params = parameters{"type": "tab", "referenceContext": last.Context}

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +17,7 @@ import (
 	"realtime/internal/visitor"
 )
 
-// screen is the display of every WebKit.
+// screen is the X display that every WebKit uses.
 var screen shared[string]
 
 func startScreen() (display string, stop func(), err error) {
@@ -26,12 +25,14 @@ func startScreen() (display string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return startProcess(home, nil, regexp.MustCompile(`^(\d+)$`),
-		"Xvfb", "-displayfd", "1", "-screen", "0", "1280x1024x24", "-nolisten", "tcp")
+	p, err := visitor.StartProcess(home, nil, `^(\d+)$`, "Xvfb", "-displayfd", "1", "-screen", "0", "1280x1024x24", "-nolisten", "tcp")
+	if err != nil {
+		return "", nil, err
+	}
+	return p.Match, p.Stop, nil
 }
 
-// newWebKit returns a WebKit in processes of its own, which is how WebKitGTK gives one
-// person cookies that nobody else has.
+// newWebKit returns a WebKit in processes of its own, so that its cookies are its own.
 func newWebKit(t testing.TB) *Browser {
 	t.Helper()
 	find(t, "make test-all", "WebKitWebDriver")
@@ -44,24 +45,23 @@ func newWebKit(t testing.TB) *Browser {
 	home, err := os.MkdirTemp("", "webkit")
 	require.NoError(t, err)
 	addr := visitor.FreeAddr(t) // the driver does not tell which port it has chosen
-	// No sandbox is asked for, so that nothing is to be set for root.
-	_, stop, err := startProcess(home, []string{
+	p, err := visitor.StartProcess(home, []string{
 		"DISPLAY=:" + display, "GDK_BACKEND=x11", "NO_AT_BRIDGE=1", "LIBGL_ALWAYS_SOFTWARE=1", "WEBKIT_DISABLE_DMABUF_RENDERER=1",
-	}, nil, "WebKitWebDriver", "--host=127.0.0.1", "--port="+strings.TrimPrefix(addr, "127.0.0.1:"))
+	}, visitor.PID, "WebKitWebDriver", "--host=127.0.0.1", "--port="+strings.TrimPrefix(addr, "127.0.0.1:"))
 	require.NoError(t, err, "start WebKit")
-	t.Cleanup(stop)
+	t.Cleanup(p.Stop)
 	s := &webKitSession{url: "http://" + addr}
-	require.Eventually(t, func() bool { return s.do("GET /status", nil, nil) == nil }, atStart, 20*time.Millisecond, "an answer of WebKit")
+	require.Eventually(t, func() bool { return s.do("GET /status", nil, nil) == nil }, visitor.StartTimeout, 20*time.Millisecond, "an answer of WebKit")
 	s.url += "/session"
 	require.NoError(t, s.begin(miniBrowser[0]), "start WebKit")
-	return &Browser{t: t, Kill: stop, open: s.open}
+	return &Browser{t: t, Kill: p.Stop, open: s.open}
 }
 
-// webKitSession is a browser that speaks WebDriver.
+// webKitSession is a WebDriver session.
 type webKitSession struct {
 	url     string
-	first   string // the window that the browser has opened by itself, which stays
-	current string // the window that commands go to
+	first   string // the window that the browser opens at its start
+	current string // the window that receives commands
 }
 
 func (s *webKitSession) begin(miniBrowser string) error {
@@ -77,7 +77,7 @@ func (s *webKitSession) begin(miniBrowser string) error {
 	return s.do("GET /window", nil, &s.first)
 }
 
-// do sends a command, a method and a path, and reads its answer into result unless that
+// do sends a command, a method and a path, and decodes the answer into result unless that
 // is nil.
 func (s *webKitSession) do(command string, params parameters, result any) error {
 	method, path, _ := strings.Cut(command, " ")
@@ -88,7 +88,7 @@ func (s *webKitSession) do(command string, params parameters, result any) error 
 	}
 	within := visitor.Soon
 	if path == "/execute/sync" {
-		within /= 8 // a page that is being left may not answer: whoever waits for something asks the next one
+		within /= 8 // a page that is being left may not answer; pollers then ask the next one
 	}
 	resp, err := (&http.Client{Timeout: within}).Do(req)
 	if err != nil {
@@ -102,8 +102,7 @@ func (s *webKitSession) do(command string, params parameters, result any) error 
 	return json.NewDecoder(resp.Body).Decode(&struct{ Value any }{result})
 }
 
-// open opens a window: a tab that is not alone in its window would stay hidden, because
-// the protocol cannot bring it to the front.
+// open opens a window: the protocol cannot bring a second tab of a window to the front.
 func (s *webKitSession) open(tb *Tab, _ bool) (driver, error) {
 	var made struct{ Handle string }
 	if err := (&webKitTab{s: s, window: s.first}).do("POST /window/new", parameters{"type": "window"}, &made); err != nil {
@@ -142,8 +141,8 @@ func (d *webKitTab) navigate(url string) error {
 
 func (d *webKitTab) reload() error { return d.do("POST /refresh", parameters{}, nil) }
 
-// atFirst runs once in every page, when it is first asked something. The protocol tells
-// nothing of errors: the page notes them.
+// atFirst runs with the first evaluation in each page. The protocol does not report errors,
+// so the page records them.
 const atFirst = `if (!window.notesErrors) {
 	` + say + `
 	const failed = (text) => say(text, "error"), { error } = console;
@@ -165,16 +164,14 @@ func (d *webKitTab) inEveryPage(script string) error {
 
 func (d *webKitTab) minimize() error { return d.do("POST /window/minimize", parameters{}, nil) }
 
-// A window is in front when it is not minimized, and setting its size ends that.
+// show restores the window: setting its size does that.
 func (d *webKitTab) show() error {
 	return d.do("POST /window/rect", parameters{"width": 1000, "height": 700}, nil)
 }
 
 func (d *webKitTab) close() {
-	for _, note := range d.tb.notes() {
-		if note.Of == "error" {
-			d.tb.failed(note.Text)
-		}
+	for _, text := range d.tb.Said("error") {
+		d.tb.failed(text)
 	}
 	d.do("DELETE /window", nil, nil)
 }

@@ -1,6 +1,6 @@
-// Package walk takes two people through the pages of a program, in browsers of one engine.
-// It shows that the pages, their scripts and the browser client work together; the rules
-// behind them are tested where they are.
+// Package walk tests the pages in the browsers of two people, in any engine. It shows that
+// the pages, their scripts and the browser client work together; the rules behind them have
+// unit tests.
 package walk
 
 import (
@@ -20,8 +20,8 @@ import (
 	"realtime/internal/visitor/browser"
 )
 
-// Walk is one program and two people. They take steps, in any order: each opens tabs of
-// its own.
+// Walk is one program and two people. Its steps can run in any order: each opens its own
+// tabs.
 type Walk struct {
 	t       *testing.T
 	program *visitor.Program
@@ -32,7 +32,7 @@ type Walk struct {
 	count      int // what the counter shows
 }
 
-// grace is longer than a reload takes on a slow machine.
+// grace is longer than a reload on a slow machine.
 const grace = 10 * time.Second
 
 // Start starts a program, and two browsers.
@@ -44,18 +44,18 @@ func Start(t *testing.T, open func(testing.TB) *browser.Browser) *Walk {
 	return w
 }
 
-// Steps are those that every engine can take.
+// Steps are the steps that work in every engine.
 var Steps = []func(*Walk){
 	CounterTicksInEveryTab, PresenceCountsEverybody, RestartedServerGetsEverybodyBack, ReloadIsNoticedByNobody,
 	LinksLeaveOneLiveSocket, PressAndLinkAtOnceCounts, WithoutSocketsPagesWork,
 }
 
-// proxy has links of every kind, counts sockets, and can refuse them.
+// proxy serves links of every kind, counts sockets, and can refuse them.
 type proxy struct {
 	sockets    visitor.SocketCount
 	noSockets  atomic.Bool
-	asked      atomic.Int64  // for a link
-	answerSlow chan struct{} // closed when /slow may be answered
+	asked      atomic.Int64  // requests for links
+	answerSlow chan struct{} // closed to let /slow be answered
 }
 
 func (p *proxy) inFrontOf(app http.Handler) http.Handler {
@@ -85,13 +85,13 @@ func (p *proxy) inFrontOf(app http.Handler) http.Handler {
 	})
 }
 
-// load opens a page in a window. What it says about presses is recorded, and its console
-// may report that the server is away.
+// load opens a page in a window, and records its notices. Its console may report that the
+// server is away.
 func (w *Walk) load(b *browser.Browser, url string) *browser.Tab {
 	w.t.Helper()
 	tb := b.OpenWindow("about:blank")
 	tb.ExpectServerAway()
-	tb.WatchNotices()
+	tb.Watch()
 	tb.Navigate(url)
 	tb.Eval(`void (window.kept = true)`)
 	return tb
@@ -105,10 +105,10 @@ func (w *Walk) open(b *browser.Browser, url string) *browser.Tab {
 	return tb
 }
 
-// isLive is true on a page that has loaded, and has its socket if it needs one.
+// isLive is true on a page that is loaded and has its socket, if it needs one.
 const isLive = `document.readyState === "complete" && (` + browser.Live + `) && document.documentElement.dataset.connection !== "down"`
 
-// visitor returns somebody who has no browser.
+// visitor returns a visitor without a browser.
 func (w *Walk) visitor() *visitor.Visitor { return visitor.New(w.t, w.program.URL) }
 
 // clickElsewhere clicks without a browser, and click clicks in a tab.
@@ -124,7 +124,7 @@ func (w *Walk) click(tb *browser.Tab) {
 	w.count++
 }
 
-// countIn waits until tabs show how often somebody has clicked.
+// countIn waits until tabs show the number of clicks.
 func (w *Walk) countIn(tabs ...interface{ Shows(string) }) {
 	w.t.Helper()
 	for _, tb := range tabs {
@@ -132,7 +132,7 @@ func (w *Walk) countIn(tabs ...interface{ Shows(string) }) {
 	}
 }
 
-// close closes tabs whose pages have not been loaded again.
+// close closes tabs, which must not have been reloaded.
 func (w *Walk) close(tabs ...*browser.Tab) {
 	w.t.Helper()
 	for _, tb := range tabs {
@@ -141,15 +141,15 @@ func (w *Walk) close(tabs ...*browser.Tab) {
 	}
 }
 
-// closeReloaded closes a tab that may have been reloaded. It has not told the person of
-// any press that was lost.
+// closeReloaded closes a tab that may have been reloaded, but must not have shown a notice of
+// a lost press.
 func (w *Walk) closeReloaded(tb *browser.Tab) {
 	w.t.Helper()
-	assert.Empty(w.t, tb.Notices())
+	assert.Empty(w.t, tb.Said("notice"))
 	tb.Close()
 }
 
-// CounterTicksInEveryTab shows that a click reaches each tab of each browser.
+// CounterTicksInEveryTab shows that a click reaches every tab of every browser.
 func CounterTicksInEveryTab(w *Walk) {
 	page := w.program.URL + visitor.CounterPage
 	first, second, bobs := w.open(w.alice, page), w.open(w.alice, page), w.open(w.bob, page)
@@ -160,8 +160,8 @@ func CounterTicksInEveryTab(w *Walk) {
 	w.close(first, second, bobs)
 }
 
-// PresenceCountsEverybody shows that who is online is the same for all, and who a person
-// is their own.
+// PresenceCountsEverybody shows that all tabs agree who is online, and that each knows its
+// own name.
 func PresenceCountsEverybody(w *Walk) {
 	page := w.program.URL + visitor.PresencePage
 	alice, bob := w.open(w.alice, page), w.open(w.bob, page)
@@ -171,7 +171,7 @@ func PresenceCountsEverybody(w *Walk) {
 	bob.Press("\r")
 	alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
 	bob.Shows("2 user(s) online Logged in as Bob Leave Bob (you) Alice Try:")
-	assert.False(w.t, alice.Has(`[value="Bob"]`) || bob.Has(`[value="Alice"]`), "the name of somebody else in a field")
+	assert.False(w.t, alice.Has(`[value="Bob"]`) || bob.Has(`[value="Alice"]`), "another person's name in the field")
 	second := w.open(w.alice, page)
 	second.Shows("2 user(s) online Username")
 	assert.True(w.t, second.ShowsForm(), "a new tab has not joined")
@@ -184,8 +184,8 @@ func PresenceCountsEverybody(w *Walk) {
 	w.close(alice, bob, second)
 }
 
-// RestartedServerGetsEverybodyBack shows that after a restart or a crash every tab is live
-// again, and everybody who had joined is online.
+// RestartedServerGetsEverybodyBack shows that after a restart or a crash every tab
+// reconnects, and everybody who had joined is online again.
 func RestartedServerGetsEverybodyBack(w *Walk) {
 	counter := w.open(w.alice, w.program.URL+visitor.CounterPage)
 	alice, bob := w.open(w.alice, w.program.URL+visitor.PresencePage), w.open(w.bob, w.program.URL+visitor.PresencePage)
@@ -210,8 +210,8 @@ func RestartedServerGetsEverybodyBack(w *Walk) {
 		alice.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
 		bob.Shows("2 user(s) online Logged in as Bob Leave Bob (you) Alice Try:")
 		for _, tb := range tabs {
-			assert.False(w.t, sawForm(tb), "while it joins again")
-			tb.WaitUntil(`document.getElementById("connection").textContent === ""`, "silence again")
+			assert.False(w.t, sawForm(tb), "while it rejoins")
+			tb.WaitUntil(`document.getElementById("connection").textContent === ""`, "an empty status")
 		}
 	}
 	bob.Click("leave")
@@ -221,8 +221,8 @@ func RestartedServerGetsEverybodyBack(w *Walk) {
 	w.close(tabs...)
 }
 
-// watchForm notes whether the form to join is shown in any frame that the browser draws,
-// in this page and in those that the tab loads later.
+// watchForm records whether the browser paints the form to join, in this page and in those
+// that the tab loads later.
 func watchForm(tb *browser.Tab) {
 	tb.InEveryPage(`
 		const look = () => {
@@ -234,7 +234,7 @@ func watchForm(tb *browser.Tab) {
 
 func sawForm(tb *browser.Tab) bool { return tb.Eval(`Boolean(window.sawForm)`) == "true" }
 
-// follow runs a script, and at once follows a link that it puts outside the live part.
+// follow runs a script and immediately follows a new link outside the live part.
 func follow(tb *browser.Tab, first, to string) {
 	tb.Eval(`void setTimeout(() => {
 		` + first + `;
@@ -244,11 +244,11 @@ func follow(tb *browser.Tab, first, to string) {
 	})`)
 }
 
-// goBack is the Back button.
+// goBack is a script that presses the Back button.
 const goBack = `void setTimeout(() => history.back())`
 
-// ReloadIsNoticedByNobody shows that a person stays online during a reload, a break, and
-// after a link that brings no other page or brings it late.
+// ReloadIsNoticedByNobody shows that a person stays online during a reload, a lost
+// connection, and after a link to a download or to a slow page.
 func ReloadIsNoticedByNobody(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+visitor.PresencePage), w.visitor().Open(visitor.PresencePage)
 	watchForm(tb)
@@ -258,24 +258,24 @@ func ReloadIsNoticedByNobody(w *Walk) {
 	peer.Shows("2 user(s) online Logged in as Bob ")
 	peer.Settle()
 	peer.StartHistory()
-	joinsAgain := func() {
+	rejoins := func() {
 		w.t.Helper()
 		tb.Shows("2 user(s) online Logged in as Alice Leave Alice (you) Bob Try:")
 		tb.WaitUntil(isLive, "a live page")
-		assert.False(w.t, sawForm(tb), "while it joins again")
+		assert.False(w.t, sawForm(tb), "while it rejoins")
 	}
 	for range 3 {
 		tb.Reload()
-		joinsAgain()
+		rejoins()
 	}
 	tb.CountConnects()
 	for cut := range 3 {
 		w.network.Cut()
 		tb.WaitUntil(fmt.Sprintf(`connects > %d`, cut), "a new socket")
-		joinsAgain()
+		rejoins()
 	}
 	for _, to := range []string{"/download", "/nothing", "/slow"} {
-		joinsAgain()
+		rejoins()
 		asked := w.proxy.asked.Load()
 		follow(tb, "", to)
 		require.Eventually(w.t, func() bool { return w.proxy.asked.Load() > asked }, visitor.Soon, time.Millisecond, "a request")
@@ -284,7 +284,7 @@ func ReloadIsNoticedByNobody(w *Walk) {
 	close(w.proxy.answerSlow)
 	tb.WaitUntil(`location.pathname === "/slow"`, "the page behind the link")
 	tb.Eval(goBack)
-	joinsAgain()
+	rejoins()
 	peer.NoChange(0)
 	tb.Click("leave")
 	peer.Shows("1 user(s) online")
@@ -293,8 +293,8 @@ func ReloadIsNoticedByNobody(w *Walk) {
 	w.closeReloaded(tb)
 }
 
-// LinksLeaveOneLiveSocket shows that the page on the screen is live and current however a
-// person came to it, and that no other page keeps a socket.
+// LinksLeaveOneLiveSocket shows that the visible page is live and current however a person
+// navigates to it, and that no other page keeps a socket.
 func LinksLeaveOneLiveSocket(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+"/"), w.visitor().Open(visitor.PresencePage)
 	for i, step := range []struct{ do, wantPage string }{
@@ -336,8 +336,8 @@ func LinksLeaveOneLiveSocket(w *Walk) {
 	w.closeReloaded(tb)
 }
 
-// PressAndLinkAtOnceCounts shows that a press counts once when the page is left at once,
-// and that the person is told nothing else.
+// PressAndLinkAtOnceCounts shows that a press counts once if the page is left immediately,
+// and that no notice says otherwise.
 func PressAndLinkAtOnceCounts(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+visitor.CounterPage), w.visitor().Open(visitor.CounterPage)
 	for _, to := range slices.Repeat([]string{"/", visitor.PresencePage, "/download", "/nothing"}, 3) {
@@ -351,15 +351,15 @@ func PressAndLinkAtOnceCounts(w *Walk) {
 		}
 		tb.WaitUntil(isLive, "a live page")
 		w.countIn(tb)
-		assert.Empty(w.t, tb.Notices(), "after a press and a link to %s", to)
+		assert.Empty(w.t, tb.Said("notice"), "after a press and a link to %s", to)
 	}
 	peer.Settle()
 	w.countIn(peer)
 	w.closeReloaded(tb)
 }
 
-// WithoutSocketsPagesWork shows that pages fall back to plain requests where no socket
-// opens, say so, and go live when one does.
+// WithoutSocketsPagesWork shows that pages without a socket fall back to plain requests, say
+// so, and go live when a socket opens.
 func WithoutSocketsPagesWork(w *Walk) {
 	w.proxy.noSockets.Store(true)
 	counter, presence := w.load(w.alice, w.network.URL+visitor.CounterPage), w.load(w.alice, w.network.URL+visitor.PresencePage)
@@ -378,7 +378,7 @@ func WithoutSocketsPagesWork(w *Walk) {
 
 	w.proxy.noSockets.Store(false)
 	counter.WaitUntil(browser.Up, "a live page")
-	presence.WaitUntil(browser.Up, "a live page") // in Firefox later, which itself delays attempts after some have failed
+	presence.WaitUntil(browser.Up, "a live page") // later in Firefox, which delays attempts after failures
 	presence.Join("Alice")
 	w.visitor().Open(visitor.PresencePage).Shows("1 user(s) online")
 	w.clickElsewhere()
@@ -389,11 +389,11 @@ func WithoutSocketsPagesWork(w *Walk) {
 	w.close(presence)
 }
 
-// HiddenTabIsLiveWhenShown shows that a tab which lost its socket while it was hidden does
-// not wait for its next attempt. To hide tabs, an engine needs windows.
+// HiddenTabIsLiveWhenShown shows that a tab that lost its socket while it was hidden
+// reconnects at once when it is shown. The engine needs windows to hide tabs.
 func HiddenTabIsLiveWhenShown(w *Walk) {
 	tb := w.open(w.alice, w.network.URL+visitor.CounterPage)
-	tb.Eval(`void (Math.random = () => 1e5)`) // no attempt comes by itself, for hours
+	tb.Eval(`void (Math.random = () => 1e5)`) // the next attempt is hours away
 	tb.Hide(w.alice)
 	w.network.Cut()
 	tb.WaitUntil(`!liveTemplateClient.isReady()`, "a lost socket")
@@ -403,7 +403,7 @@ func HiddenTabIsLiveWhenShown(w *Walk) {
 	w.close(tb)
 }
 
-// KilledBrowserLeaves shows that a person whose browser dies has left in every tab.
+// KilledBrowserLeaves shows that a person whose browser is killed goes offline.
 func KilledBrowserLeaves(w *Walk) {
 	peer := w.visitor().Open(visitor.PresencePage)
 	for i := range 3 {
@@ -414,8 +414,8 @@ func KilledBrowserLeaves(w *Walk) {
 	peer.Shows("0 user(s) online")
 }
 
-// WithoutSiteDataNothingIsLost shows that both pages work, and survive a break, in a browser
-// that blocks site data.
+// WithoutSiteDataNothingIsLost shows that both pages work, and survive a lost connection, in
+// a browser that blocks site data.
 func WithoutSiteDataNothingIsLost(w *Walk, person *browser.Browser) {
 	counter, presence := w.open(person, w.network.URL+visitor.CounterPage), w.open(person, w.network.URL+visitor.PresencePage)
 	assert.Equal(w.t, "SecurityError", presence.Eval(`(() => { try { return typeof sessionStorage } catch (error) { return error.name } })()`))

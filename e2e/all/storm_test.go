@@ -1,7 +1,6 @@
-// Package storm lets many visitors do everything at once on one program: they join,
-// click, flood, stop reading, break the protocol and vanish. Afterwards every number is
-// exact, for everyone, and nothing is left of those who have gone.
-package storm
+//go:build all
+
+package all
 
 import (
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"path"
 	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -24,36 +22,39 @@ import (
 	"realtime/internal/visitor"
 )
 
-// A storm is what happens at once, each thing with about size tabs.
+// storm is a load test: many visitors at once join, click, flood, stop reading, break the
+// protocol and vanish.
 type storm struct {
 	t       testing.TB
 	program *visitor.Program
-	size    int
 	seed    uint64
 
 	mu    sync.Mutex
-	want  map[string]int // what the program should have counted
-	tabs  []*visitor.Tab // which stay open
+	want  map[string]int // metrics
+	tabs  []*visitor.Tab // that stay open
 	flood *visitor.Crowd
 }
 
-// What the program counts, besides reasons to refuse.
+// Metrics of the program.
 const (
-	clicks      = "clicks_total"
-	users       = "users_online"
-	connections = `connections{page="%s"}`
+	clicksTotal   = "clicks_total"
+	usersOnline   = "users_online"
+	connectionsOf = `connections{page="%s"}`
 )
 
-// Run lets everything happen at once, each thing with about size tabs, and checks what
-// the program has counted. Then it stops the program.
-func Run(t *testing.T, size int) {
-	t.Helper()
+// stormTabs is the approximate number of tabs for each kind of load.
+const stormTabs = 24
+
+// After a storm every number is exact in every tab, and nothing is left of those who have
+// disconnected.
+func TestStress(t *testing.T) {
+	t.Parallel()
 	program := visitor.Start(t, append(visitor.Patient, "-grace", "50ms")...)
-	s := &storm{t: t, program: program, size: size, seed: visitor.Seed(t), want: map[string]int{}}
+	s := &storm{t: t, program: program, seed: visitor.Seed(t), want: map[string]int{}}
 	clicking, watching := s.open(s.visitor(), visitor.CounterPage), s.open(s.visitor(), visitor.PresencePage)
 	watching.Join("watching")
 	watching.Settle()
-	s.add(users, 1)
+	s.add(usersOnline, 1)
 	before, goroutines := len(s.tabs), program.Goroutines()
 
 	var all sync.WaitGroup
@@ -61,18 +62,18 @@ func Run(t *testing.T, size int) {
 	all.Go(s.clickWithoutSocket)
 	all.Go(s.clickAndGo)
 	all.Go(s.floodWithClicks)
-	all.Go(func() { visitor.ComeAndGo(t, program.URL, 8*size) }) // some go before their join is answered
+	all.Go(func() { visitor.ComeAndGo(t, program.URL, 8*stormTabs) }) // some disconnect before their join is answered
 	all.Go(func() {
-		s.each(1+size/4, func(int, *rand.Rand) { StopReading(t, program.URL).Close() })
+		s.each(1+stormTabs/4, func(int, *rand.Rand) { visitor.StopReading(t, program.URL).Close() })
 	})
 	all.Wait()
 	if t.Failed() {
-		t.FailNow() // not everything has been added
+		t.FailNow() // some counts were not added
 	}
 	s.agree()
-	clicking.Increment() // life goes on
+	clicking.Increment()
 	clicking.Settle()
-	s.add(clicks, 1)
+	s.add(clicksTotal, 1)
 	s.agree()
 
 	s.flood.Close()
@@ -82,12 +83,12 @@ func Run(t *testing.T, size int) {
 	watching.Shows(" 1 user(s) online")
 	assert.EventuallyWithT(t, func(check *assert.CollectT) {
 		http.DefaultClient.CloseIdleConnections()
-		assert.LessOrEqual(check, program.Goroutines(), goroutines+3) // of requests for the number itself
-	}, visitor.Soon, 20*time.Millisecond, "goroutines are left")
+		assert.LessOrEqual(check, program.Goroutines(), goroutines+3) // for requests to the admin address
+	}, visitor.Soon, 20*time.Millisecond, "goroutines")
 	assert.Zero(t, program.Stop(syscall.SIGTERM))
 }
 
-// add says that n more of something are to be counted.
+// add adds n to the wanted value of a metric.
 func (s *storm) add(what string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,11 +99,11 @@ func (s *storm) add(what string, n int) {
 
 func (s *storm) visitor() *visitor.Visitor { return visitor.New(s.t, s.program.URL) }
 
-// open opens a page in a tab that stays.
+// open opens a page in a tab that stays open.
 func (s *storm) open(v *visitor.Visitor, page string) *visitor.Tab {
 	s.t.Helper()
 	tb := v.Open(page)
-	s.add(fmt.Sprintf(connections, path.Base(page)), 1)
+	s.add(fmt.Sprintf(connectionsOf, path.Base(page)), 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tabs = append(s.tabs, tb)
@@ -110,15 +111,14 @@ func (s *storm) open(v *visitor.Visitor, page string) *visitor.Tab {
 }
 
 var (
-	// counted matches a metric with one label at most, which those of requests and of the
-	// build are not.
+	// counted matches a metric with at most one label: not those of requests and the build.
 	counted = regexp.MustCompile(`(?m)^realtime_(\w+(?:\{\w+="[^"]*"\})?) ([1-9]\d*)$`)
-	// unchecked matches the names of those that depend on time, or do not go down again.
+	// unchecked matches metrics that depend on time, or never decrease.
 	unchecked = regexp.MustCompile(`^(refresh|dispatch|connections_(limit|opened))`)
 )
 
-// agree waits until the program has counted what it should and nothing else, and
-// everybody sees so.
+// agree waits until the metrics of the program are exactly as wanted, and every tab shows
+// the same.
 func (s *storm) agree() {
 	s.t.Helper()
 	require.EventuallyWithT(s.t, func(check *assert.CollectT) {
@@ -129,20 +129,20 @@ func (s *storm) agree() {
 			}
 		}
 		assert.Equal(check, s.want, got)
-		flood := s.flood.Count(int64(s.want[clicks]))
-		assert.Zero(check, flood.Wrong+flood.CutOff, "of the flood: %+v", flood)
-	}, visitor.Soon, 20*time.Millisecond, "what the program counts")
+		flood := s.flood.Count(int64(s.want[clicksTotal]))
+		assert.Zero(check, flood.Wrong+flood.CutOff, "the flood: %+v", flood)
+	}, visitor.Soon, 20*time.Millisecond, "metrics")
 	shown := map[string]string{
-		visitor.CounterPage:  fmt.Sprintf("Counter: %d ", s.want[clicks]),
-		visitor.PresencePage: fmt.Sprintf(" %d user(s) online", s.want[users]),
+		visitor.CounterPage:  fmt.Sprintf("Counter: %d ", s.want[clicksTotal]),
+		visitor.PresencePage: fmt.Sprintf(" %d user(s) online", s.want[usersOnline]),
 	}
 	for _, tb := range s.tabs {
 		tb.Shows(shown[tb.Path])
 	}
 }
 
-// each runs do n times, eight at a time, each with numbers of its own. The framework
-// closes its connections one after the other, and no storm is about a backlog of them.
+// each runs do n times, eight at a time, each with its own random numbers. Eight, because
+// the framework closes connections one after the other.
 func (s *storm) each(n int, do func(i int, r *rand.Rand)) {
 	var workers sync.WaitGroup
 	for first := range min(8, n) {
@@ -158,13 +158,13 @@ func (s *storm) each(n int, do func(i int, r *rand.Rand)) {
 // Tabs of one browser under one name are one user.
 func (s *storm) joinLeaveAndReload() {
 	const perBrowser, names, leave, reload = 4, 3, 3, 4
-	browsers := make([]*visitor.Visitor, s.size/perBrowser+1)
+	browsers := make([]*visitor.Visitor, stormTabs/perBrowser+1)
 	for i := range browsers {
 		browsers[i] = s.visitor()
 		browsers[i].Get(visitor.PresencePage) // for its cookie
 	}
 	online := map[string]bool{} // by browser and name
-	s.each(s.size, func(i int, r *rand.Rand) {
+	s.each(stormTabs, func(i int, r *rand.Rand) {
 		tb, last := s.open(browsers[i/perBrowser], visitor.PresencePage), leave
 		for range 1 + r.IntN(12) {
 			switch last = r.IntN(names + 2); last {
@@ -184,37 +184,37 @@ func (s *storm) joinLeaveAndReload() {
 			online[fmt.Sprint(i/perBrowser, " ", last)] = true
 		}
 	})
-	s.add(users, len(online))
+	s.add(usersOnline, len(online))
 }
 
-// A page clicks by a form where scripts do not run, and by a request where no socket opens.
+// clickWithoutSocket clicks with forms, as without scripts, and with requests.
 func (s *storm) clickWithoutSocket() {
-	s.each(s.size, func(_ int, r *rand.Rand) {
+	s.each(stormTabs, func(_ int, r *rand.Rand) {
 		v, times := s.visitor(), 1+r.IntN(8)
 		page := v.OpenWithoutSocket(visitor.CounterPage)
 		for range times {
 			v.Click()
 			page.Act("increment", nil)
 		}
-		s.add(clicks, 2*times)
+		s.add(clicksTotal, 2*times)
 	})
 }
 
-// clickAndGo closes tabs in each way. What was sent before counts, also if nobody waits for
-// the answer.
+// clickAndGo disconnects tabs in every way. Clicks sent before that count, even if nobody
+// waits for the answer.
 func (s *storm) clickAndGo() {
-	s.each(3*s.size, func(i int, r *rand.Rand) {
+	s.each(3*stormTabs, func(i int, r *rand.Rand) {
 		tb, times := s.visitor().Open(visitor.CounterPage), 1+r.IntN(20)
 		for range times {
 			tb.Increment()
 		}
-		s.add(clicks, times)
+		s.add(clicksTotal, times)
 		if i%3 == 0 {
 			assert.NoError(s.t, tb.WS.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, "")))
 			<-tb.Ended
 			return
 		}
-		tb.Settle() // what is not read yet may be lost with the connection
+		tb.Settle() // unread clicks may be lost with the connection
 		if i%3 == 1 {
 			_, err := tb.WS.NetConn().Write([]byte("\x81\x83\x00\x00\x00\x00{")) // half a message
 			assert.NoError(s.t, err)
@@ -224,27 +224,11 @@ func (s *storm) clickAndGo() {
 	})
 }
 
-// StopReading opens a counter, reads nothing, and sends messages until the server takes
-// no more of them or closes the connection.
-func StopReading(t testing.TB, server string) *websocket.Conn {
-	t.Helper()
-	ws, err := visitor.New(t, server).Dial(visitor.CounterPage)
-	require.NoError(t, err)
-	ws.NetConn().(*net.TCPConn).SetReadBuffer(4096)
-	// The answers repeat the action. Those that a burst is given fill the buffers of the
-	// kernel, and those that may be under way leave room in the queue of the server.
-	message := fmt.Appendf(nil, `{"action":%q}`, strings.Repeat("x", 2000))
-	for err == nil {
-		ws.SetWriteDeadline(time.Now().Add(time.Second))
-		err = ws.WriteMessage(websocket.TextMessage, message)
-	}
-	return ws
-}
-
-// Every click of a flood is answered. Those that are too fast do not count.
+// floodWithClicks clicks above the rate limit. Every click is answered; those that are too
+// fast do not count.
 func (s *storm) floodWithClicks() {
 	const perTab, burst = 500, 200 // the rate limit lets a burst through
-	tabs := 1 + s.size/6
+	tabs := 1 + stormTabs/6
 	s.flood = visitor.OpenCrowd(s.t, visitor.CounterPage, tabs, s.program.URL)
 	s.flood.ClickAtOnce(tabs * perTab)
 	var got visitor.Tally
@@ -254,7 +238,7 @@ func (s *storm) floodWithClicks() {
 	}, visitor.Soon, 20*time.Millisecond)
 	assert.Equal(s.t, tabs*perTab, got.Clicks)
 	assert.GreaterOrEqual(s.t, got.Clicks-got.Refused, tabs*burst)
-	s.add(fmt.Sprintf(connections, path.Base(visitor.CounterPage)), tabs)
-	s.add(clicks, got.Clicks-got.Refused)
+	s.add(fmt.Sprintf(connectionsOf, path.Base(visitor.CounterPage)), tabs)
+	s.add(clicksTotal, got.Clicks-got.Refused)
 	s.add(`messages_refused_total{reason="too_fast"}`, got.Refused)
 }
