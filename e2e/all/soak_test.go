@@ -4,6 +4,8 @@ package all
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -289,4 +291,59 @@ func (d *deployment) keepClicking(meanwhile func()) (clicked int, failed []strin
 	done.Store(true)
 	clicking.Wait()
 	return clicked, failed
+}
+
+// Everything that can happen to a Redis happens for 40 seconds, while people click on three
+// servers. No click is refused, and in the end every server shows all of them.
+func TestSoak_ChaosRefusesNoClick(t *testing.T) {
+	random := rand.New(rand.NewPCG(visitor.Seed(t), 0))
+	redis, b := visitor.NewRedis(t, "--enable-debug-command", "local"), books{t: t}
+	ctx := t.Context()
+	var servers []*visitor.Program
+	var networks []*visitor.Network
+	var stops []func()
+	for range 3 {
+		network := visitor.NewNetwork(t, redis.Addr)
+		p := visitor.StartExe(t, visitor.BuildPlain(t), "-redis", "redis://"+network.Addr()+"/0")
+		servers, networks, stops = append(servers, p), append(networks, network), append(stops, b.click(p))
+	}
+	lasts := func(least time.Duration) { <-time.After(least + time.Duration(random.Int64N(int64(2*time.Second)))) }
+	faults := map[string]func(){
+		"restarted":       func() { redis.Stop(); lasts(0); redis.Start() },
+		"restarted empty": func() { redis.Stop(); redis.Erase(); lasts(0); redis.Start() },
+		"paused":          func() { thaw := redis.Freeze(); lasts(3 * time.Second); thaw() },
+		"emptied":         func() { redis.FlushAll(ctx) },
+		"rolled back": func() {
+			require.NoError(t, redis.Save(ctx).Err())
+			lasts(time.Second)
+			require.NoError(t, redis.Do(ctx, "DEBUG", "RELOAD", "NOSAVE").Err())
+		},
+		"cut off": func() { network := networks[random.IntN(3)]; network.Leave(); lasts(0); network.ComeBack() },
+		"slowed": func() {
+			network := networks[random.IntN(3)]
+			network.Delay(700 * time.Millisecond)
+			lasts(0)
+			network.Delay(0)
+		},
+		"filled": func() { redis.ConfigSet(ctx, "maxmemory", "1"); lasts(0); redis.ConfigSet(ctx, "maxmemory", "0") },
+	}
+	happened := map[string]int{}
+	for began := time.Now(); time.Since(began) < 40*time.Second; {
+		kinds := slices.Sorted(maps.Keys(faults))
+		random.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
+		for _, kind := range kinds {
+			happened[kind]++
+			faults[kind]()
+			lasts(0)
+		}
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	ended := time.Now()
+	for _, s := range servers {
+		visitor.New(t, s.URL).Open(visitor.CounterPage).Shows(fmt.Sprintf("Counter: %d ", b.sent.Load()))
+	}
+	assert.Equal(t, b.sent.Load(), b.answered.Load(), "clicks that were sent, and those that counted")
+	t.Logf("%d clicks, none refused; %.1f s later all servers show all; faults: %v", b.sent.Load(), time.Since(ended).Seconds(), happened)
 }

@@ -13,9 +13,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"time"
 
 	"realtime/internal/dial"
@@ -84,8 +86,9 @@ func (m *Member) reach(ctx context.Context) (err error) {
 			return nil
 		}
 		m.link.unsubscribe()
+		timeout := errors.Is(failed, os.ErrDeadlineExceeded) || ctx.Err() != nil // perhaps only that of ctx
 		failed, retry := dial.Explain(failed, m.link.Client)
-		if err == nil || ctx.Err() == nil { // otherwise it is only the deadline
+		if err == nil || !timeout {
 			err = failed
 		}
 		if !retry || ctx.Err() != nil {
