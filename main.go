@@ -199,8 +199,9 @@ func (a *app) addMetrics(opts flags.Options, counter *MultiUserSyncController, p
 		return
 	}
 	m.Counter("realtime_redis_ignored_total", "Messages and counts in Redis that no server can have written.", nil, servers.Ignored)
+	up := map[bool]int{true: 1, false: 0}
 	m.Gauge("realtime_redis_up", "1 while servers share through Redis: it can be reached, and takes what they write.", nil,
-		func() int { return map[bool]int{false: 1}[servers.Away()] })
+		func() int { return up[!servers.Away()] })
 }
 
 // The time that the parts of a start and a stop may take.

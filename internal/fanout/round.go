@@ -7,6 +7,10 @@ import (
 
 // A round is a refresh on its way to the connections of a page. It is over once 95 % of them
 // have rendered and written it: one slow peer does not count.
+//
+// A quota of CPU time suspends the process when a portion is used up. The last portion of a
+// round is paid for afterwards, by a pause like those within the round. So the longest of
+// these counts twice.
 type round struct {
 	observe func(took time.Duration) // nil if nobody asks
 
@@ -16,7 +20,8 @@ type round struct {
 	crowd bool          // the next refresh waits for the rest
 	last  time.Time     // when a connection last finished, or the round began
 	asked time.Time     // when the change came; zero for a refresh that is published again
-	taken time.Duration // by all rounds so far
+	pause time.Duration // the longest without progress
+	taken time.Duration // by all rounds so far, each with its longest pause counted twice
 }
 
 const (
@@ -46,7 +51,7 @@ func (r *round) begin(connections int, asked time.Time) {
 	if now.Sub(r.last) >= stalled {
 		r.stuck = r.left
 	}
-	r.stuck, r.left, r.crowd, r.last = min(r.stuck, r.left), connections*95/100, connections >= fewest, now
+	r.stuck, r.left, r.crowd, r.last, r.pause = min(r.stuck, r.left), connections*95/100, connections >= fewest, now, 0
 }
 
 // count notes that a connection has rendered and written a refresh.
@@ -58,7 +63,9 @@ func (r *round) count() {
 	}
 	now := time.Now()
 	if r.crowd {
-		r.taken += min(now.Sub(r.last), stalled) // beyond that, the process was suspended
+		pause := min(now.Sub(r.last), stalled) // beyond that, the process was suspended
+		r.taken += pause + max(pause-r.pause, 0)
+		r.pause = max(r.pause, pause)
 	}
 	r.last = now
 	r.left--
