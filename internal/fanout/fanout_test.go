@@ -234,8 +234,10 @@ func TestRefresh_StaysWithinItsShareOfAQuota(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p, peers := newPage(Options{Budget: 0.5}, connections)
 			var at time.Duration // the period in which it rendered last
-			used, rendered := 0, 0
+			used, rendered, core := 0, atomic.Int64{}, make(chan bool, 1)
 			p.render = func() {
+				core <- true
+				defer func() { <-core }()
 				if now := time.Since(p.began).Truncate(period); now > at {
 					at, used = now, 0
 				} else if used == portion {
@@ -243,10 +245,10 @@ func TestRefresh_StaysWithinItsShareOfAQuota(t *testing.T) {
 					at, used = time.Since(p.began).Truncate(period), 0
 				}
 				used++
-				rendered++
+				rendered.Add(1)
 			}
 			steady(lasts, func() { peers.PublishTo("all", "Changed") })
-			share := float64(rendered) / float64(portion*lasts/period)
+			share := float64(rendered.Load()) / float64(portion*lasts/period)
 			assert.LessOrEqual(t, share, 0.55, "%d connections", connections)
 			assert.GreaterOrEqual(t, share, 0.25, "%d connections", connections)
 			pass(time.Minute)
