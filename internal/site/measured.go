@@ -22,13 +22,13 @@ type measured struct {
 	route   func(*http.Request) string
 }
 
-func (m measured) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (m *measured) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began, answer := time.Now(), &statusWriter{ResponseWriter: w}
 	m.next.ServeHTTP(answer, r)
 	m.answered(r, cmp.Or(answer.status, http.StatusOK), time.Since(began)) // not here: a socket keeps this frame on its stack
 }
 
-func (m measured) answered(r *http.Request, status int, took time.Duration) {
+func (m *measured) answered(r *http.Request, status int, took time.Duration) {
 	if status != http.StatusSwitchingProtocols {
 		m.seconds.WithLabelValues(m.route(r), knownMethod(r.Method), strconv.Itoa(status)).Observe(took.Seconds())
 	}

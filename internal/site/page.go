@@ -77,8 +77,12 @@ func (p *Page) counted(name string) int {
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if asksForSocket(r) {
 		p.admission.serve(w, r, p.handler)
-		return
+	} else {
+		p.serve(w, r)
 	}
+}
+
+func (p *Page) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Add("Vary", "Accept") // the same address answers with HTML or JSON
 	w.Header().Set("Page-Build", p.text(r).build)
 	answer := newRecorder(w.Header())

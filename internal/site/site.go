@@ -206,7 +206,7 @@ func (s *Site) handle() {
 			pages.ServeHTTP(w, r)
 		}
 	})
-	s.Handler = received(s.opts.Log, s.opts.TrustProxy, measured{all, s.opts.Log, s.Metrics.requests(), s.route})
+	s.Handler = &received{next: &measured{all, s.opts.Log, s.Metrics.requests(), s.route}, log: s.opts.Log, trustProxy: s.opts.TrustProxy}
 }
 
 // route returns the part of the site that a request is for, as a label: the path of

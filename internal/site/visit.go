@@ -58,34 +58,42 @@ var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // received finds out who sends a request, and how. Forwarding headers count only
 // if a proxy sets them: anybody could send them. From here on the host is as browsers
 // write it, so that it can be compared with an origin.
-func received(log *slog.Logger, trustProxy bool, next http.Handler) http.Handler {
-	var warned atomic.Bool
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, id := &visit{secure: r.TLS != nil, session: sessionOf(r)}, rand.Text()
-		host, addr := r.Host, r.RemoteAddr
-		if trustProxy {
-			if sent := r.Header.Get("X-Request-Id"); requestID.MatchString(sent) {
-				id = sent
-			}
-			if proto := forwarded(r, "X-Forwarded-Proto"); proto != "" {
-				v.secure = slices.Contains([]string{"https", "wss"}, strings.ToLower(proto)) // wss of a socket through Traefik
-			}
-			if name := forwarded(r, "X-Forwarded-Host"); name != "" {
-				host = name
-			}
-			if ip, ok := forwardedIP(forwarded(r, "X-Forwarded-For")); ok {
-				addr = ip.String()
-			}
+type received struct {
+	next       http.Handler
+	log        *slog.Logger
+	trustProxy bool
+	warned     atomic.Bool
+}
+
+func (h *received) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.next.ServeHTTP(w, h.withVisit(w, r))
+}
+
+func (h *received) withVisit(w http.ResponseWriter, r *http.Request) *http.Request {
+	v, id := &visit{secure: r.TLS != nil, session: sessionOf(r)}, rand.Text()
+	host, addr := r.Host, r.RemoteAddr
+	if h.trustProxy {
+		if sent := r.Header.Get("X-Request-Id"); requestID.MatchString(sent) {
+			id = sent
 		}
-		if !trustProxy && comesThroughProxy(r) && !warned.Swap(true) {
-			log.Warn("forwarding headers are ignored: -trust-proxy is for a proxy that sets or removes each of them", slog.String("remote_addr", addr))
+		if proto := forwarded(r, "X-Forwarded-Proto"); proto != "" {
+			v.secure = slices.Contains([]string{"https", "wss"}, strings.ToLower(proto)) // wss of a socket through Traefik
 		}
-		ctx := logging.With(r.Context(), slog.String("request_id", id))
-		r = r.WithContext(context.WithValue(ctx, visitKey{}, v))
-		r.Host, r.RemoteAddr = origin.Host(v.scheme(), host), addr
-		w.Header().Set("X-Request-Id", id)
-		next.ServeHTTP(w, r)
-	})
+		if name := forwarded(r, "X-Forwarded-Host"); name != "" {
+			host = name
+		}
+		if ip, ok := forwardedIP(forwarded(r, "X-Forwarded-For")); ok {
+			addr = ip.String()
+		}
+	}
+	if !h.trustProxy && comesThroughProxy(r) && !h.warned.Swap(true) {
+		h.log.Warn("forwarding headers are ignored: -trust-proxy is for a proxy that sets or removes each of them", slog.String("remote_addr", addr))
+	}
+	ctx := logging.With(r.Context(), slog.String("request_id", id))
+	r = r.WithContext(context.WithValue(ctx, visitKey{}, v))
+	r.Host, r.RemoteAddr = origin.Host(v.scheme(), host), addr
+	w.Header().Set("X-Request-Id", id)
+	return r
 }
 
 // comesThroughProxy reports whether a request looks as if a proxy had forwarded it.
@@ -138,16 +146,20 @@ func sessionOf(r *http.Request) string {
 func withSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if v := visitOf(r.Context()); v.session == "" {
-			v.session = newSession()
-			cookie := &http.Cookie{
-				Name: sessionCookie, Value: v.session, Path: "/", MaxAge: 365 * 24 * 60 * 60,
-				HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: v.secure,
-			}
-			http.SetCookie(w, cookie)
-			r = withCookie(r, cookie)
+			r = startSession(w, r, v)
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+func startSession(w http.ResponseWriter, r *http.Request, v *visit) *http.Request {
+	v.session = newSession()
+	cookie := &http.Cookie{
+		Name: sessionCookie, Value: v.session, Path: "/", MaxAge: 365 * 24 * 60 * 60,
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: v.secure,
+	}
+	http.SetCookie(w, cookie)
+	return withCookie(r, cookie)
 }
 
 // withCookie returns a copy of a request in which a cookie replaces all others of
