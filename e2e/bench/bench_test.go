@@ -291,7 +291,7 @@ func (r *result) measureClicks(c *crowd) {
 	var latencies []time.Duration
 	var busy time.Duration
 	for range min(50, r.Tabs-c.clicks) {
-		<-time.After(60*time.Millisecond + time.Duration(r.Tabs)*60*time.Microsecond) // longer than an interval
+		<-time.After(60*time.Millisecond + time.Duration(r.Tabs)*200*time.Microsecond) // longer than an interval
 		c.expectMore(1)
 		cpu, begin := c.cpu(), time.Now()
 		c.Tabs[c.clicks%r.Tabs].Click()
@@ -368,8 +368,8 @@ func (r report) check(b *testing.B) {
 	assert.LessOrEqual(b, got.ClickP50, of[documented+" 1000"].ClickP50*3/2, "one click, and that of the documented pattern")
 	assert.LessOrEqual(b, got.Idle, of[documented+" 1000"].Idle, "memory of an idle tab, and that of the documented pattern")
 	for _, tabs := range []string{" 1000", " 5000"} {
-		assert.LessOrEqual(b, of[joins+tabs].ClickCPU, 2*of[app+tabs].ClickCPU, "CPU time of a join, and of a click")
-		assert.LessOrEqual(b, of[joins+tabs].Idle, of[app+tabs].Idle+5000, "memory of an idle tab with 30 people online, and of the counter")
+		assert.LessOrEqual(b, of[joins+tabs].ClickCPU, of[app+tabs].ClickCPU*5/2, "CPU time of a join, and of a click")
+		assert.LessOrEqual(b, of[joins+tabs].Idle, of[app+tabs].Idle+8000, "memory of a tab while people join, and of one of the counter at rest")
 	}
 	assert.LessOrEqual(b, two.Burst, 4*got.Burst, "a burst on two servers, and that on one")
 	assert.GreaterOrEqual(b, two.BurstPerCommand, 3, "a burst: frames for each Redis command")
