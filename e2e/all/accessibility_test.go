@@ -70,7 +70,7 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		})()`)
 	}
 	counter.ToggleWire(true)
-	says(counter, "uncounted", "too fast", "Slow down")
+	says(counter, "uncounted", "too fast", "Too fast")
 	says(counter, "live", "full", "The server is full")
 	check(counter, "too fast, full, on the wire without a frame")
 	visitor.New(t, server).Open(visitor.CounterPage).Increment()
