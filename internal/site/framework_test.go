@@ -168,7 +168,7 @@ func TestFramework_KeepsOneBaselineForAllTabsOfABrowser(t *testing.T) {
 	require.Contains(t, one.Text(), "Shared: 1")
 	two.Act("say", nil)
 	mended(t, strings.Contains(two.Text(), "Shared: 0"), "answers the request of a tab with what that tab lacks",
-		"the session group of each POST, and the GET after it, in Page.act, and the type authenticator")
+		"the session group of each POST, and the GET after it, in posts.act, and the type authenticator")
 }
 
 func TestFramework_OnRequests(t *testing.T) {
@@ -203,7 +203,7 @@ func TestFramework_OnRequests(t *testing.T) {
 		"DropsTheHeadersOfAHandshake": {handshake.StatusCode == http.StatusSwitchingProtocols && handshake.Header.Get("Content-Type") == "",
 			"sends the headers that were set before a handshake", "the headers that Upgrader.Upgrade adds in internal/wsconn"},
 		"AllowedOriginsAreForItsOwnUpgraderOnly": {foreign.StatusCode == http.StatusForbidden,
-			"tells an upgrader of ours which origins are allowed", "admission.mayConnect in internal/site/admission.go"},
+			"tells an upgrader of ours which origins are allowed", "fromHere in internal/site/admission.go"},
 		"TakesAnyCookie": {get(s, stockPage, session("x")).Get("Set-Cookie") == "",
 			"replaces a session cookie that it did not make", "madeHere and withCookie in internal/site/session.go"},
 		"SessionCookieIsNotSecure": {!strings.Contains(get(s, "https://example.com"+stockPage, nil).Get("Set-Cookie"), "Secure"),
@@ -396,15 +396,15 @@ func TestFramework_LogsWhatIsOrdinary(t *testing.T) {
 	busy.Close()
 	assert.NoError(t, s.Shutdown(t.Context()))
 	for said, part := range map[string]string{
-		`level=INFO msg="Client connected"`:           "its line in calm.Handle of internal/site/log.go",
-		`level=INFO msg="Client disconnected"`:        "its line in calm.Handle",
-		`level=INFO msg="Starting graceful shutdown"`: "the lines about stopping in calm.Handle",
-		`group_id=`: "its case in tidy of internal/site/log.go",
-		`level=WARN msg="dispatch channel full, dropping broadcast action"`: "its line in calm.Handle",
+		`level=INFO msg="Client connected"`:           "its line in handler.Handle of internal/logging",
+		`level=INFO msg="Client disconnected"`:        "its line in handler.Handle",
+		`level=INFO msg="Starting graceful shutdown"`: "the lines about stopping in handler.Handle",
+		`group_id=`: "its case in tidy of internal/logging",
+		`level=WARN msg="dispatch channel full, dropping broadcast action"`: "its line in handler.Handle",
 		`level=WARN msg="WebSocket error"`:                                  "conn.goingAway in internal/wsconn",
 		`level=WARN msg="WebSocket close error"`:                            "the answer of conn.Close in internal/wsconn, which is never an error,",
 		`level=WARN msg="Failed to parse message"`:                          "isAction in internal/wsconn",
-		`msg="Upload action error"`:                                         "its line in calm.Handle",
+		`msg="Upload action error"`:                                         "its line in handler.Handle",
 	} {
 		assert.Contains(t, log.String(), said, "The framework does not log this now: %s must follow if it uses other words, or may go.", part)
 	}
@@ -417,7 +417,7 @@ func TestFramework_ShutdownLeavesTheSessionStoreRunning(t *testing.T) {
 	}
 	before := running()
 	newStock(t)
-	assert.Greater(t, running(), before, "The framework has renamed the clean-up of its sessions: this canary must follow.")
+	assert.True(t, soon(func() bool { return running() > before }), "The framework has renamed the clean-up of its sessions: this canary must follow.")
 	before = running()
 	for range 10 { // while those of other tests may end
 		assert.NoError(t, newStock(t).Shutdown(t.Context()))
