@@ -1,8 +1,6 @@
 package presence
 
-import (
-	"html/template"
-)
+import "html/template"
 
 // List is who is online as one tab shows it, in rows: the user of the tab first, and then
 // the others in the order they came. What all tabs show alike is rendered once. A tab
