@@ -20,13 +20,14 @@ import (
 )
 
 var (
-	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption>([^<]+):(\d+)-(\d+)</figcaption>(.*?)</figure>`)
+	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption>([^<]+):\d+-\d+</figcaption>(.*?)</figure>`)
+	lineOf    = regexp.MustCompile(`(?s)<span data-line="(\d+)">(.*?\n)</span>`)
 	tags      = regexp.MustCompile(`<[^>]*>`)
 	sections  = regexp.MustCompile(`(?s)href="#template".*href="#handler".*href="#when-to-use".*` +
 		`<h2 id="template">Template</h2>.*<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
 )
 
-// Every listing of a page is the code of the repository at the lines that it names, and all
+// Every line of a listing is the line of the repository that its number names, and all
 // methods of the controller are listed.
 func TestListings_ShowTheRealCode(t *testing.T) {
 	t.Parallel()
@@ -36,11 +37,13 @@ func TestListings_ShowTheRealCode(t *testing.T) {
 		shown := map[string]string{} // by file
 		for _, listing := range listingOf.FindAllStringSubmatch(page, -1) {
 			file := listing[1]
-			from, _ := strconv.Atoi(listing[2])
-			to, _ := strconv.Atoi(listing[3])
-			code := html.UnescapeString(tags.ReplaceAllString(listing[4], ""))
-			assert.Equal(t, strings.Join(strings.SplitAfter(readFile(t, file), "\n")[from-1:to], ""), code, "%s: %s:%d-%d", address, file, from, to)
-			shown[file] += code
+			source := strings.SplitAfter(readFile(t, file), "\n")
+			for _, line := range lineOf.FindAllStringSubmatch(listing[2], -1) {
+				number, _ := strconv.Atoi(line[1])
+				code := html.UnescapeString(tags.ReplaceAllString(line[2], ""))
+				assert.Equal(t, source[number-1], code, "%s: %s:%d", address, file, number)
+				shown[file] += code
+			}
 		}
 		assert.Len(t, shown, 3, address)
 		assert.Contains(t, shown["templates"+address+".tmpl"], `{{define "live"}}`)

@@ -1,6 +1,9 @@
 package listing_test
 
 import (
+	"html/template"
+	"regexp"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -32,6 +35,10 @@ const dark = 0
 func (l Lamp) String() string { return "// <lamp>" }
 
 func after() {}
+
+var left = 1
+var middle = 2
+var right = 3
 `
 
 const page = `{{define "content"}}
@@ -50,15 +57,34 @@ var files = fstest.MapFS{"toy.go": {Data: []byte(code)}, "toy.tmpl": {Data: []by
 
 func TestHTML_CutsByDeclaration(t *testing.T) {
 	for name, row := range map[string]struct{ what, want string }{
-		"a type with its methods and what is between": {"toy.go Lamp", "toy.go:3-20"},
-		"a function with its comment":                 {"toy.go New", "toy.go:6-7"},
-		"several, in any order":                       {"toy.go after New", "toy.go:6-22"},
-		"a definition with a condition":               {"toy.tmpl live", "toy.tmpl:5-10"},
+		"a type with its methods":          {"toy.go Lamp", "3-4 … 9-15 … 20-20"},
+		"a function with its comment":      {"toy.go New", "6-7"},
+		"a method":                         {"toy.go Lamp.String", "20-20"},
+		"several, in any order":            {"toy.go after New", "6-7 … 22-22"},
+		"neighbours, and what is in both":  {"toy.go dark Lamp.String Lamp.Light Lamp", "3-4 … 9-20"},
+		"neighbours without an empty line": {"toy.go left right", "24-24 … 26-26"},
+		"a definition with a condition":    {"toy.tmpl live", "5-10"},
 	} {
 		shown, err := listing.HTML(files, row.what)
 		require.NoError(t, err)
-		assert.Contains(t, shown, "<figcaption>"+row.want+"</figcaption>", name)
+		assert.Equal(t, row.want, ranges(shown), name)
 	}
+}
+
+// ranges returns the numbers of the lines that are shown, each run of them as its ends.
+func ranges(shown template.HTML) string {
+	var runs []string
+	from, last := "", ""
+	for _, line := range append(regexp.MustCompile(`data-line="(.*?)"`).FindAllStringSubmatch(string(shown), -1), []string{"", "…"}) {
+		switch {
+		case line[1] == "…":
+			runs, from = append(runs, from+"-"+last), ""
+		case from == "":
+			from = line[1]
+		}
+		last = line[1]
+	}
+	return strings.Join(runs, " … ")
 }
 
 // Code that is gone from a file cannot be shown, and a page that wants to show it is not
@@ -82,7 +108,7 @@ func TestHTML_NumbersLinesAndHighlights(t *testing.T) {
 		"toy.go Lamp": {
 			`<figure class="listing"><figcaption>toy.go:3-20</figcaption><pre tabindex="0" `,
 			"<span data-line=\"3\"><span class=\"c\">// Lamp is a lamp.</span>\n</span>",
-			`<span class="k">type</span> Lamp`, `<span class="s">"// &lt;lamp&gt;"</span>`, `<span class="s">'"'</span>`,
+			`<span class="k">type</span> <b>Lamp</b>`, `(l *Lamp) <b>Light</b>()`, "<span data-line=\"…\">\n</span>", `<span class="s">"// &lt;lamp&gt;"</span>`, `<span class="s">'"'</span>`,
 			"<span class=\"c\">/* over</span>\n</span><span data-line=\"13\"><span class=\"c\">\ttwo lines */</span>",
 			`<span data-line="20">`,
 		},
