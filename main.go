@@ -35,7 +35,7 @@ import (
 	"realtime/internal/store"
 )
 
-//go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
+//go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/*.png static/*.ico static/package.json all:static/vendor
 var embedded embed.FS
 
 func main() {
