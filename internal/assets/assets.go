@@ -89,9 +89,15 @@ func (f *Files) read(folder fs.FS) error {
 			return nil
 		}
 		text, err := fs.ReadFile(folder, name)
-		f.served[name] = content{string(text), fmt.Sprintf("%x", sha256.Sum256(text))}
+		f.Add(name, text)
 		return err
 	})
+}
+
+// Add serves one more file, and returns its address. Files are added before they are served.
+func (f *Files) Add(name string, text []byte) (address string) {
+	f.served[name] = content{string(text), fmt.Sprintf("%x", sha256.Sum256(text))}
+	return f.address(name)
 }
 
 // address returns the address of a file. The hash stands before the first dot of the name.

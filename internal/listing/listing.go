@@ -21,59 +21,76 @@ import (
 	"strings"
 )
 
-// HTML renders declarations of a file as a figure. What to show is the file and their names,
-// separated by spaces. A type brings its methods along, a method of its own is named as in
-// Lamp.Light, and every declaration brings its comment. In a template file the names are
-// those of definitions. A name that the file does not declare is an error.
-func HTML(files fs.FS, what string) (template.HTML, error) {
-	file, names, _ := strings.Cut(what, " ")
-	if names == "" {
-		return "", fmt.Errorf("listing of %q: want a file and what it declares", what)
-	}
-	source, err := fs.ReadFile(files, file)
-	if err != nil {
-		return "", err
-	}
-	declared, tokens := definitions, actions
-	if path.Ext(file) == ".go" {
-		declared, tokens = declarations, goTokens
-	}
-	spans, err := declared(string(source))
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", file, err)
-	}
-	shown := map[int]bool{} // by the number of the line
-	for name := range strings.FieldsSeq(names) {
-		if spans[name] == nil {
-			return "", fmt.Errorf("%s declares no %s", file, name)
+// SourceURL is where the files can be read on the web, if the build knows it. Captions then
+// are links: go build -ldflags "-X realtime/internal/listing.SourceURL=https://example.com/blob/v1"
+var SourceURL string
+
+// From returns a function for templates that renders declarations of a file as a figure. What
+// to show is the file and their names, separated by spaces. A type brings its methods along, a
+// single method is named as in Lamp.Light, and every declaration brings its comment. In a
+// template file the names are those of definitions. A name that the file does not declare is
+// an error.
+//
+// Serve is called with each file that is shown, and returns the address of the whole of it.
+func From(files fs.FS, serve func(name string, text []byte) (address string)) func(what string) (template.HTML, error) {
+	return func(what string) (template.HTML, error) {
+		file, names, _ := strings.Cut(what, " ")
+		if names == "" {
+			return "", fmt.Errorf("listing of %q: want a file and what it declares", what)
 		}
-		for _, lines := range spans[name] {
-			for number := lines.from; number <= lines.to; number++ {
-				shown[number] = true
+		source, err := fs.ReadFile(files, file)
+		if err != nil {
+			return "", err
+		}
+		declared, tokens := definitions, actions
+		if path.Ext(file) == ".go" {
+			declared, tokens = declarations, goTokens
+		}
+		spans, err := declared(string(source))
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", file, err)
+		}
+		shown := map[int]bool{} // by the number of the line
+		for name := range strings.FieldsSeq(names) {
+			if spans[name] == nil {
+				return "", fmt.Errorf("%s declares no %s", file, name)
+			}
+			for _, lines := range spans[name] {
+				for number := lines.from; number <= lines.to; number++ {
+					shown[number] = true
+				}
 			}
 		}
+		code := tokens.ReplaceAllStringFunc(escaper.Replace(string(source)), highlight)
+		lines := strings.SplitAfter(named.ReplaceAllString(code, "$1<b>$2</b>"), "\n")
+		return figure(file, serve(file, source), lines, slices.Sorted(maps.Keys(shown))), nil
 	}
-	code := tokens.ReplaceAllStringFunc(escaper.Replace(string(source)), highlight)
-	return figure(file, strings.SplitAfter(named.ReplaceAllString(code, "$1<b>$2</b>"), "\n"), shown), nil
 }
 
-// figure returns the lines of a file that are shown. Where it leaves some out it has an empty
-// line with dots for a number. Code that is wider than its box scrolls, so the box has to take
-// the keyboard focus.
-func figure(file string, lines []string, shown map[int]bool) template.HTML {
-	numbers := slices.Sorted(maps.Keys(shown))
-	caption := template.HTMLEscapeString(fmt.Sprintf("%s:%d-%d", file, numbers[0], numbers[len(numbers)-1]))
+// figure shows the lines of a file that have one of the numbers. Where it leaves some out, it
+// has an empty line with dots for a number. Code that is wider than its box scrolls, so the box
+// has to take the keyboard focus.
+func figure(file, address string, lines []string, numbers []int) template.HTML {
+	from, to := numbers[0], numbers[len(numbers)-1]
+	name := template.HTMLEscapeString(fmt.Sprintf("%s:%d-%d", file, from, to))
+	caption := name
+	if SourceURL != "" {
+		caption = fmt.Sprintf(`<a href="%s">%s</a>`, template.HTMLEscapeString(fmt.Sprintf("%s/%s#L%d-L%d", SourceURL, file, from, to)), name)
+	}
 	var page strings.Builder
-	fmt.Fprintf(&page, `<figure class="listing"><figcaption>%[1]s</figcaption><pre tabindex="0" role="group" aria-label="%[1]s"><code>`, caption)
-	for i, number := range numbers {
-		if i > 0 && numbers[i-1] < number-1 {
+	fmt.Fprintf(&page, `<figure class="listing"><figcaption data-file="%s">%s</figcaption>`, template.HTMLEscapeString(address), caption)
+	fmt.Fprintf(&page, `<pre tabindex="0" role="group" aria-label="%s"><code>`, name)
+	last := from - 1
+	for _, number := range numbers {
+		if last < number-1 {
 			label := "…"
-			if numbers[i-1] == number-2 && lines[number-2] == "\n" {
-				label = strconv.Itoa(number - 1)
+			if last == number-2 && lines[last] == "\n" { // nothing is left out
+				label = strconv.Itoa(last + 1)
 			}
 			fmt.Fprintf(&page, "<span data-line=\"%s\">\n</span>", label)
 		}
 		fmt.Fprintf(&page, `<span data-line="%d">%s</span>`, number, lines[number-1])
+		last = number
 	}
 	page.WriteString("</code></pre></figure>")
 	return template.HTML(page.String())
