@@ -280,7 +280,7 @@ func TestBrowser_OldBrowsersKeepUp(t *testing.T) {
 	tb.ToggleWire(true)
 	visitor.New(t, server).Click()
 	tb.Shows("Counter: 2")
-	tb.Shows("received")
+	tb.Shows("received RefreshCounter")
 }
 
 // A form submitted before the page is live, and a refused one, keep the text and the focus.
