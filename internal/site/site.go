@@ -81,7 +81,7 @@ func New(opts Options) *Site {
 // addFixed adds everything but the live pages.
 func (s *Site) addFixed() {
 	type page struct{ Title, Category string }
-	index := s.layout.fixed(http.StatusOK, page{"Live pages in Go", s.opts.Category}, "/", "index.tmpl")
+	index := s.layout.fixed(http.StatusOK, page{"Home", s.opts.Category}, "/", "index.tmpl")
 	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "", "not-found.tmpl")
 	s.mux.Handle("/{$}", readOnly(index))
 	s.mux.Handle("/static/", readOnly(http.StripPrefix("/static/", s.opts.Files.Handler(notFound))))
