@@ -179,7 +179,7 @@ func newSite(all flags.Options, a *app) *site.Site {
 	opts, log := all.Site, cmp.Or(all.Site.Log, slog.Default())
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
 	opts.Files = assets.New(static.Files, log)
-	opts.Funcs = template.FuncMap{"listing": func(what string) (template.HTML, error) { return listing.HTML(embedded, what) }}
+	opts.Funcs = template.FuncMap{"listing": listing.From(embedded, opts.Files.Add), "source": func() string { return listing.SourceURL }}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Category = category
 	opts.Degraded = a.servers.Away
