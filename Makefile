@@ -1,15 +1,19 @@
-# The targets: run, test, test-all, check, bench, soak, fuzz, pictures and assets.
+# The targets: run, new, test, test-all, check, bench, soak, fuzz, pictures and assets.
 
 ADDR ?= localhost:8080
 
 VENDOR := static/vendor
 NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/pico/css/pico.min.css
 
-.PHONY: run test test-all check bench soak fuzz pictures assets test-tools test-all-tools
+.PHONY: run new test test-all check bench soak fuzz pictures assets test-tools test-all-tools
 
 run: assets
 	@go build -o bin/realtime .
 	@exec bin/realtime -addr $(ADDR) -data bin/counts-$(subst /,-,$(ADDR))
+
+# A program of your own: make new MODULE=example.com/poll DIR=../poll
+new:
+	@go run ./internal/starter/new "$(MODULE)" "$(DIR)"
 
 # make check runs vet.
 GO_TEST := go test -race -shuffle=on -vet=off

@@ -33,9 +33,10 @@ import (
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/store"
+	"realtime/static"
 )
 
-//go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
+//go:embed handlers_realtime.go state_realtime.go templates
 var embedded embed.FS
 
 func main() {
@@ -171,8 +172,7 @@ func addPage[S any](a *app, name string, controller any, state *S) *fanout.Peers
 // newSite builds the site without the two pages.
 func newSite(opts site.Options, servers *cluster.Member) *site.Site {
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
-	static, _ := fs.Sub(embedded, "static")
-	opts.Files = assets.New(static, cmp.Or(opts.Log, slog.Default()))
+	opts.Files = assets.New(static.Files, cmp.Or(opts.Log, slog.Default()))
 	opts.Funcs = template.FuncMap{"listing": func(what string) (template.HTML, error) { return listing.HTML(embedded, what) }}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Category = category

@@ -1,0 +1,79 @@
+// Command starter serves a live page: a number that everybody can raise.
+package main
+
+import (
+	"context"
+	"embed"
+	"flag"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/livetemplate/livetemplate"
+
+	"realtime/internal/assets"
+	"realtime/internal/fanout"
+	"realtime/internal/site"
+	"realtime/static"
+)
+
+//go:embed templates
+var embedded embed.FS
+
+func main() {
+	addr := flag.String("addr", "localhost:8080", "`host:port` to listen on")
+	flag.Parse()
+	if err := run(*addr); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// run serves until a signal ends it or the listener fails, and then closes every socket.
+func run(addr string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: hideSession})))
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	s := newSite(site.Options{})
+	fmt.Printf("Open http://%s\n", listener.Addr())
+	failed := make(chan error, 1)
+	go func() { failed <- s.Serve(listener, nil) }()
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	stop() // the next Ctrl-C ends the program at once
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	s.Shutdown(ctx) // at the deadline it cuts what is still open
+	return err
+}
+
+// hideSession removes session cookies, which the framework logs, from the log.
+func hideSession(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == "group_id" {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// newSite returns the site with its live pages.
+func newSite(opts site.Options) *site.Site {
+	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
+	opts.Files = assets.New(static.Files, slog.Default())
+	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
+	s, pages := site.New(opts), fanout.New(fanout.Options{})
+
+	likes := &LikesController{}
+	likes.peers = pages.Peers(site.Live(s, "/likes", "likes.tmpl", likes, &LikesState{Title: "Likes"}))
+	return s
+}
