@@ -101,10 +101,13 @@ func (s *Site) addFixed() {
 //   - data in a publish, or the results of Async, where they must arrive: a busy connection
 //     has room for one action. Of what is dropped the log has a warning. Refreshes of
 //     fanout.Peers always arrive;
-//   - topics other than the self topic: they need an access list, which a Site has not;
 //   - fields that persist, GroupID and Session in an action that a page without a socket
 //     posts: each post has a session of its own. Browser works everywhere. A post costs two
 //     calls of Mount and two renderings.
+//
+// A page may use topics of its own. Only its controller subscribes a connection, so it has
+// to check that a visitor may read what the topic is about. Patterns, such as "room/*", are
+// refused: in a name that comes from an address, "*" would stand for every topic.
 //
 // A frame may have wsconn.MaxQueued bytes if another one is still waiting, and any length
 // otherwise.
@@ -136,6 +139,9 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 	return []livetemplate.Option{
 		livetemplate.WithUpgrader(p.upgrader),
 		livetemplate.WithAuthenticator(identifying(s.opts.Authenticator)),
+		livetemplate.WithTopicACL(func(topic, _ string, _ *http.Request) (bool, error) {
+			return !strings.Contains(topic, "*"), nil
+		}),
 		// Without a script, and until the socket is open, a form is a plain form.
 		livetemplate.WithLoadingDisabled(),
 		// A refresh reads everything, so one that waits stands for all that follow. With

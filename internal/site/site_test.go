@@ -385,6 +385,39 @@ func TestLive_RefreshesOfSeveralActionsReachABusyTab(t *testing.T) {
 	assert.NotContains(t, log.String(), "action=Opened")
 }
 
+// rooms is a toy whose topic comes from the address.
+type rooms struct{ toy }
+
+func (c *rooms) Mount(s toyState, ctx *livetemplate.Context) (toyState, error) {
+	s.Lamps = c.lamps.Load()
+	return s, ctx.Subscribe("room/" + ctx.GetString("room"))
+}
+
+func TestLive_PageHasTopicsOfItsOwnAndNoPatterns(t *testing.T) {
+	s, c := newSite(t, site.Options{}), &rooms{}
+	c.peers = fanout.New(fanout.Options{}).Peers(site.Live(s, "/rooms", "toy.tmpl", c, &toyState{}))
+	server := serveOn(t, s)
+	inA, inB := visitor.New(t, server).Open("/rooms?room=a"), visitor.New(t, server).Open("/rooms?room=b")
+	assert.Equal(t, http.StatusInternalServerError, ask(s, http.MethodGet, "/rooms?room=*", nil, "").Code)
+	inAll, _ := visitor.Knock(t, server, "/rooms?room=*", nil)
+	require.NotNil(t, inAll)
+
+	c.lamps.Add(1)
+	c.peers.PublishTo("room/a", "Lit")
+	inA.Shows("Lamps: 1 ")
+	inB.Settle()
+	inB.Never("Lamps: 1 ")
+	require.NoError(t, visitor.Act(inAll, "settle", nil))
+	var all string
+	for !strings.Contains(all, "settle") {
+		_, frame, err := inAll.ReadMessage()
+		require.NoError(t, err)
+		all += string(frame)
+	}
+	assert.Contains(t, all, "topic_forbidden")
+	assert.NotContains(t, all, "hears: ", "a refresh")
+}
+
 // A broken template is a mistake in the program: it does not start.
 func TestNew_PanicsIfATemplateIsBroken(t *testing.T) {
 	opts := site.Options{Templates: templates(), Files: files(t, true)}
