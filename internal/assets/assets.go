@@ -85,7 +85,7 @@ func (f *Files) read(folder fs.FS) error {
 			return err
 		case name == "node_modules":
 			return fs.SkipDir
-		case entry.IsDir(), path.Ext(name) == ".json", strings.HasPrefix(path.Base(name), "."):
+		case entry.IsDir(), path.Ext(name) == ".json", path.Ext(name) == ".go", strings.HasPrefix(path.Base(name), "."):
 			return nil
 		}
 		text, err := fs.ReadFile(folder, name)
