@@ -35,7 +35,6 @@ type admission struct {
 	mu        sync.Mutex
 	bySession map[string]int
 	open      int
-	draining  bool          // not ready any more
 	stopping  bool          // no connection is admitted any more
 	empty     chan struct{} // closed once the site is stopping and no connection is open
 }
@@ -200,30 +199,6 @@ func (a *admission) alive(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, cmp.Or(words(why), "ok"))
 }
 
-// ready answers /readyz, for a load balancer, with 503 from the start of a stop. A
-// degraded server is as good as any other: its pages are up.
-func (a *admission) ready(degraded func() bool) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		switch {
-		case a.draining:
-			http.Error(w, stopping, http.StatusServiceUnavailable)
-		case degraded():
-			fmt.Fprintln(w, "degraded")
-		default:
-			fmt.Fprintln(w, "ready")
-		}
-	}
-}
-
-// drain makes the site not ready from now on.
-func (a *admission) drain() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.draining = true
-}
-
 // stop refuses every connection from now on. The channel it returns is closed once
 // none is open.
 func (a *admission) stop() (empty <-chan struct{}) {
@@ -232,6 +207,6 @@ func (a *admission) stop() (empty <-chan struct{}) {
 	if !a.stopping && a.open == 0 {
 		close(a.empty)
 	}
-	a.draining, a.stopping = true, true
+	a.stopping = true
 	return a.empty
 }

@@ -46,14 +46,11 @@ type Site struct {
 // broken, which is as much of a mistake in the program as broken code.
 func New(opts Options) *Site {
 	opts.Log = cmp.Or(opts.Log, slog.Default())
-	opts.Drain = cmp.Or(opts.Drain, DefaultDrain)
+	opts.CloseOver = cmp.Or(opts.CloseOver, DefaultCloseOver)
 	opts.ActionRate = cmp.Or(opts.ActionRate, DefaultActionRate)
 	opts.ActionBurst = cmp.Or(opts.ActionBurst, DefaultActionBurst)
 	if opts.Authenticator == nil {
 		opts.Authenticator = &livetemplate.AnonymousAuthenticator{}
-	}
-	if opts.Degraded == nil {
-		opts.Degraded = func() bool { return false }
 	}
 	sockets := newRefusals(opts.Log, "live connection", stopping, full, sessionFull, foreign, noUpgrade, badHandshake)
 	forms := newRefusals(opts.Log, "form", crossSite, tooFast, tooLong, tooSlow, incomplete)
@@ -81,13 +78,12 @@ func (s *Site) addFixed() {
 	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "", "not-found.tmpl")
 	s.mux.Handle("/{$}", readOnly(index))
 	s.mux.Handle("/static/", readOnly(http.StripPrefix("/static/", s.opts.Files.Handler(notFound))))
-	for _, icon := range []string{"/favicon.ico", "/apple-touch-icon.png"} { // some ask here, whatever a page says
-		s.mux.Handle(icon, readOnly(s.opts.Files.AtRoot(notFound)))
-	}
 	s.mux.Handle("/healthz", readOnly(http.HandlerFunc(s.admission.alive)))
-	s.mux.Handle("/readyz", readOnly(s.admission.ready(s.opts.Degraded)))
 	s.mux.Handle("/", notFound)
 }
+
+// Handle has a handler of the program answer GET and HEAD requests for a path.
+func (s *Site) Handle(path string, handler http.Handler) { s.mux.Handle(path, readOnly(handler)) }
 
 // Live adds a live page to a site: the template file, run by a controller from a
 // first state. The file defines "content", and within it uses "live", the part that
@@ -223,20 +219,8 @@ const (
 	requestsWithin = 300 * time.Millisecond
 )
 
-// Drain answers /readyz with 503 from now on, and waits for the first half of
-// Options.Drain, or until ctx ends. Then it refuses new connections. Call Shutdown
-// afterwards.
-func (s *Site) Drain(ctx context.Context) {
-	s.admission.drain()
-	select {
-	case <-time.After(s.opts.Drain / 2):
-	case <-ctx.Done():
-	}
-	s.admission.stop()
-}
-
 // Shutdown refuses new connections, and sends every open connection a close frame
-// with code 1001 (going away), spread over the second half of Options.Drain. Pages
+// with code 1001 (going away), spread over Options.CloseOver. Pages
 // are served meanwhile, and then Serve ends. If ctx ends first, or requests take too long,
 // Shutdown cuts what is still open, and returns an error.
 func (s *Site) Shutdown(ctx context.Context) error {
@@ -253,7 +237,7 @@ func (s *Site) closePages(ctx context.Context) error {
 	empty := s.admission.stop()
 	var closing sync.WaitGroup
 	for _, p := range s.pages {
-		closing.Go(func() { p.upgrader.CloseAll(ctx, s.opts.Drain/2) })
+		closing.Go(func() { p.upgrader.CloseAll(ctx, s.opts.CloseOver) })
 	}
 	closing.Wait()
 	select {
