@@ -65,6 +65,7 @@ func run(opts flags.Options) error {
 	logger, flush := logging.New(os.Stderr, opts.LogLevel, opts.LogJSON)
 	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
+	opts.Fanout.OnAction = func(action string) { logging.Refresh(logger, action) }
 	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
 
 	visitors, err := listen.Listen(opts.Addr)

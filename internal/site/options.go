@@ -49,11 +49,6 @@ type Options struct {
 	// and of one. Default: DefaultMaxConnections and DefaultMaxPerSession.
 	MaxConnections int
 	MaxPerSession  int
-	// ActionRate and ActionBurst limit how many actions count a second, and how many
-	// at once: those of each connection, and the posts of each browser. Default:
-	// DefaultActionRate and DefaultActionBurst.
-	ActionRate  float64
-	ActionBurst int
 
 	// Heartbeat finds visitors whose network is gone or who do not read. Default:
 	// that of wsconn.

@@ -47,8 +47,6 @@ type Site struct {
 func New(opts Options) *Site {
 	opts.Log = cmp.Or(opts.Log, slog.Default())
 	opts.CloseOver = cmp.Or(opts.CloseOver, DefaultCloseOver)
-	opts.ActionRate = cmp.Or(opts.ActionRate, DefaultActionRate)
-	opts.ActionBurst = cmp.Or(opts.ActionBurst, DefaultActionBurst)
 	if opts.Authenticator == nil {
 		opts.Authenticator = &livetemplate.AnonymousAuthenticator{}
 	}
@@ -62,7 +60,7 @@ func New(opts Options) *Site {
 		layout:             layout{opts.Templates, opts.Files, opts.Funcs},
 		mux:                http.NewServeMux(),
 		admission:          newAdmission(opts, sockets),
-		rate:               newRateLimit(opts.ActionRate, opts.ActionBurst),
+		rate:               &rateLimit{whole: map[string]time.Time{}},
 		formRefusals:       forms,
 	}
 	s.addFixed()
@@ -113,7 +111,6 @@ func Live[S any](s *Site, path, file string, controller any, state *S) *Page {
 		whole:     s.layout.around(state, path, file, livePage),
 		framed:    s.layout.around(state, path, file, framedPage),
 		admission: s.admission,
-		log:       s.opts.Log,
 	}
 	p.upgrader = wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.Stats,
 		Protocols: []string{anyPage + "." + p.whole.build, anyPage + "." + p.framed.build, anyPage}})
@@ -146,9 +143,8 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		// The framework closes a connection whose send queue is full. It holds the
 		// answers that a peer may wait for, and refreshes.
 		livetemplate.WithWebSocketBufferSize(2 * wsconn.MaxUnanswered),
-		// Faster clicks do not count, and the page says so. A key that is held down
-		// repeats less than 50 times a second.
-		livetemplate.WithMessageRateLimit(s.opts.ActionRate, s.opts.ActionBurst),
+		// Faster clicks do not count, and the page says so.
+		livetemplate.WithMessageRateLimit(actionRate, actionBurst),
 	}
 }
 

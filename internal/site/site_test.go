@@ -368,7 +368,8 @@ func TestLive_RefreshesOfSeveralActionsReachABusyTab(t *testing.T) {
 	defer slog.SetDefault(before)
 	s := newSite(t, site.Options{Log: logger})
 	c := &toy{busy: make(chan bool)}
-	c.peers = fanout.New(fanout.Options{}).Peers(site.Live(s, "/doors", "toy.tmpl", c, &toyState{}))
+	pages := fanout.New(fanout.Options{OnAction: func(action string) { logging.Refresh(logger, action) }})
+	c.peers = pages.Peers(site.Live(s, "/doors", "toy.tmpl", c, &toyState{}))
 	server := serveOn(t, s)
 	tb, busy := visitor.New(t, server).Open("/doors"), visitor.New(t, server).Open("/doors")
 	for round := range 3 {
