@@ -13,7 +13,8 @@ run: assets
 
 # A program of your own: make new MODULE=example.com/poll DIR=../poll
 new:
-	@go run ./internal/starter/new "$(MODULE)" "$(DIR)"
+	@go build -o bin/new ./internal/starter/new
+	@bin/new "$(MODULE)" "$(DIR)"
 
 # make check runs vet.
 GO_TEST := go test -race -shuffle=on -vet=off

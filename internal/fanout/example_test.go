@@ -28,7 +28,7 @@ func Example() {
 		peers.PublishTo("everyone", "RefreshCounter")
 	}
 	time.Sleep(2 * fanout.DefaultInterval)
-	fmt.Println(peers.Asked(), "asked,", peers.Merged(), "merged")
+	fmt.Println(peers.Asked.Load(), "asked,", peers.Merged.Load(), "merged")
 	// Output:
 	// RefreshCounter to everyone
 	// RefreshCounter to everyone

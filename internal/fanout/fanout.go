@@ -18,6 +18,7 @@ import (
 	"cmp"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -103,16 +104,18 @@ func (f *Fanout) progress() (taken time.Duration, underWay bool) {
 
 // Peers are the connections of a page. They are safe for concurrent use.
 type Peers struct {
+	Asked  atomic.Int64 // changes that asked for a refresh
+	Merged atomic.Int64 // those covered by a refresh already waiting
+
 	fanout *Fanout
 	page   Page
 	round  round
 
 	// The rest is guarded by fanout.mu.
-	asked, merged int
-	actions       map[string]bool      // published so far
-	running       map[refresh]interval // intervals that have not ended
-	again         time.Time            // when a refresh was last published again
-	dropped       int                  // actions that the page had dropped when last asked
+	actions map[string]bool      // published so far
+	running map[refresh]interval // intervals that have not ended
+	again   time.Time            // when a refresh was last published again
+	dropped int                  // actions that the page had dropped when last asked
 }
 
 // refresh is an action that is published to a topic.
@@ -125,20 +128,6 @@ type interval struct {
 	asked   time.Time     // when its first change came; zero if none did
 	dropped int           // actions that the page was known to have dropped when it began
 	again   int           // times that the refresh could have been published again
-}
-
-// Asked returns the number of changes that asked for a refresh.
-func (p *Peers) Asked() int {
-	p.fanout.mu.Lock()
-	defer p.fanout.mu.Unlock()
-	return p.asked
-}
-
-// Merged returns the number of changes that were covered by a refresh already waiting.
-func (p *Peers) Merged() int {
-	p.fanout.mu.Lock()
-	defer p.fanout.mu.Unlock()
-	return p.merged
 }
 
 // OnRefreshed sets a function to call with the time from a change until 95 % of the
@@ -171,7 +160,7 @@ func (p *Peers) PublishTo(topic, action string) {
 func (p *Peers) merge(r refresh) bool {
 	p.fanout.mu.Lock()
 	defer p.fanout.mu.Unlock()
-	p.asked++
+	p.Asked.Add(1)
 	if !p.actions[r.action] {
 		p.actions[r.action] = true
 		p.fanout.opts.OnAction(r.action)
@@ -181,7 +170,7 @@ func (p *Peers) merge(r refresh) bool {
 			current.asked = time.Now()
 			p.running[r] = current
 		} else {
-			p.merged++
+			p.Merged.Add(1)
 		}
 		return true
 	}

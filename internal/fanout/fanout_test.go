@@ -113,8 +113,8 @@ func TestRefresh_FirstGoesOutAtOnceAndOneFollowsTheLastChange(t *testing.T) {
 			want = append(want, sent{"page", "all", (i + 1) * shortest})
 		}
 		assert.Equal(t, want, p.all())
-		assert.EqualValues(t, 500, peers.Asked())
-		assert.EqualValues(t, 500-len(want), peers.Merged())
+		assert.EqualValues(t, 500, peers.Asked.Load())
+		assert.EqualValues(t, 500-len(want), peers.Merged.Load())
 
 		rested := time.Since(p.began)
 		peers.PublishTo("all", "Changed")

@@ -301,7 +301,7 @@ func TestFramework_SlowReaderHoldsUpTheOtherTabsOfABrowser(t *testing.T) {
 	held := stays(done)
 	close(release)
 	<-done
-	mended(t, held, "writes answers without holding a lock", "the recorder in internal/site/recorder.go")
+	mended(t, held, "writes answers without holding a lock", "recorder in internal/site")
 }
 
 // openSocket opens the socket of the page, and reads the page.

@@ -1,6 +1,8 @@
 package site
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"net/http"
 	"path"
@@ -47,13 +49,10 @@ const anyPage = "page"
 
 // Dropped returns how many actions were dropped so far, because another one waited for
 // the same connection.
-func (p *Page) Dropped() int { return p.counted("livetemplate_websocket_dispatch_dropped_total") }
+func (p *Page) Dropped() int { return p.Counted("livetemplate_websocket_dispatch_dropped_total") }
 
-// Refreshed returns how many refreshes were handed to a connection so far.
-func (p *Page) Refreshed() int { return p.counted("livetemplate_publishes_sent_total") }
-
-// counted returns a counter of the framework, which offers its counters as text.
-func (p *Page) counted(name string) (n int) {
+// Counted returns a counter of the framework, which offers them as text.
+func (p *Page) Counted(name string) (n int) {
 	text := newRecorder(http.Header{})
 	p.handler.MetricsHandler().ServeHTTP(text, &http.Request{Method: http.MethodGet})
 	_, value, _ := strings.Cut(text.body.String(), "\n"+name+" ")
@@ -65,7 +64,7 @@ func (p *Page) counted(name string) (n int) {
 // between the fixed text before and after it. Where no socket opens, the browser
 // client posts actions to it.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if asksForSocket(r) {
+	if r = withSession(w, r); asksForSocket(r) {
 		p.admission.serve(w, r, p.handler)
 	} else {
 		p.serve(w, r)
@@ -118,3 +117,20 @@ func (p *Page) close() {
 		store.Close()
 	}
 }
+
+// A recorder holds an answer of the framework until it is complete. The framework
+// writes answers while it holds locks, which must not wait for a slow reader.
+type recorder struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+func newRecorder(header http.Header) *recorder { return &recorder{header: header} }
+
+func (a *recorder) Header() http.Header         { return a.header }
+func (a *recorder) WriteHeader(status int)      { a.code = status }
+func (a *recorder) Write(b []byte) (int, error) { return a.body.Write(b) }
+
+// status is the status of the answer.
+func (a *recorder) status() int { return cmp.Or(a.code, http.StatusOK) }

@@ -151,7 +151,7 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 // addPage adds a live page. Its address with a slash at the end leads to it.
 func (s *Site) addPage(p *Page) {
 	s.pages = append(s.pages, p)
-	s.mux.Handle(p.path, withSession(p))
+	s.mux.Handle(p.path, p)
 	s.mux.HandleFunc(p.path+"/{$}", func(w http.ResponseWriter, r *http.Request) {
 		to := url.URL{Path: p.path, RawQuery: r.URL.RawQuery}
 		http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
@@ -163,16 +163,6 @@ func (s *Site) Pages() []*Page { return s.pages }
 
 // MaxConnections returns how many live connections may be open.
 func (s *Site) MaxConnections() int { return s.admission.max }
-
-// SlowCloses returns how many connections wsconn has closed because their peer did not read,
-// and the framework because a queue of its own was full.
-func (s *Site) SlowCloses() int {
-	sum := int(s.Stats.SlowCloses.Load())
-	for _, p := range s.pages {
-		sum += p.counted("livetemplate_websocket_slow_client_closes_total")
-	}
-	return sum
-}
 
 // handle sets the handler of all requests. Sockets have fewer layers: each would stay on
 // the stack for as long as a socket is open.

@@ -70,16 +70,11 @@ func sessionOf(r *http.Request) string {
 
 // withSession starts a new session for a request that has no valid one. The
 // framework would accept any value, and would not mark its cookie as secure.
-func withSession(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if v := visitOf(r.Context()); v.session == "" {
-			r = startSession(w, r, v)
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func startSession(w http.ResponseWriter, r *http.Request, v *visit) *http.Request {
+func withSession(w http.ResponseWriter, r *http.Request) *http.Request {
+	v := visitOf(r.Context())
+	if v.session != "" {
+		return r
+	}
 	v.session = newSession()
 	cookie := &http.Cookie{
 		Name: sessionCookie, Value: v.session, Path: "/", MaxAge: 365 * 24 * 60 * 60,

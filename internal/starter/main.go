@@ -43,7 +43,7 @@ func run(addr string) error {
 	if err != nil {
 		return err
 	}
-	s := newSite(site.Options{})
+	s := newSite()
 	fmt.Printf("Open http://%s\n", listener.Addr())
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(listener) }()
@@ -67,11 +67,14 @@ func hideSession(_ []string, a slog.Attr) slog.Attr {
 }
 
 // newSite returns the site with its live pages.
-func newSite(opts site.Options) *site.Site {
-	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
-	opts.Files = assets.New(static.Files, slog.Default())
-	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
-	s, pages := site.New(opts), fanout.New(fanout.Options{})
+func newSite() *site.Site {
+	files, _ := fs.Sub(embedded, "templates") // fails only for an invalid name
+	s := site.New(site.Options{
+		Templates:     files,
+		Files:         assets.New(static.Files, slog.Default()),
+		Authenticator: everyone{&livetemplate.AnonymousAuthenticator{}},
+	})
+	pages := fanout.New(fanout.Options{})
 
 	likes := &LikesController{}
 	likes.peers = pages.Peers(site.Live(s, "/likes", "likes.tmpl", likes, &LikesState{Title: "Likes"}))
