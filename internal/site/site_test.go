@@ -347,6 +347,7 @@ func TestShutdown_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
 	}
 	assert.Equal(t, 2, lamps(s), "pages are served to the end")
 	assert.ErrorIs(t, <-ended, context.Canceled)
+	assert.Eventually(t, func() bool { return s.Pages()[0].Connections() == 0 }, visitor.Soon, tick)
 }
 
 // collected returns the bytes in use once nothing is left to collect.

@@ -97,12 +97,15 @@ func neededBy(root string) (n needs, err error) {
 	for name := range strings.FieldsSeq(packages) {
 		n.packages = append(n.packages, strings.TrimPrefix(name, "realtime/")+"/")
 	}
-	layout, failed := os.ReadFile(filepath.Join(root, starter, "templates/layout.tmpl"))
+	if err != nil {
+		return n, err
+	}
+	layout, err := os.ReadFile(filepath.Join(root, starter, "templates/layout.tmpl"))
 	for _, name := range regexp.MustCompile(`asset "([^"]+)"`).FindAllStringSubmatch(string(layout), -1) {
 		n.assets = append(n.assets, name[1])
 	}
 	n.root = root
-	return n, errors.Join(err, failed)
+	return n, err
 }
 
 // place returns where a file of the repository belongs in the program, or nothing.

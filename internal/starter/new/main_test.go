@@ -47,7 +47,7 @@ func TestMakeProgram_RefusesAndLeavesNothing(t *testing.T) {
 		"file: not a directory":    {root, "example.com/poll", file},
 		"malformed import path":    {root, "example.com/my poll", filepath.Join(parent, "new")},
 		"nowhere: no such file":    {root, "example.com/poll", filepath.Join(parent, "nowhere", "new")},
-		"internal/starter/":        {full, "example.com/poll", filepath.Join(parent, "new")}, // there is none
+		"directory not found":      {full, "example.com/poll", filepath.Join(parent, "new")}, // there is none
 	} {
 		err := makeProgram(row.root, row.module, row.dir)
 		require.ErrorContains(t, err, want)
