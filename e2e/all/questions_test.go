@@ -21,6 +21,8 @@ import (
 
 var changes = regexp.MustCompile("(?ms)^(Create|In) `([^`]+)`:\n\n```\\w+\n(.*?)^```$")
 
+var commands = regexp.MustCompile("(?m)^\\$ (go get .*)$")
+
 // answered makes a program with make new, applies a page of docs to it, and starts it.
 func answered(t *testing.T, page string) *visitor.Program {
 	t.Helper()
@@ -48,8 +50,11 @@ func answered(t *testing.T, page string) *visitor.Program {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
 	}
 	t.Log(page, lines, "lines")
-	run(t, dir, "go", "vet", "./...")
-	run(t, dir, "go", "test", "./...")
+	for _, command := range commands.FindAllStringSubmatch(string(guide), -1) {
+		run(t, dir, "sh", "-c", command[1])
+	}
+
+	run(t, dir, "go", "test", "-race", "-vet=off", "./...")
 	return started(t, visitor.BuildCopy(t, dir))
 }
 
@@ -59,10 +64,10 @@ func patched(t *testing.T, text, changes string) string {
 		var before, after strings.Builder
 		for line := range strings.Lines(hunk) {
 			if line[0] != '+' {
-				before.WriteString(strings.TrimLeft(line[:1], " -")+line[1:])
+				before.WriteString(strings.TrimLeft(line[:1], " -") + line[1:])
 			}
 			if line[0] != '-' {
-				after.WriteString(strings.TrimLeft(line[:1], " +")+line[1:])
+				after.WriteString(strings.TrimLeft(line[:1], " +") + line[1:])
 			}
 		}
 		require.Equal(t, 1, strings.Count(text, before.String()), "once:\n%s", before.String())
@@ -121,4 +126,13 @@ func TestRooms_TabsOfARoomShareWhatOthersDoNotHear(t *testing.T) {
 		assert.Contains(t, carol.Get("/likes?room="+name), "There is no such room.", name)
 		carol.Open("/likes?room=" + name).Shows("There is no such room.")
 	}
+}
+
+func TestDatabase_X(t *testing.T) {
+	t.Parallel()
+	p := answered(t, "database.md")
+	alice, bob := visitor.New(t, p.URL).Open("/likes"), visitor.New(t, p.URL).Open("/likes")
+	alice.Do("like", nil)
+	alice.Shows("Likes: 1")
+	bob.Shows("Likes: 1")
 }
