@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html"
 	"html/template"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +27,7 @@ import (
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/flags"
+	"realtime/internal/metrics"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
@@ -267,7 +269,7 @@ func TestPages_MountSubscribesBeforeItReads(t *testing.T) {
 		}, visitor.Soon, time.Millisecond, "Mount waits to read")
 		row.publish()
 		answer := httptest.NewRecorder()
-		a.Admin.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		a.metrics.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		sent := fmt.Sprintf("\nrealtime_refreshes_sent_total{page=%q} 1\n", path.Base(page))
 		assert.True(t, strings.Contains(answer.Body.String(), sent), "the tab has not subscribed to %s", page)
 	}
@@ -332,9 +334,11 @@ func newControllers(t testing.TB, opts presence.Options) (*app, *MultiUserSyncCo
 	t.Helper()
 	servers, err := cluster.New(cluster.Options{})
 	require.NoError(t, err)
-	a := &app{Site: newSite(site.Options{Drain: time.Millisecond}, servers), fanout: fanout.New(fanout.Options{}), servers: servers}
+	a := &app{metrics: metrics.New(slog.Default()), fanout: fanout.New(fanout.Options{}), servers: servers}
+	a.Site = newSite(flags.Options{Site: site.Options{Drain: time.Millisecond}}, a)
 	counter, people := multiUserSyncHandler(a), presenceHandler(a, opts)
 	a.online = people.online
+	a.metrics.WatchSite(a.Site)
 	return a, counter, people
 }
 

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -24,12 +25,14 @@ import (
 
 	"realtime/internal/assets"
 	"realtime/internal/cluster"
+	"realtime/internal/edge"
 	"realtime/internal/fanout"
 	"realtime/internal/flags"
 	"realtime/internal/listen"
 	"realtime/internal/listing"
 	"realtime/internal/logging"
 	"realtime/internal/lossy"
+	"realtime/internal/metrics"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/store"
@@ -106,13 +109,14 @@ func say(opts flags.Options, visitors, admin net.Listener) {
 		slog.Info("listening on all interfaces", slog.Int("port", tcp.Port))
 	}
 	listen.CheckOpenFiles(opts.Site.MaxConnections)
-	banner := listen.Banner(opts.Addr, visitors, opts.Site.TrustProxy, os.Stdout)
+	banner := listen.Banner(opts.Addr, visitors, opts.TrustProxy, os.Stdout)
 	io.WriteString(lossy.New(os.Stdout, nil), banner) // a terminal that is paused must not stop the server
 }
 
 // app is the site with its two pages.
 type app struct {
 	*site.Site
+	metrics *metrics.Metrics
 	fanout  *fanout.Fanout
 	servers *cluster.Member
 	kept    io.Closer // the file of -data
@@ -126,7 +130,8 @@ func newApp(ctx context.Context, opts flags.Options) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &app{Site: newSite(opts.Site, servers), fanout: fanout.New(opts.Fanout), servers: servers, kept: kept}
+	a := &app{metrics: metrics.New(cmp.Or(opts.Site.Log, slog.Default())), fanout: fanout.New(opts.Fanout), servers: servers, kept: kept}
+	a.Site = newSite(opts, a)
 	counter, people := multiUserSyncHandler(a), presenceHandler(a, opts.Presence)
 	a.online = people.online
 	a.addMetrics(opts, counter, people)
@@ -169,39 +174,31 @@ func addPage[S any](a *app, name string, controller any, state *S) *fanout.Peers
 	return a.fanout.Peers(site.Live(a.Site, "/realtime/"+name, "realtime/"+name+".tmpl", controller, state))
 }
 
-// newSite builds the site without the two pages.
-func newSite(opts site.Options, servers *cluster.Member) *site.Site {
+// newSite builds the site of an app without the two pages.
+func newSite(all flags.Options, a *app) *site.Site {
+	opts, log := all.Site, cmp.Or(all.Site.Log, slog.Default())
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
-	opts.Files = assets.New(static.Files, cmp.Or(opts.Log, slog.Default()))
-	opts.Funcs = template.FuncMap{"listing": func(what string) (template.HTML, error) { return listing.HTML(embedded, what) }}
+	opts.Files = assets.New(static.Files, log)
+	opts.Funcs = template.FuncMap{"listing": listing.From(embedded, opts.Files.Add), "source": func() string { return listing.SourceURL }}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Category = category
-	opts.Degraded = servers.Away
+	opts.Degraded = a.servers.Away
+	opts.Around = func(next http.Handler, route func(*http.Request) string) http.Handler {
+		return edge.New(a.metrics.Requests(next, route), log, all.TrustProxy)
+	}
 	return site.New(opts)
 }
 
-// addMetrics adds what the site itself does not know, before it serves.
+// addMetrics adds the metrics of the program, before it serves.
 func (a *app) addMetrics(opts flags.Options, counter *MultiUserSyncController, people *PresenceController) {
-	m, servers, v := a.Metrics, a.servers, flags.ThisVersion()
+	m, v := a.metrics, flags.ThisVersion()
 	m.Gauge("realtime_build_info", "Always 1. The labels say what was built.",
 		map[string]string{"version": v.Module, "revision": v.Revision, "go_version": v.Go}, func() int { return 1 })
-	m.Counter("realtime_clicks_total", "Clicks on this server.", nil, servers.Counted)
 	m.Gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, people.online.Count)
-	for action, peers := range map[string]*fanout.Peers{"RefreshCounter": counter.peers, "PresenceChanged": people.peers} {
-		labels := map[string]string{"action": action}
-		m.Counter("realtime_refreshes_asked_total", "Changes that asked for a refresh.", labels, peers.Asked)
-		m.Counter("realtime_refreshes_merged_total", "Changes covered by a refresh that was already waiting.", labels, peers.Merged)
-		peers.OnRefreshed(m.Histogram("realtime_refresh_duration_seconds",
-			"Time from a change until 95 % of the connections open then have rendered and written the refresh that it asked for: "+
-				"the wait for the interval is part of it, one slow peer is not.", labels))
-	}
-	if opts.Redis == "" {
-		return
-	}
-	m.Counter("realtime_redis_ignored_total", "Messages and counts in Redis that no server can have written.", nil, servers.Ignored)
-	up := map[bool]int{true: 1, false: 0}
-	m.Gauge("realtime_redis_up", "1 while servers share through Redis: it can be reached, and takes what they write.", nil,
-		func() int { return up[!servers.Away()] })
+	m.WatchSite(a.Site)
+	m.WatchPeers(counter.peers, "RefreshCounter")
+	m.WatchPeers(people.peers, "PresenceChanged")
+	m.WatchServers(a.servers, opts.Redis != "")
 }
 
 // The time that the parts of a start and a stop may take.
@@ -214,8 +211,11 @@ const (
 // serve serves visitors, and metrics and profiles to admin, which may be nil. When ctx
 // ends or a listener fails, it stops within a time, and returns the error of the listener.
 func (a *app) serve(ctx context.Context, visitors, admin net.Listener, within time.Duration) (err error) {
-	failed := make(chan error, 1)
-	go func() { failed <- a.Serve(visitors, admin) }()
+	failed := make(chan error, 2)
+	go func() { failed <- a.Serve(visitors) }()
+	if admin != nil {
+		go func() { failed <- a.metrics.Serve(admin) }()
+	}
 	select {
 	case err = <-failed:
 	case <-ctx.Done():
@@ -240,6 +240,7 @@ func (a *app) stop(ctx context.Context) error {
 	a.Drain(ctx)
 	a.online.Stop()
 	err := a.Shutdown(ctx)
+	a.metrics.Close()
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
 	defer cancel()
 	a.servers.Leave(leaving)

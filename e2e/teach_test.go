@@ -20,13 +20,14 @@ import (
 )
 
 var (
-	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption>([^<]+):(\d+)-(\d+)</figcaption>(.*?)</figure>`)
+	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption[^>]*>([^<]+):\d+-\d+</figcaption>(.*?)</figure>`)
+	lineOf    = regexp.MustCompile(`(?s)<span data-line="(\d+)">(.*?\n)</span>`)
 	tags      = regexp.MustCompile(`<[^>]*>`)
 	sections  = regexp.MustCompile(`(?s)href="#template".*href="#handler".*href="#when-to-use".*` +
 		`<h2 id="template">Template</h2>.*<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
 )
 
-// Every listing of a page is the code of the repository at the lines that it names, and all
+// Every line of a listing is the line of the repository that its number names, and all
 // methods of the controller are listed.
 func TestListings_ShowTheRealCode(t *testing.T) {
 	t.Parallel()
@@ -36,11 +37,13 @@ func TestListings_ShowTheRealCode(t *testing.T) {
 		shown := map[string]string{} // by file
 		for _, listing := range listingOf.FindAllStringSubmatch(page, -1) {
 			file := listing[1]
-			from, _ := strconv.Atoi(listing[2])
-			to, _ := strconv.Atoi(listing[3])
-			code := html.UnescapeString(tags.ReplaceAllString(listing[4], ""))
-			assert.Equal(t, strings.Join(strings.SplitAfter(readFile(t, file), "\n")[from-1:to], ""), code, "%s: %s:%d-%d", address, file, from, to)
-			shown[file] += code
+			source := strings.SplitAfter(readFile(t, file), "\n")
+			for _, line := range lineOf.FindAllStringSubmatch(listing[2], -1) {
+				number, _ := strconv.Atoi(line[1])
+				code := html.UnescapeString(tags.ReplaceAllString(line[2], ""))
+				assert.Equal(t, source[number-1], code, "%s: %s:%d", address, file, number)
+				shown[file] += code
+			}
 		}
 		assert.Len(t, shown, 3, address)
 		assert.Contains(t, shown["templates"+address+".tmpl"], `{{define "live"}}`)
@@ -56,39 +59,54 @@ func TestListings_ShowTheRealCode(t *testing.T) {
 	}
 }
 
-// On any screen, code scrolls in its box, and the page does not scroll sideways.
-func TestBrowser_ListingScrollsInItsBoxAndIsCopiedWithoutLineNumbers(t *testing.T) {
+// On a wide screen all code is in sight. On others it scrolls in its box, beside the numbers of
+// its lines, and the page does not scroll sideways.
+func TestBrowser_ListingIsInSightOrScrollsInItsBox(t *testing.T) {
 	t.Parallel()
-	tb := browser.New(t).Open(visitor.Serve(t) + visitor.CounterPage)
-	for _, width := range []int64{360, 1600} {
-		tb.Run(emulation.SetDeviceMetricsOverride(width, 800, 1, false))
-		assert.LessOrEqual(t, tb.Number(`document.documentElement.scrollWidth`), float64(width), "at %d pixels", width)
-		assert.Equal(t, "true", tb.Eval(`[...document.querySelectorAll(".listing pre")].some((box) => box.scrollWidth > box.clientWidth)`))
+	tb := browser.New(t).Load("about:blank")
+	server := visitor.Serve(t)
+	for _, page := range []string{visitor.CounterPage, visitor.PresencePage} {
+		tb.Navigate(server + page)
+		for width, scrolls := range map[int64]string{360: "true", 768: "true", 1280: "false", 1600: "false"} {
+			tb.Run(emulation.SetDeviceMetricsOverride(width, 800, 1, false))
+			assert.LessOrEqual(t, tb.Number(`document.documentElement.scrollWidth`), float64(width), "%s at %d pixels", page, width)
+			assert.Equal(t, scrolls, tb.Eval(`[...document.querySelectorAll(".listing pre")].some((box) => box.scrollWidth > box.clientWidth)`), "%s at %d pixels", page, width)
+			assert.LessOrEqual(t, tb.Number(`document.querySelector("main.container").getBoundingClientRect().width`), 700.0)
+		}
 	}
-	assert.LessOrEqual(t, tb.Number(`document.querySelector("main.container").getBoundingClientRect().width`), 700.0)
-	assert.InDelta(t, 4, tb.Number(widthOfTab), 0.1, "characters: tab stops count from the left edge of the code")
-	assert.Regexp(t, `^"\d+" / ""$`, tb.Eval(`getComputedStyle(document.querySelector("[data-line]"), "::before").content`), "the number, which is not read out")
-
-	tb.Run(chromedp.Click(`[aria-label^="Copy state_realtime.go"]`))
-	tb.WaitUntil(`[...document.querySelectorAll("[role=status]")].some((said) => said.textContent === "Copied")`, "the message Copied")
-	tb.Eval(`void document.body.appendChild(Object.assign(document.createElement("textarea"), {id: "pasted"})).focus()`)
-	tb.Run(chromedp.KeyEvent("v", chromedp.KeyModifiers(2))) // Ctrl+V
-	pasted := tb.Eval(`document.getElementById("pasted").value`)
-	assert.True(t, strings.HasPrefix(pasted, "// MultiUserSyncState is"), "%q", pasted)
-	assert.Contains(t, readFile(t, "state_realtime.go"), pasted)
+	tb.Run(emulation.SetDeviceMetricsOverride(360, 800, 1, false))
+	assert.Equal(t, "sticky true", tb.Eval(`(() => {
+		const line = document.querySelector("[data-line]"), box = line.closest("pre");
+		box.scrollLeft = box.scrollWidth;
+		return getComputedStyle(line, "::before").position + " " + (line.getBoundingClientRect().right > box.clientWidth / 2);
+	})()`), "a number stays for as long as its line is in the box")
 }
 
-// widthOfTab is how many characters wide the first tab at the start of a line is.
-const widthOfTab = `(() => {
-	const text = [...document.querySelectorAll("[data-line]")].map((line) => line.firstChild).find((text) => text.data?.startsWith("\t"));
-	const width = (at) => {
-		const range = document.createRange();
-		range.setStart(text, at);
-		range.setEnd(text, at + 1);
-		return range.getBoundingClientRect().width;
-	};
-	return width(0) / width(1);
-})()`
+func TestBrowser_ListingIsCopiedWithoutLineNumbersAndWithItsFile(t *testing.T) {
+	t.Parallel()
+	tb := browser.New(t).Open(visitor.Serve(t) + visitor.CounterPage)
+	assert.Regexp(t, `^"\d+" / ""$`, tb.Eval(`getComputedStyle(document.querySelector("[data-line]"), "::before").content`), "the number, which is not read out")
+	tb.Eval(`void document.body.appendChild(Object.assign(document.createElement("textarea"), {id: "pasted"}))`)
+	press := func(button, want string) (pasted string) {
+		t.Helper()
+		tb.Run(chromedp.Click(`[aria-label^=` + browser.Quote(button) + `]`))
+		tb.WaitUntil(`document.activeElement.textContent === `+browser.Quote(want)+
+			` && document.activeElement.closest("figure").querySelector("[role=status]").textContent === `+browser.Quote(want), want)
+		tb.Eval(`void (pasted.value = "", pasted.focus())`)
+		tb.Run(chromedp.KeyEvent("v", chromedp.KeyModifiers(2))) // Ctrl+V
+		return tb.Eval(`pasted.value`)
+	}
+	source := readFile(t, "state_realtime.go")
+	code := press("Copy state_realtime.go", "Copied")
+	assert.True(t, strings.HasPrefix(code, "// MultiUserSyncState is"), "%q", code)
+	assert.Contains(t, source, code)
+	assert.Equal(t, source, press("Copy file state_realtime.go", "Copied"))
+
+	tb.ExpectErrors("404")
+	tb.Eval(`document.querySelector("figcaption").dataset.file = "/static/nothing"`)
+	press("Copy file templates", "Not copied: no answer")
+	tb.WaitUntil(`![...document.querySelectorAll(".listing button")].some((button) => /opied/.test(button.textContent))`, "buttons as before")
+}
 
 func TestBrowser_NumberThatChangesStandsOutUnlessMotionIsReduced(t *testing.T) {
 	t.Parallel()

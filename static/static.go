@@ -5,5 +5,5 @@ import "embed"
 
 // Files are all of them. `make assets` fetches those in the folder vendor.
 //
-//go:embed *.css *.js *.svg package.json all:vendor
+//go:embed *.* all:vendor
 var Files embed.FS

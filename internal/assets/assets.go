@@ -85,13 +85,19 @@ func (f *Files) read(folder fs.FS) error {
 			return err
 		case name == "node_modules":
 			return fs.SkipDir
-		case entry.IsDir(), path.Ext(name) == ".json", strings.HasPrefix(path.Base(name), "."):
+		case entry.IsDir(), path.Ext(name) == ".json", path.Ext(name) == ".go", strings.HasPrefix(path.Base(name), "."):
 			return nil
 		}
 		text, err := fs.ReadFile(folder, name)
-		f.served[name] = content{string(text), fmt.Sprintf("%x", sha256.Sum256(text))}
+		f.Add(name, text)
 		return err
 	})
+}
+
+// Add serves one more file, and returns its address. Files are added before they are served.
+func (f *Files) Add(name string, text []byte) (address string) {
+	f.served[name] = content{string(text), fmt.Sprintf("%x", sha256.Sum256(text))}
+	return f.address(name)
 }
 
 // address returns the address of a file. The hash stands before the first dot of the name.
@@ -125,13 +131,30 @@ func (f *Files) Handler(notFound http.Handler) http.Handler {
 			notFound.ServeHTTP(w, r)
 			return
 		}
-		w.Header().Set("Cache-Control", keep)
-		w.Header().Set("ETag", `W/"`+file.hash+`"`) // weak, because the compressed file has the same
-		// A file is not a page: a short policy is enough, and saves 0.3 kB per file.
-		w.Header().Set("Content-Security-Policy", "default-src 'none'")
-		w.Header().Del("Permissions-Policy")
-		http.ServeContent(w, r, r.URL.Path, time.Time{}, strings.NewReader(file.text))
+		serve(w, r, file, keep)
 	})
+}
+
+// AtRoot serves the files at the addresses of their names, /favicon.ico for example, to be
+// kept for a week.
+func (f *Files) AtRoot(notFound http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		file, ok := f.served[strings.TrimPrefix(r.URL.Path, "/")]
+		if !ok {
+			notFound.ServeHTTP(w, r)
+			return
+		}
+		serve(w, r, file, "public, max-age=604800")
+	})
+}
+
+func serve(w http.ResponseWriter, r *http.Request, file content, keep string) {
+	w.Header().Set("Cache-Control", keep)
+	w.Header().Set("ETag", `W/"`+file.hash+`"`) // weak, because the compressed file has the same
+	// A file is not a page: a short policy is enough, and saves 0.3 kB per file.
+	w.Header().Set("Content-Security-Policy", "default-src 'none'")
+	w.Header().Del("Permissions-Policy")
+	http.ServeContent(w, r, r.URL.Path, time.Time{}, strings.NewReader(file.text))
 }
 
 // hashed matches the path of a file with a hash in it.

@@ -36,6 +36,9 @@ type Options struct {
 	Site      site.Options
 	Fanout    fanout.Options
 	Presence  presence.Options
+
+	// TrustProxy believes what a proxy says about requests.
+	TrustProxy bool
 }
 
 // Parse parses the command line. For -h and -version it prints the answer to out, and
@@ -113,7 +116,7 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 	f.StringVar(&o.Redis, "redis", "", "`URL` of the Redis that servers share, such as redis://127.0.0.1:6379/0;\nREDIS_URL in the environment does the same")
 	f.StringVar(&o.Prefix, "redis-prefix", "realtime", "what all names in that Redis begin with: `text` of its own for each installation")
 	f.StringVar(&o.Data, "data", "", "`file` that keeps the counter when the program ends; it is made if there is none")
-	f.BoolVar(&o.Site.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
+	f.BoolVar(&o.TrustProxy, "trust-proxy", false, "believe X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and X-Request-Id: only where every request\ncomes through a proxy that sets or removes each of them, because clients can send them too")
 
 	f = group("Log and version")
 	f.Func("log-level", "least `level` to log: debug, info, warn or error (default info)", func(text string) error {

@@ -3,7 +3,7 @@
 //
 // Each line of code is an element that holds its number in data-line, so that a style sheet
 // can show the number without it being copied. Elements of three classes are highlighted:
-// k is a keyword or an action of a template, s a string, c a comment.
+// k is a keyword or an action of a template, s a string, c a comment. What is declared is bold.
 package listing
 
 import (
@@ -13,83 +13,106 @@ import (
 	"go/token"
 	"html/template"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 )
 
-// HTML renders types and functions of a file, and everything between them, as a figure. What
-// to show is the file and their names, separated by spaces. A type brings its methods along,
-// and every declaration its comment. In a template file the names are those of definitions.
-// A name that the file does not declare is an error.
-func HTML(files fs.FS, what string) (template.HTML, error) {
-	file, names, _ := strings.Cut(what, " ")
-	if names == "" {
-		return "", fmt.Errorf("listing of %q: want a file and what it declares", what)
-	}
-	source, err := fs.ReadFile(files, file)
-	if err != nil {
-		return "", err
-	}
-	declared, tokens := definitions, actions
-	if path.Ext(file) == ".go" {
-		declared, tokens = declarations, goTokens
-	}
-	spans, err := declared(string(source))
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", file, err)
-	}
-	var lines span
-	for name := range strings.FieldsSeq(names) {
-		named, found := spans[name]
-		if !found {
-			return "", fmt.Errorf("%s declares no %s", file, name)
+// SourceURL is where the files can be read on the web, if the build knows it. Captions then
+// are links: go build -ldflags "-X realtime/internal/listing.SourceURL=https://example.com/blob/v1"
+var SourceURL string
+
+// From returns a function for templates that renders declarations of a file as a figure. What
+// to show is the file and their names, separated by spaces. A type brings its methods along, a
+// single method is named as in Lamp.Light, and every declaration brings its comment. In a
+// template file the names are those of definitions. A name that the file does not declare is
+// an error.
+//
+// Serve is called with each file that is shown, and returns the address of the whole of it.
+func From(files fs.FS, serve func(name string, text []byte) (address string)) func(what string) (template.HTML, error) {
+	return func(what string) (template.HTML, error) {
+		file, names, _ := strings.Cut(what, " ")
+		if names == "" {
+			return "", fmt.Errorf("listing of %q: want a file and what it declares", what)
 		}
-		lines = lines.with(named)
+		source, err := fs.ReadFile(files, file)
+		if err != nil {
+			return "", err
+		}
+		declared, tokens := definitions, actions
+		if path.Ext(file) == ".go" {
+			declared, tokens = declarations, goTokens
+		}
+		spans, err := declared(string(source))
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", file, err)
+		}
+		shown := map[int]bool{} // by the number of the line
+		for name := range strings.FieldsSeq(names) {
+			if spans[name] == nil {
+				return "", fmt.Errorf("%s declares no %s", file, name)
+			}
+			for _, lines := range spans[name] {
+				for number := lines.from; number <= lines.to; number++ {
+					shown[number] = true
+				}
+			}
+		}
+		code := tokens.ReplaceAllStringFunc(escaper.Replace(string(source)), highlight)
+		lines := strings.SplitAfter(named.ReplaceAllString(code, "$1<b>$2</b>"), "\n")
+		return figure(file, serve(file, source), lines, slices.Sorted(maps.Keys(shown))), nil
 	}
-	code := strings.Join(strings.SplitAfter(string(source), "\n")[lines.from-1:lines.to], "")
-	code = tokens.ReplaceAllStringFunc(escaper.Replace(code), highlight)
-	return figure(fmt.Sprintf("%s:%d-%d", file, lines.from, lines.to), lines.from, code), nil
 }
 
-// figure returns highlighted code with a caption and the number of its first line. Code that
-// is wider than the page scrolls, so it has to take the keyboard focus.
-func figure(caption string, number int, code string) template.HTML {
+// figure shows the lines of a file that have one of the numbers. Where it leaves some out, it
+// has an empty line with dots for a number. Code that is wider than its box scrolls, so the box
+// has to take the keyboard focus.
+func figure(file, address string, lines []string, numbers []int) template.HTML {
+	from, to := numbers[0], numbers[len(numbers)-1]
+	name := template.HTMLEscapeString(fmt.Sprintf("%s:%d-%d", file, from, to))
+	caption := name
+	if SourceURL != "" {
+		caption = fmt.Sprintf(`<a href="%s">%s</a>`, template.HTMLEscapeString(fmt.Sprintf("%s/%s#L%d-L%d", SourceURL, file, from, to)), name)
+	}
 	var page strings.Builder
-	fmt.Fprintf(&page, `<figure class="listing"><figcaption>%[1]s</figcaption><pre tabindex="0" role="group" aria-label="%[1]s"><code>`, template.HTMLEscapeString(caption))
-	for line := range strings.Lines(code) {
-		fmt.Fprintf(&page, `<span data-line="%d">%s</span>`, number, line)
-		number++
+	fmt.Fprintf(&page, `<figure class="listing"><figcaption data-file="%s">%s</figcaption>`, template.HTMLEscapeString(address), caption)
+	fmt.Fprintf(&page, `<pre tabindex="0" role="group" aria-label="%s"><code>`, name)
+	last := from - 1
+	for _, number := range numbers {
+		if last < number-1 {
+			label := "…"
+			if last == number-2 && lines[last] == "\n" { // nothing is left out
+				label = strconv.Itoa(last + 1)
+			}
+			fmt.Fprintf(&page, "<span data-line=\"%s\">\n</span>", label)
+		}
+		fmt.Fprintf(&page, `<span data-line="%d">%s</span>`, number, lines[number-1])
+		last = number
 	}
 	page.WriteString("</code></pre></figure>")
 	return template.HTML(page.String())
 }
 
-// span is a range of lines, counted from 1. The zero value is empty.
+// span is a range of lines, counted from 1.
 type span struct{ from, to int }
 
-// with returns the smallest span that holds both.
-func (s span) with(other span) span {
-	if s.from == 0 {
-		return other
-	}
-	return span{min(s.from, other.from), max(s.to, other.to)}
-}
-
-// declarations returns the lines of each type and each function of a Go file.
-func declarations(source string) (map[string]span, error) {
+// declarations returns the lines of each declaration of a Go file.
+func declarations(source string) (map[string][]span, error) {
 	files := token.NewFileSet()
 	file, err := parser.ParseFile(files, "", source, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
 		return nil, err
 	}
-	spans := map[string]span{}
+	spans := map[string][]span{}
 	add := func(name string, doc *ast.CommentGroup, node ast.Node) {
 		from := node.Pos()
 		if doc != nil {
 			from = doc.Pos()
 		}
-		spans[name] = spans[name].with(span{files.Position(from).Line, files.Position(node.End()).Line})
+		spans[name] = append(spans[name], span{files.Position(from).Line, files.Position(node.End()).Line})
 	}
 	for _, decl := range file.Decls {
 		switch d := decl.(type) {
@@ -97,13 +120,20 @@ func declarations(source string) (map[string]span, error) {
 			name := d.Name.Name
 			if d.Recv != nil {
 				receiver := d.Recv.List[0].Type
-				name = strings.TrimPrefix(source[receiver.Pos()-file.FileStart:receiver.End()-file.FileStart], "*")
+				owner := strings.TrimPrefix(source[receiver.Pos()-file.FileStart:receiver.End()-file.FileStart], "*")
+				add(owner, d.Doc, d)
+				name = owner + "." + name
 			}
 			add(name, d.Doc, d)
 		case *ast.GenDecl:
 			for _, spec := range d.Specs {
-				if t, ok := spec.(*ast.TypeSpec); ok {
-					add(t.Name.Name, d.Doc, d)
+				switch s := spec.(type) {
+				case *ast.TypeSpec:
+					add(s.Name.Name, d.Doc, d)
+				case *ast.ValueSpec:
+					for _, name := range s.Names {
+						add(name.Name, d.Doc, d)
+					}
 				}
 			}
 		}
@@ -116,8 +146,8 @@ func declarations(source string) (map[string]span, error) {
 var blocks = regexp.MustCompile(`{{-? *(define|block|if|range|with|end)\b *"?([^"}]*)`)
 
 // definitions returns the lines of each definition of a template file.
-func definitions(source string) (map[string]span, error) {
-	spans := map[string]span{}
+func definitions(source string) (map[string][]span, error) {
+	spans := map[string][]span{}
 	depth, from, name := 0, 0, ""
 	for i, line := range strings.Split(source, "\n") {
 		for _, action := range blocks.FindAllStringSubmatch(line, -1) {
@@ -126,7 +156,7 @@ func definitions(source string) (map[string]span, error) {
 					from, name = i+1, action[2]
 				}
 			} else if depth--; depth == 0 {
-				spans[name] = span{from, i + 1}
+				spans[name] = []span{{from, i + 1}}
 			}
 		}
 	}
@@ -136,11 +166,13 @@ func definitions(source string) (map[string]span, error) {
 // escaper leaves quotation marks as they are, for goTokens.
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
-// goTokens matches comments, strings and words of Go code, and actions those of a template.
+// goTokens matches comments, strings and words of Go code, actions those of a template, and
+// named what a line of highlighted code declares.
 var (
 	goTokens = regexp.MustCompile(`//.*|(?s:/\*.*?\*/)|"(\\.|[^"\\])*"|'(\\.|[^'\\])*'|` + "`[^`]*`" + `|\w+`)
 	actions  = regexp.MustCompile(`(?s){{.*?}}`)
 	comment  = regexp.MustCompile(`^(//|({{-? ?)?/\*)`)
+	named    = regexp.MustCompile(`(?m)^(<span class="k">(?:func|type)</span> (?:\([^)]*\) )?)(\w+)`)
 )
 
 // highlight returns the HTML of a token: an element for each line if it has a class.

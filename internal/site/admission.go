@@ -33,7 +33,6 @@ type admission struct {
 	proxyLogged   atomic.Bool // a proxy that passes no upgrade on
 
 	mu        sync.Mutex
-	byPage    map[string]int
 	bySession map[string]int
 	open      int
 	draining  bool          // not ready any more
@@ -47,7 +46,6 @@ func newAdmission(opts Options, refusals refusals) *admission {
 		max:           cmp.Or(opts.MaxConnections, DefaultMaxConnections),
 		maxPerSession: cmp.Or(opts.MaxPerSession, DefaultMaxPerSession),
 		refusals:      refusals,
-		byPage:        map[string]int{},
 		bySession:     map[string]int{},
 		empty:         make(chan struct{}),
 	}
@@ -169,7 +167,6 @@ func (a *admission) release(r *http.Request) {
 func (a *admission) countLocked(r *http.Request, n int) {
 	session := visitOf(r.Context()).session
 	a.open += n
-	a.byPage[r.URL.Path] += n
 	a.bySession[session] += n
 	if a.bySession[session] == 0 {
 		delete(a.bySession, session)
@@ -218,13 +215,6 @@ func (a *admission) ready(degraded func() bool) http.HandlerFunc {
 			fmt.Fprintln(w, "ready")
 		}
 	}
-}
-
-// on returns the number of connections of a page.
-func (a *admission) on(path string) int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.byPage[path]
 }
 
 // drain makes the site not ready from now on.

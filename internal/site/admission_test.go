@@ -23,7 +23,7 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 	for name, trust := range map[string]bool{"without a proxy": false, "behind a proxy": true} {
 		t.Run(name, func(t *testing.T) {
 			log := &visitor.Log{}
-			_, server := serve(t, site.Options{Log: log.Logger(), AllowOrigins: []string{friend, other}, TrustProxy: trust})
+			_, server := serve(t, behind(trust, site.Options{Log: log.Logger(), AllowOrigins: []string{friend, other}}))
 			host := strings.TrimPrefix(server, "http://")
 			proxied := http.Header{"X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"public.example"}, "X-Forwarded-For": {"203.0.113.9"}}
 			for _, row := range []struct {
@@ -60,7 +60,7 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 
 // Proxies write hosts in other forms than browsers do.
 func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
-	s := newSite(t, site.Options{TrustProxy: true, AllowOrigins: []string{"https://friend.example", "http://[2001:db8::1]"}})
+	s := newSite(t, behind(true, site.Options{AllowOrigins: []string{"https://friend.example", "http://[2001:db8::1]"}}))
 	for _, row := range []struct {
 		proto, host, origin string
 		same                bool
@@ -103,7 +103,7 @@ func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
 // Some proxies add a port to the client's address.
 func TestProxy_ReportsTheClientAddress(t *testing.T) {
 	log := &visitor.Log{}
-	s := newSite(t, site.Options{Log: log.Logger(), TrustProxy: true})
+	s := newSite(t, behind(true, site.Options{Log: log.Logger()}))
 	for forwarded, want := range map[string]string{
 		"203.0.113.9":                    "203.0.113.9",
 		"203.0.113.9:51234":              "203.0.113.9",
@@ -220,7 +220,7 @@ func TestProxy_UntrustedOneIsLoggedOnce(t *testing.T) {
 	for header, value := range map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "public.example", "X-Forwarded-For": "203.0.113.9"} {
 		for trust, want := range map[bool]int{false: 1, true: 0} {
 			log := &visitor.Log{}
-			s := newSite(t, site.Options{Log: log.Logger(), TrustProxy: trust})
+			s := newSite(t, behind(trust, site.Options{Log: log.Logger()}))
 			for range 3 {
 				ask(s, http.MethodGet, toyPage, http.Header{header: {value}}, "")
 			}

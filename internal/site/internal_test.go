@@ -12,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 )
 
@@ -26,16 +25,10 @@ func TestRateLimit_RemembersNoSessionForLong(t *testing.T) {
 		for i := range 2000 {
 			l.allow(fmt.Sprint("made up ", i))
 		}
-		for _, row := range []struct {
-			after time.Duration
-			knows int
-		}{{21 * time.Millisecond, 1}, {3900 * time.Millisecond, 1}, {200 * time.Millisecond, 0}} { // the others have posted once
-			time.Sleep(row.after)
-			synctest.Wait()
-			l.mu.Lock()
-			assert.Len(t, l.sessions, row.knows)
-			l.mu.Unlock()
-		}
+		assert.False(t, l.allow("fast"))
+		time.Sleep(2*l.most + 1)
+		assert.True(t, l.allow("late"))
+		assert.Len(t, l.whole, 1, "those whose limit is whole are forgotten")
 		for range DefaultActionBurst {
 			assert.True(t, l.allow("fast"), "as much as ever")
 		}
@@ -45,7 +38,7 @@ func TestRateLimit_RemembersNoSessionForLong(t *testing.T) {
 // By default a browser may have 50 live connections, and all of them 10,000, also when
 // many connect at once.
 func TestCapacity_IsExactAndAsDocumentedByDefault(t *testing.T) {
-	a := newAdmission(Options{}, newRefusals(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), "live connection", "refused", ""))
+	a := newAdmission(Options{}, newRefusals(slog.New(slog.DiscardHandler), "live connection"))
 	var connecting sync.WaitGroup
 	requests := make([]*http.Request, 201)
 	admitted := make([]int, len(requests))
@@ -62,7 +55,7 @@ func TestCapacity_IsExactAndAsDocumentedByDefault(t *testing.T) {
 		})
 	}
 	connecting.Wait()
-	assert.Equal(t, 10_000, a.on("/"))
+	assert.Equal(t, 10_000, a.open)
 	assert.Equal(t, 50, slices.Max(admitted))
 	for browser, r := range requests {
 		for range admitted[browser] {

@@ -4,6 +4,7 @@ import (
 	"html/template"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/livetemplate/livetemplate"
@@ -42,10 +43,11 @@ type Options struct {
 	// AllowOrigins are origins besides the site's own that may connect and post, as
 	// origin.Canonical returns them.
 	AllowOrigins []string
-	// TrustProxy believes X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For and
-	// X-Request-Id. Every request must come through a proxy that sets or removes each
-	// of them: what it passes on, any client can set.
-	TrustProxy bool
+	// Around returns a handler of all requests that hands them on to next: it may log them,
+	// or take from a proxy their host and scheme, which it sets in their URL. route returns
+	// what a request is for: the path of a page, "/static/" for every file, or "other".
+	// Default: none.
+	Around func(next http.Handler, route func(*http.Request) string) http.Handler
 	// MaxConnections and MaxPerSession limit the live connections of all browsers
 	// and of one. Default: DefaultMaxConnections and DefaultMaxPerSession.
 	MaxConnections int

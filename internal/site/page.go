@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/livetemplate/livetemplate"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 
 	"realtime/internal/wsconn"
 )
@@ -27,8 +25,8 @@ type Page struct {
 	log           *slog.Logger
 }
 
-// name is the name of the page in metrics.
-func (p *Page) name() string { return path.Base(p.path) }
+// Name returns the last part of the path.
+func (p *Page) Name() string { return path.Base(p.path) }
 
 // Publish publishes an action to the subscribers of a topic.
 func (p *Page) Publish(topic, action string, data map[string]any) error {
@@ -37,6 +35,9 @@ func (p *Page) Publish(topic, action string, data map[string]any) error {
 
 // Connections returns the number of open connections.
 func (p *Page) Connections() int { return p.upgrader.Open() }
+
+// Opened returns how many connections were opened so far.
+func (p *Page) Opened() int { return p.upgrader.Opened() }
 
 // OnRefresh sets a function to call whenever a connection has rendered and written a
 // refresh. It must be called before the site serves, and f must not wait.
@@ -58,17 +59,16 @@ func (p *Page) Merges(action string) {
 // the same connection.
 func (p *Page) Dropped() int { return p.counted("livetemplate_websocket_dispatch_dropped_total") }
 
-// counted returns a counter of the framework, or 0 if it has none of that name. The
-// framework offers its counters as text.
-func (p *Page) counted(name string) int {
+// Refreshed returns how many refreshes were handed to a connection so far.
+func (p *Page) Refreshed() int { return p.counted("livetemplate_publishes_sent_total") }
+
+// counted returns a counter of the framework, which offers its counters as text.
+func (p *Page) counted(name string) (n int) {
 	text := newRecorder(http.Header{})
 	p.handler.MetricsHandler().ServeHTTP(text, &http.Request{Method: http.MethodGet})
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, _ := parser.TextToMetricFamilies(&text.body)
-	if family := families[name]; family != nil {
-		return int(family.Metric[0].GetCounter().GetValue())
-	}
-	return 0
+	_, value, _ := strings.Cut(text.body.String(), "\n"+name+" ")
+	fmt.Sscan(value, &n)
+	return n
 }
 
 // ServeHTTP serves the socket of the page, or the page: its live part as it is now,
@@ -107,7 +107,7 @@ func (p *Page) send(w http.ResponseWriter, r *http.Request, answer *recorder) {
 	w.WriteHeader(answer.status())
 	if answer.body.Len() > 0 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
 		text := p.text(r)
-		fmt.Fprint(w, text.before, answer.body.String(), text.after)
+		fmt.Fprint(w, withOrigin(text.before, r), answer.body.String(), text.after)
 		return
 	}
 	answer.body.WriteTo(w)

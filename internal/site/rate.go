@@ -1,10 +1,9 @@
 package site
 
 import (
+	"maps"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // The default limits of the actions of one browser.
@@ -13,43 +12,33 @@ const (
 	DefaultActionBurst = 200
 )
 
-// rateLimit limits the posts of each session. It remembers a session only until its
-// limit is whole again.
+// rateLimit limits the posts of each session.
 type rateLimit struct {
-	rate  rate.Limit // a second
-	burst int        // at once
+	pause, most time.Duration // each post adds a pause to the time until the limit is whole again
 
-	mu       sync.Mutex
-	sessions map[string]*rate.Limiter
+	mu     sync.Mutex
+	whole  map[string]time.Time // when the limit of a session will be whole again
+	forget time.Time            // when to forget those whose is
 }
 
 func newRateLimit(perSecond float64, burst int) *rateLimit {
-	return &rateLimit{rate: rate.Limit(perSecond), burst: burst, sessions: map[string]*rate.Limiter{}}
+	pause := time.Duration(float64(time.Second) / perSecond)
+	return &rateLimit{pause: pause, most: pause * time.Duration(burst), whole: map[string]time.Time{}}
 }
 
 // allow counts a post, and reports whether it is within the limit.
 func (l *rateLimit) allow(session string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limiter := l.sessions[session]
-	if limiter == nil {
-		limiter = rate.NewLimiter(l.rate, l.burst)
-		l.sessions[session] = limiter
-		defer l.forgetLaterLocked(session)
+	now := time.Now()
+	if now.After(l.forget) {
+		maps.DeleteFunc(l.whole, func(_ string, whole time.Time) bool { return whole.Before(now) })
+		l.forget = now.Add(l.most)
 	}
-	return limiter.Allow()
-}
-
-// forgetLaterLocked forgets a session as soon as it could have no effect.
-func (l *rateLimit) forgetLaterLocked(session string) {
-	missing := float64(l.burst) - l.sessions[session].Tokens()
-	if missing <= 0 {
-		delete(l.sessions, session)
-		return
+	rest := max(time.Until(l.whole[session]), 0) + l.pause
+	if rest > l.most {
+		return false
 	}
-	time.AfterFunc(time.Duration(missing/float64(l.rate)*float64(time.Second)), func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.forgetLaterLocked(session)
-	})
+	l.whole[session] = now.Add(rest)
+	return true
 }

@@ -4,8 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-
-	"github.com/prometheus/client_golang/prometheus"
+	"sync/atomic"
 )
 
 // The reasons for which a live connection is refused.
@@ -32,18 +31,17 @@ func words(reason string) string { return strings.ReplaceAll(reason, "_", " ") }
 
 // refusals counts and logs refused requests of a kind.
 type refusals struct {
-	kind    string
-	log     *slog.Logger
-	counter *prometheus.CounterVec
+	kind   string
+	log    *slog.Logger
+	counts map[string]*atomic.Int64 // by reason
 }
 
-func newRefusals(log *slog.Logger, registry prometheus.Registerer, kind, metric, help string, reasons ...string) refusals {
-	counter := prometheus.NewCounterVec(prometheus.CounterOpts{Name: metric, Help: help}, []string{"reason"})
+func newRefusals(log *slog.Logger, kind string, reasons ...string) refusals {
+	counts := map[string]*atomic.Int64{}
 	for _, reason := range reasons {
-		counter.WithLabelValues(reason)
+		counts[reason] = &atomic.Int64{}
 	}
-	registry.MustRegister(counter)
-	return refusals{kind, log, counter}
+	return refusals{kind, log, counts}
 }
 
 // add counts and logs a refused request, and the origin that it should have come from.
@@ -55,4 +53,4 @@ func (f refusals) add(r *http.Request, expected, why string, details ...slog.Att
 }
 
 // count counts a refused request.
-func (f refusals) count(why string) { f.counter.WithLabelValues(why).Inc() }
+func (f refusals) count(why string) { f.counts[why].Add(1) }

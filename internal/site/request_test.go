@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"realtime/internal/metrics"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
 )
@@ -80,14 +82,15 @@ func TestRequests_OtherMethodsAreRefused(t *testing.T) {
 }
 
 func TestLivePages_TrailingSlashRedirects(t *testing.T) {
-	s := newSite(t, site.Options{})
+	m := metrics.New(slog.Default())
+	s := newSite(t, site.Options{Around: m.Requests})
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 		for _, query := range []string{"", "?frame&a=%2F%26"} {
 			answer := ask(s, method, toyPage+"/"+query, nil, "")
 			assert.Equal(t, http.StatusPermanentRedirect, answer.Code, method)
 			assert.Equal(t, toyPage+query, answer.Header().Get("Location"), method)
 		}
-		assert.Equal(t, 2, metric(t, s, `realtime_request_duration_seconds_count{method="`+method+`",route="`+toyPage+`",status="308"}`))
+		assert.Equal(t, 2, valueOf(t, m, `realtime_request_duration_seconds_count{method="`+method+`",route="`+toyPage+`",status="308"}`))
 	}
 	assert.Equal(t, http.StatusNotFound, ask(s, http.MethodGet, toyPage+"/other", nil, "").Code)
 }
@@ -130,7 +133,7 @@ func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 }
 
 func TestStatic_IsCompressedAndTheSocketIsNot(t *testing.T) {
-	s, server := serve(t, site.Options{})
+	s, server := serve(t, behind(false, site.Options{}))
 	browser := session(visitor.MadeUpSession())
 	withoutIDs := func(page string) string { // of live parts: they are random
 		return regexp.MustCompile(`data-lvt-id="[^"]*"`).ReplaceAllString(page, "")
@@ -192,7 +195,7 @@ func TestSession_IsSecureWhereTheRequestIs(t *testing.T) {
 		{"http", true, "", false},
 		{"https", false, "http", true},
 	} {
-		s := newSite(t, site.Options{TrustProxy: row.trust})
+		s := newSite(t, behind(row.trust, site.Options{}))
 		header := ask(s, http.MethodGet, row.scheme+"://example.com"+toyPage, http.Header{"X-Forwarded-Proto": {row.proto}}, "").Header()
 		assert.Equal(t, row.secured, strings.Contains(header.Get("Set-Cookie"), "; Secure"), "%+v", row)
 		assert.Equal(t, row.secured, header.Get("Strict-Transport-Security") != "", "%+v", row)

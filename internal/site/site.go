@@ -2,8 +2,7 @@
 // controller: it admits live connections, checks requests, starts sessions, counts, and
 // shuts down gracefully.
 //
-// It knows nothing about what the pages do, and does not pace refreshes: see package
-// fanout for that.
+// It knows nothing about what the pages do, and does not pace refreshes: package fanout does.
 package site
 
 import (
@@ -16,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,20 +27,19 @@ import (
 // Site serves pages. It is an http.Handler. Stop it with Shutdown.
 type Site struct {
 	http.Handler
-	// Admin serves /metrics and /debug/pprof/. It is not for visitors.
-	Admin http.Handler
-	// Metrics are served by Admin.
-	Metrics Metrics
+	// Stats counts refused messages and slow peers of all pages.
+	Stats *wsconn.Stats
+	// RefusedConnections and RefusedForms count refusals, by reason.
+	RefusedConnections, RefusedForms map[string]*atomic.Int64
 
-	opts          Options
-	layout        layout
-	mux           *http.ServeMux
-	pages         []*Page
-	stats         *wsconn.Stats
-	admission     *admission
-	rate          *rateLimit
-	formRefusals  refusals
-	server, admin *http.Server
+	opts         Options
+	layout       layout
+	mux          *http.ServeMux
+	pages        []*Page
+	admission    *admission
+	rate         *rateLimit
+	formRefusals refusals
+	server       *http.Server
 }
 
 // New returns a site with an index and without live pages. It panics if a template is
@@ -56,35 +55,35 @@ func New(opts Options) *Site {
 	if opts.Degraded == nil {
 		opts.Degraded = func() bool { return false }
 	}
-	m := newMetrics()
+	sockets := newRefusals(opts.Log, "live connection", stopping, full, sessionFull, foreign, noUpgrade, badHandshake)
+	forms := newRefusals(opts.Log, "form", crossSite, tooFast, tooLong, tooSlow, incomplete)
 	s := &Site{
-		Admin:   m.admin(),
-		Metrics: m,
-		opts:    opts,
-		layout:  layout{opts.Templates, opts.Files, opts.Funcs},
-		mux:     http.NewServeMux(),
-		stats:   &wsconn.Stats{},
-		admission: newAdmission(opts, newRefusals(opts.Log, m.registry, "live connection", "realtime_connections_refused_total",
-			"Live connections refused.", stopping, full, sessionFull, foreign, noUpgrade, badHandshake)),
-		rate: newRateLimit(opts.ActionRate, opts.ActionBurst),
-		formRefusals: newRefusals(opts.Log, m.registry, "form", "realtime_requests_refused_total",
-			"Form posts refused.", crossSite, tooFast, tooLong, tooSlow, incomplete),
+		Stats:              &wsconn.Stats{},
+		RefusedConnections: sockets.counts,
+		RefusedForms:       forms.counts,
+		opts:               opts,
+		layout:             layout{opts.Templates, opts.Files, opts.Funcs},
+		mux:                http.NewServeMux(),
+		admission:          newAdmission(opts, sockets),
+		rate:               newRateLimit(opts.ActionRate, opts.ActionBurst),
+		formRefusals:       forms,
 	}
-	s.addMetrics()
 	s.addFixed()
 	s.handle()
 	s.server = newServer(s, opts.Log)
-	s.admin = &http.Server{Handler: s.Admin, ReadHeaderTimeout: s.server.ReadHeaderTimeout, ErrorLog: s.server.ErrorLog}
 	return s
 }
 
 // addFixed adds everything but the live pages.
 func (s *Site) addFixed() {
 	type page struct{ Title, Category string }
-	index := s.layout.fixed(http.StatusOK, page{"Home", s.opts.Category}, "index.tmpl")
-	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "not-found.tmpl")
+	index := s.layout.fixed(http.StatusOK, page{"Home", s.opts.Category}, "/", "index.tmpl")
+	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "", "not-found.tmpl")
 	s.mux.Handle("/{$}", readOnly(index))
 	s.mux.Handle("/static/", readOnly(http.StripPrefix("/static/", s.opts.Files.Handler(notFound))))
+	for _, icon := range []string{"/favicon.ico", "/apple-touch-icon.png"} { // some ask here, whatever a page says
+		s.mux.Handle(icon, readOnly(s.opts.Files.AtRoot(notFound)))
+	}
 	s.mux.Handle("/healthz", readOnly(http.HandlerFunc(s.admission.alive)))
 	s.mux.Handle("/readyz", readOnly(s.admission.ready(s.opts.Degraded)))
 	s.mux.Handle("/", notFound)
@@ -115,14 +114,14 @@ func (s *Site) addFixed() {
 func Live[S any](s *Site, path, file string, controller any, state *S) *Page {
 	p := &Page{
 		path:      path,
-		whole:     s.layout.around(state, file, livePage),
-		framed:    s.layout.around(state, file, framedPage),
+		whole:     s.layout.around(state, path, file, livePage),
+		framed:    s.layout.around(state, path, file, framedPage),
 		admission: s.admission,
 		log:       s.opts.Log,
 	}
-	p.upgrader = wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.stats,
+	p.upgrader = wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.Stats,
 		Protocols: []string{anyPage + "." + p.whole.build, anyPage + "." + p.framed.build, anyPage}})
-	live := livetemplate.Must(livetemplate.New(p.name(), append(s.liveOptions(p),
+	live := livetemplate.Must(livetemplate.New(p.Name(), append(s.liveOptions(p),
 		livetemplate.WithParseFS(s.opts.Templates, "live.tmpl", file),
 		func(c *livetemplate.Config) { p.sessions = c.SessionStore })...))
 	// All connections share what the first rendering parses, but only if it comes
@@ -165,35 +164,18 @@ func (s *Site) addPage(p *Page) {
 		to := url.URL{Path: p.path, RawQuery: r.URL.RawQuery}
 		http.Redirect(w, r, to.String(), http.StatusPermanentRedirect)
 	})
-	labels := map[string]string{"page": p.name()}
-	m := s.Metrics
-	m.Gauge("realtime_connections", "Live connections open now.", labels, func() int { return s.admission.on(p.path) })
-	m.Counter("realtime_connections_opened_total", "Live connections opened.", labels, p.upgrader.Opened)
-	m.Counter("realtime_refreshes_sent_total", "Refreshes handed to a connection.", labels,
-		func() int { return p.counted("livetemplate_publishes_sent_total") })
-	m.Counter("realtime_dispatch_drops_total", "Actions dropped because another was waiting for the connection. A refresh that waits covers those that are dropped.", labels, p.Dropped)
 }
 
-// addMetrics adds the metrics of all live connections, and of what they send.
-func (s *Site) addMetrics() {
-	m := s.Metrics
-	m.Gauge("realtime_connections_limit", "Most live connections that may be open.", nil, func() int { return s.admission.max })
-	for reason, count := range map[string]*atomic.Int64{
-		"too_fast":   &s.stats.TooFast,
-		"too_long":   &s.stats.TooLong,
-		"not_text":   &s.stats.NotText,
-		"not_action": &s.stats.NotAction,
-	} {
-		m.Counter("realtime_messages_refused_total", "Messages refused.", map[string]string{"reason": reason},
-			func() int { return int(count.Load()) })
-	}
-	m.Counter("realtime_slow_closes_total", "Connections closed because their peer did not read.", nil, s.slowCloses)
-}
+// Pages returns the live pages.
+func (s *Site) Pages() []*Page { return s.pages }
 
-// slowCloses adds up the connections that wsconn has closed, and those that the framework
-// has, because a queue of its own was full.
-func (s *Site) slowCloses() int {
-	sum := int(s.stats.SlowCloses.Load())
+// MaxConnections returns how many live connections may be open.
+func (s *Site) MaxConnections() int { return s.admission.max }
+
+// SlowCloses returns how many connections wsconn has closed because their peer did not read,
+// and the framework because a queue of its own was full.
+func (s *Site) SlowCloses() int {
+	sum := int(s.Stats.SlowCloses.Load())
 	for _, p := range s.pages {
 		sum += p.counted("livetemplate_websocket_slow_client_closes_total")
 	}
@@ -205,14 +187,16 @@ func (s *Site) slowCloses() int {
 func (s *Site) handle() {
 	pages := sameSiteOnly(s.opts.AllowOrigins, s.formRefusals, compressed(s.mux))
 	pages = withPolicy(s.opts.Files.CDN(), takesOnly(pages, http.MethodGet, http.MethodHead, http.MethodPost))
-	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if asksForSocket(r) {
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r = withVisit(r); asksForSocket(r) {
 			s.mux.ServeHTTP(w, r)
 		} else {
 			pages.ServeHTTP(w, r)
 		}
 	})
-	s.Handler = &received{next: &measured{all, s.opts.Log, s.Metrics.requests(), s.route}, log: s.opts.Log, trustProxy: s.opts.TrustProxy}
+	if s.opts.Around != nil {
+		s.Handler = s.opts.Around(s.Handler, s.route)
+	}
 }
 
 // route returns the part of the site that a request is for, as a label: the path of
@@ -226,16 +210,9 @@ func (s *Site) route(r *http.Request) string {
 	}
 }
 
-// Serve serves visitors, and metrics and profiles to admin, which may be nil. It returns
-// the error of the first listener that fails, or http.ErrServerClosed after Shutdown.
-func (s *Site) Serve(visitors, admin net.Listener) error {
-	failed := make(chan error, 2)
-	go func() { failed <- s.server.Serve(visitors) }()
-	if admin != nil {
-		go func() { failed <- s.admin.Serve(admin) }()
-	}
-	return <-failed
-}
+// Serve serves visitors. It returns the error of the listener, or http.ErrServerClosed after
+// Shutdown.
+func (s *Site) Serve(visitors net.Listener) error { return s.server.Serve(visitors) }
 
 const (
 	// answerWithin is the time that peers have to answer their close frames.
@@ -268,14 +245,17 @@ func (s *Site) Shutdown(ctx context.Context) error {
 	defer cancel()
 	err = errors.Join(err, s.server.Shutdown(requests))
 	s.server.Close()
-	s.admin.Close()
 	return err
 }
 
 // closePages closes all live connections, and then what the framework runs for them.
 func (s *Site) closePages(ctx context.Context) error {
 	empty := s.admission.stop()
-	s.closeConnections(ctx)
+	var closing sync.WaitGroup
+	for _, p := range s.pages {
+		closing.Go(func() { p.upgrader.CloseAll(ctx, s.opts.Drain/2) })
+	}
+	closing.Wait()
 	select {
 	case <-empty:
 	case <-time.After(answerWithin):
@@ -302,16 +282,16 @@ func (s *Site) closePages(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// closeConnections sends the close frames of all pages, side by side.
-func (s *Site) closeConnections(ctx context.Context) {
-	done := make(chan bool, len(s.pages))
-	for _, p := range s.pages {
-		go func() {
-			p.upgrader.CloseAll(ctx, s.opts.Drain/2)
-			done <- true
-		}()
-	}
-	for range s.pages {
-		<-done
+// newServer returns a server with limits for slow and huge requests. A live connection has
+// limits of its own.
+func newServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelError),
 	}
 }

@@ -26,8 +26,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/assets"
+	"realtime/internal/edge"
 	"realtime/internal/fanout"
 	"realtime/internal/logging"
+	"realtime/internal/metrics"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
 )
@@ -154,6 +156,14 @@ func newSite(t testing.TB, opts site.Options) *site.Site {
 	return s
 }
 
+// behind puts a site behind a proxy, which it trusts or not.
+func behind(trust bool, opts site.Options) site.Options {
+	opts.Around = func(next http.Handler, _ func(*http.Request) string) http.Handler {
+		return edge.New(next, cmp.Or(opts.Log, slog.Default()), trust)
+	}
+	return opts
+}
+
 // A page that comes back offers its build to the server, which tells by what it takes whether
 // it has the same: whether all that the page is made of is the same.
 func TestPage_LearnsWhetherTheServerIsOfItsBuild(t *testing.T) {
@@ -221,7 +231,14 @@ var asks = http.Header{"Accept": {"application/json"}, "Content-Type": {"applica
 // metric returns the value of one metric of a site, written as name{label="value"}.
 func metric(t testing.TB, s *site.Site, name string) (value int) {
 	t.Helper()
-	_, after, found := strings.Cut(ask(s.Admin, http.MethodGet, "/metrics", nil, "").Body.String(), "\n"+name+" ")
+	m := metrics.New(slog.Default())
+	m.WatchSite(s)
+	return valueOf(t, m, name)
+}
+
+func valueOf(t testing.TB, m *metrics.Metrics, name string) (value int) {
+	t.Helper()
+	_, after, found := strings.Cut(ask(m.Handler(), http.MethodGet, "/metrics", nil, "").Body.String(), "\n"+name+" ")
 	require.True(t, found, "no metric %s", name)
 	_, err := fmt.Sscan(after, &value)
 	require.NoError(t, err)

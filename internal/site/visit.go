@@ -4,16 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"log/slog"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"slices"
-	"strings"
-	"sync/atomic"
-
-	"realtime/internal/logging"
-	"realtime/internal/origin"
 )
 
 // visit is what is known about a request before it is handled.
@@ -27,6 +20,11 @@ type visit struct {
 }
 
 type visitKey struct{}
+
+func withVisit(r *http.Request) *http.Request {
+	v := &visit{secure: r.TLS != nil || r.URL.Scheme == "https", session: sessionOf(r)}
+	return r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
+}
 
 func visitOf(ctx context.Context) *visit {
 	if v, ok := ctx.Value(visitKey{}).(*visit); ok {
@@ -51,72 +49,6 @@ func ownOrigin(r *http.Request) string { return visitOf(r.Context()).scheme() + 
 func fromHere(r *http.Request, allowed []string) bool {
 	from := r.Header.Get("Origin")
 	return from == "" || from == ownOrigin(r) || slices.Contains(allowed, from)
-}
-
-var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
-// received finds out who sends a request, and how. Forwarding headers count only
-// if a proxy sets them: anybody could send them. From here on the host is as browsers
-// write it, so that it can be compared with an origin.
-type received struct {
-	next       http.Handler
-	log        *slog.Logger
-	trustProxy bool
-	warned     atomic.Bool
-}
-
-func (h *received) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h.next.ServeHTTP(w, h.withVisit(w, r))
-}
-
-func (h *received) withVisit(w http.ResponseWriter, r *http.Request) *http.Request {
-	v, id := &visit{secure: r.TLS != nil, session: sessionOf(r)}, rand.Text()
-	host, addr := r.Host, r.RemoteAddr
-	if h.trustProxy {
-		if sent := r.Header.Get("X-Request-Id"); requestID.MatchString(sent) {
-			id = sent
-		}
-		if proto := forwarded(r, "X-Forwarded-Proto"); proto != "" {
-			v.secure = slices.Contains([]string{"https", "wss"}, strings.ToLower(proto)) // wss of a socket through Traefik
-		}
-		if name := forwarded(r, "X-Forwarded-Host"); name != "" {
-			host = name
-		}
-		if ip, ok := forwardedIP(forwarded(r, "X-Forwarded-For")); ok {
-			addr = ip.String()
-		}
-	}
-	if !h.trustProxy && comesThroughProxy(r) && !h.warned.Swap(true) {
-		h.log.Warn("forwarding headers are ignored: -trust-proxy is for a proxy that sets or removes each of them", slog.String("remote_addr", addr))
-	}
-	ctx := logging.With(r.Context(), slog.String("request_id", id))
-	r = r.WithContext(context.WithValue(ctx, visitKey{}, v))
-	r.Host, r.RemoteAddr = origin.Host(v.scheme(), host), addr
-	w.Header().Set("X-Request-Id", id)
-	return r
-}
-
-// comesThroughProxy reports whether a request looks as if a proxy had forwarded it.
-func comesThroughProxy(r *http.Request) bool {
-	h := r.Header
-	return h.Get("X-Forwarded-Proto")+h.Get("X-Forwarded-Host")+h.Get("X-Forwarded-For") != ""
-}
-
-// forwarded returns the value that the nearest proxy has set. Proxies append to a
-// value that they receive.
-func forwarded(r *http.Request, header string) string {
-	values := strings.Split(strings.Join(r.Header.Values(header), ","), ",")
-	return strings.TrimSpace(values[len(values)-1])
-}
-
-// forwardedIP returns the address of a client, which some proxies write with a port, and
-// an IPv6 address in brackets.
-func forwardedIP(text string) (ip netip.Addr, ok bool) {
-	if withPort, err := netip.ParseAddrPort(text); err == nil {
-		return withPort.Addr().Unmap().WithZone(""), true
-	}
-	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
-	return ip.Unmap().WithZone(""), err == nil // a zone is any text
 }
 
 // sessionCookie is the framework's cookie. It identifies a browser, not a person.

@@ -46,7 +46,7 @@ func run(addr string) error {
 	s := newSite(site.Options{})
 	fmt.Printf("Open http://%s\n", listener.Addr())
 	failed := make(chan error, 1)
-	go func() { failed <- s.Serve(listener, nil) }()
+	go func() { failed <- s.Serve(listener) }()
 	select {
 	case err = <-failed:
 	case <-ctx.Done():

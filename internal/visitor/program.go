@@ -185,9 +185,15 @@ func Start(t testing.TB, args ...string) *Program {
 // StartExe is Start with an executable.
 func StartExe(t testing.TB, exe string, args ...string) *Program {
 	t.Helper()
+	return StartNew(t, exe, append([]string{"-admin-addr", "127.0.0.1:0"}, args...)...)
+}
+
+// StartNew is StartExe for a program that make new has made. It has no admin address.
+func StartNew(t testing.TB, exe string, args ...string) *Program {
+	t.Helper()
 	dir := t.TempDir()
 	p := &Program{t: t, logFile: filepath.Join(dir, "log"), Exited: make(chan struct{})}
-	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0", "-admin-addr", "127.0.0.1:0"}, args...)...)
+	p.cmd = exec.Command(exe, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	p.cmd.Dir = dir
 	p.cmd.Env = append(os.Environ(), "REDIS_URL=", "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=50")
 	log, err := os.Create(p.logFile)

@@ -149,7 +149,8 @@ func (w *Walk) closeReloaded(tb *browser.Tab) {
 	tb.Close()
 }
 
-// CounterTicksInEveryTab shows that a click reaches every tab of every browser.
+// CounterTicksInEveryTab shows that a click reaches every tab of every browser, and that the
+// code on the page is indented as in an editor.
 func CounterTicksInEveryTab(w *Walk) {
 	page := w.program.URL + visitor.CounterPage
 	first, second, bobs := w.open(w.alice, page), w.open(w.alice, page), w.open(w.bob, page)
@@ -157,8 +158,24 @@ func CounterTicksInEveryTab(w *Walk) {
 		w.click(tb)
 		w.countIn(first, second, bobs)
 	}
+	assert.Equal(w.t, "4 8 12", first.Eval(indents), "columns of code behind one, two and three tabs")
 	w.close(first, second, bobs)
 }
+
+// indents are the left edges of code behind tabs, in characters from the left edge of a line
+// without any.
+const indents = `(() => {
+	const line = document.querySelector("[data-line]");
+	const edges = (text) => {
+		line.textContent = text;
+		const range = document.createRange();
+		range.setStart(line.firstChild, text.lastIndexOf("\t") + 1);
+		range.setEnd(line.firstChild, text.length);
+		return range.getBoundingClientRect();
+	};
+	const {left, width} = edges("0".repeat(100));
+	return [1, 2, 3].map((tabs) => ((edges("\t".repeat(tabs) + "0").left - left) / width * 100).toFixed()).join(" ");
+})()`
 
 // PresenceCountsEverybody shows that all tabs agree who is online, and that each knows its
 // own name.

@@ -1,4 +1,4 @@
-package site
+package metrics
 
 import (
 	"bufio"
@@ -9,17 +9,20 @@ import (
 	"slices"
 	"strconv"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // measured measures and logs every request once it is answered. A live connection is not
 // measured: it is not answered before it ends. A refused handshake is.
 type measured struct {
-	next    http.Handler
-	log     *slog.Logger
-	seconds prometheus.ObserverVec
-	route   func(*http.Request) string
+	*Metrics
+	next  http.Handler
+	route func(*http.Request) string
+}
+
+// Requests returns a handler that measures and logs the requests that it hands on. route
+// returns what a request is for, as a label.
+func (m *Metrics) Requests(next http.Handler, route func(*http.Request) string) http.Handler {
+	return &measured{m, next, route}
 }
 
 func (m *measured) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -30,7 +33,7 @@ func (m *measured) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (m *measured) answered(r *http.Request, status int, took time.Duration) {
 	if status != http.StatusSwitchingProtocols {
-		m.seconds.WithLabelValues(m.route(r), knownMethod(r.Method), strconv.Itoa(status)).Observe(took.Seconds())
+		m.requests.WithLabelValues(m.route(r), knownMethod(r.Method), strconv.Itoa(status)).Observe(took.Seconds())
 	}
 	m.log.DebugContext(r.Context(), "request", slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.Int("status", status), slog.Duration("took", took), slog.String("remote_addr", r.RemoteAddr))

@@ -1,6 +1,10 @@
-package site
+// Package metrics tells an operator what happens: metrics for Prometheus, profiles, and a
+// line in the log for every request.
+package metrics
 
 import (
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"time"
@@ -11,22 +15,33 @@ import (
 )
 
 // Metrics are what an operator can watch.
-type Metrics struct{ registry *prometheus.Registry }
+type Metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.HistogramVec
+	log      *slog.Logger
+	server   *http.Server
+}
 
-func newMetrics() Metrics {
-	m := Metrics{prometheus.NewRegistry()}
-	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+// New returns metrics of the process and of all requests.
+func New(log *slog.Logger) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry(), log: log, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "realtime_request_duration_seconds",
+		Help:    "Time until a request was answered. Refused handshakes are requests, live connections are not.",
+		Buckets: buckets,
+	}, []string{"route", "method", "status"})}
+	m.registry.MustRegister(m.requests, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.server = &http.Server{Handler: m.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError)}
 	return m
 }
 
 // Gauge adds a metric whose value goes up and down.
-func (m Metrics) Gauge(name, help string, labels map[string]string, value func() int) {
+func (m *Metrics) Gauge(name, help string, labels map[string]string, value func() int) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels},
 		func() float64 { return float64(value()) }))
 }
 
 // Counter adds a metric whose value only grows.
-func (m Metrics) Counter(name, help string, labels map[string]string, value func() int) {
+func (m *Metrics) Counter(name, help string, labels map[string]string, value func() int) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
 		func() float64 { return float64(value()) }))
 }
@@ -36,25 +51,14 @@ func (m Metrics) Counter(name, help string, labels map[string]string, value func
 var buckets = []float64{0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
 
 // Histogram adds a metric of durations. The name ends in _seconds.
-func (m Metrics) Histogram(name, help string, labels map[string]string) (observe func(time.Duration)) {
+func (m *Metrics) Histogram(name, help string, labels map[string]string) (observe func(time.Duration)) {
 	seconds := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, ConstLabels: labels, Buckets: buckets})
 	m.registry.MustRegister(seconds)
 	return func(d time.Duration) { seconds.Observe(d.Seconds()) }
 }
 
-// requests adds the metric of all requests.
-func (m Metrics) requests() prometheus.ObserverVec {
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "realtime_request_duration_seconds",
-		Help:    "Time until a request was answered. Refused handshakes are requests, live connections are not.",
-		Buckets: buckets,
-	}, []string{"route", "method", "status"})
-	m.registry.MustRegister(seconds)
-	return seconds
-}
-
-// admin serves metrics and profiles.
-func (m Metrics) admin() http.Handler {
+// Handler serves /metrics and /debug/pprof/. It is not for visitors.
+func (m *Metrics) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -64,3 +68,9 @@ func (m Metrics) admin() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
 }
+
+// Serve serves them until Close, and returns the error of the listener.
+func (m *Metrics) Serve(l net.Listener) error { return m.server.Serve(l) }
+
+// Close closes all connections.
+func (m *Metrics) Close() error { return m.server.Close() }
