@@ -3,7 +3,10 @@
 package all
 
 import (
+	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -51,11 +54,37 @@ func TestRooms_TabsOfARoomShareWhatOthersDoNotHear(t *testing.T) {
 	}
 }
 
-func TestDatabase_X(t *testing.T) {
+// The number outlives the program, and an error of the database is for the operator only.
+func TestDatabase_KeepsTheNumberAndItsErrors(t *testing.T) {
 	t.Parallel()
-	p := visitor.StartNew(t, followed(t, "docs/database.md"))
+	exe, dir := followed(t, "docs/database.md"), t.TempDir()
+	inDir := filepath.Join(t.TempDir(), "start")
+	require.NoError(t, os.WriteFile(inDir, fmt.Appendf(nil, "#!/bin/sh\ncd %s && exec %s \"$@\"\n", dir, exe), 0o755))
+	p := visitor.StartNew(t, inDir)
 	alice, bob := visitor.New(t, p.URL).Open("/likes"), visitor.New(t, p.URL).Open("/likes")
+	for range 20 {
+		alice.Do("like", nil)
+		bob.Do("like", nil)
+	}
+	alice.Shows("Likes: 40 ")
+	bob.Shows("Likes: 40 ")
+	require.Zero(t, p.Stop(os.Interrupt))
+
+	p = visitor.StartNew(t, inDir)
+	alice, bob = visitor.New(t, p.URL).Open("/likes"), visitor.New(t, p.URL).Open("/likes")
+	alice.Shows("Likes: 40 ")
+	file := filepath.Join(dir, "likes.db")
+	whole, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, make([]byte, len(whole)), 0o600))
 	alice.Do("like", nil)
-	alice.Shows("Likes: 1")
-	bob.Shows("Likes: 1")
+	alice.Shows("Something went wrong.")
+	bob.Shows("Something went wrong.")
+	assert.Contains(t, bob.Visitor.Get("/likes"), "Something went wrong.")
+	assert.Contains(t, p.Log(), "level=ERROR msg=database error=")
+	assert.NotContains(t, alice.HTML()+alice.Visitor.Get("/likes"), "database")
+	require.NoError(t, os.WriteFile(file, whole, 0o600))
+	bob.Do("like", nil)
+	alice.Shows("Likes: 41 ")
+	alice.ShowsNoMore("Something went wrong.")
 }
