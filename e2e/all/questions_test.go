@@ -4,9 +4,11 @@ package all
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -87,4 +89,49 @@ func TestDatabase_KeepsTheNumberAndItsErrors(t *testing.T) {
 	bob.Do("like", nil)
 	alice.Shows("Likes: 41 ")
 	alice.ShowsNoMore("Something went wrong.")
+}
+
+// A person is the same in all their browsers, and whoever has no session is the guest.
+func TestLogin_APersonSharesTheNumberWithThemselves(t *testing.T) {
+	t.Parallel()
+	p := visitor.StartNew(t, followed(t, "docs/login.md"))
+	ann, phone, bea, guest := loggedIn(t, p, "ann"), loggedIn(t, p, "ann"), loggedIn(t, p, "bea"), visitor.New(t, p.URL).Open("/likes")
+	ann.Do("like", nil)
+	phone.Shows("Likes: 1 ")
+	phone.Visitor.Post("/likes", url.Values{"like": {""}})
+	ann.Visitor.OpenWithoutSocket("/likes").Act("like", nil)
+	ann.Shows("Likes: 3 ")
+	phone.Shows("Likes: 3 ")
+	forged := visitor.New(t, p.URL)
+	forged.Client.Jar.SetCookies(&url.URL{Scheme: "http", Host: p.Addr()}, []*http.Cookie{{Name: "session", Value: "ann"}})
+	forged.Post("/likes", url.Values{"like": {""}})
+	guest.Shows("Likes: 1 ")
+	bea.Settle()
+	bea.Shows("Likes: 0 ")
+}
+
+// The guide says which line decides whom the number is shared with.
+func TestLogin_OneLineMakesTheNumberEverybodys(t *testing.T) {
+	t.Parallel()
+	guide, err := os.ReadFile("../../docs/login.md")
+	require.NoError(t, err)
+	line := regexp.MustCompile(`ctx\.SelfTopic\(\) // .*("everyone").*`)
+	require.Regexp(t, line, string(guide))
+	changed := filepath.Join(t.TempDir(), "login.md")
+	require.NoError(t, os.WriteFile(changed, line.ReplaceAll(guide, []byte("$1")), 0o644))
+	changed, err = filepath.Rel(visitor.Root(), changed)
+	require.NoError(t, err)
+	p := visitor.StartNew(t, followed(t, changed))
+	ann, bea := loggedIn(t, p, "ann"), loggedIn(t, p, "bea")
+	ann.Do("like", nil)
+	bea.Shows("Likes: 1 ")
+}
+
+// loggedIn returns a tab in a browser of its own in which somebody has logged in.
+func loggedIn(t *testing.T, p *visitor.Program, name string) *visitor.Tab {
+	t.Helper()
+	v := visitor.New(t, p.URL)
+	resp, _ := v.Post("/login", url.Values{"name": {name}})
+	require.Equal(t, "/likes", resp.Header.Get("Location"))
+	return v.Open("/likes")
 }

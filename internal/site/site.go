@@ -156,6 +156,10 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 	}
 }
 
+// Handle adds a route that is not a live page, such as a login, for a pattern of
+// http.ServeMux. Posts from other sites do not reach it.
+func (s *Site) Handle(pattern string, handler http.HandlerFunc) { s.mux.Handle(pattern, handler) }
+
 // addPage adds a live page. Its address with a slash at the end leads to it.
 func (s *Site) addPage(p *Page) {
 	s.pages = append(s.pages, p)
