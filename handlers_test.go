@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"html"
 	"html/template"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,7 +26,6 @@ import (
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/flags"
-	"realtime/internal/metrics"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
@@ -49,7 +47,7 @@ func newServer(t testing.TB, opts flags.Options) (url string) {
 // newTestApp returns an app that shuts down at once: most tests end with open tabs.
 func newTestApp(t testing.TB, opts flags.Options) *app {
 	t.Helper()
-	opts.Site.Drain = time.Millisecond
+	opts.Drain = time.Millisecond
 	a, err := newApp(t.Context(), opts)
 	require.NoError(t, err)
 	return a
@@ -334,8 +332,8 @@ func newControllers(t testing.TB, opts presence.Options) (*app, *MultiUserSyncCo
 	t.Helper()
 	servers, err := cluster.New(cluster.Options{})
 	require.NoError(t, err)
-	a := &app{metrics: metrics.New(slog.Default()), fanout: fanout.New(fanout.Options{}), servers: servers}
-	a.Site = newSite(flags.Options{Site: site.Options{Drain: time.Millisecond}}, a)
+	a := &app{fanout: fanout.New(fanout.Options{}), servers: servers}
+	a.addSite(flags.Options{Drain: time.Millisecond})
 	counter, people := multiUserSyncHandler(a), presenceHandler(a, opts)
 	a.online = people.online
 	a.metrics.WatchSite(a.Site)

@@ -65,6 +65,7 @@ func run(opts flags.Options) error {
 	logger, flush := logging.New(os.Stderr, opts.LogLevel, opts.LogJSON)
 	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
+	opts.Fanout.OnAction = func(action string) { logging.Refresh(logger, action) }
 	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
 
 	visitors, err := listen.Listen(opts.Addr)
@@ -87,7 +88,7 @@ func run(opts flags.Options) error {
 		return err
 	}
 	say(opts, visitors, admin)
-	return app.serve(ctx, visitors, admin, opts.Site.Drain+stopWithin)
+	return app.serve(ctx, visitors, admin, opts.Drain+stopWithin)
 }
 
 // stopSignals are the signals that stop the program. A terminal that is closed sends HUP;
@@ -117,6 +118,7 @@ func say(opts flags.Options, visitors, admin net.Listener) {
 type app struct {
 	*site.Site
 	metrics *metrics.Metrics
+	ready   *edge.Ready
 	fanout  *fanout.Fanout
 	servers *cluster.Member
 	kept    io.Closer // the file of -data
@@ -130,11 +132,15 @@ func newApp(ctx context.Context, opts flags.Options) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &app{metrics: metrics.New(cmp.Or(opts.Site.Log, slog.Default())), fanout: fanout.New(opts.Fanout), servers: servers, kept: kept}
-	a.Site = newSite(opts, a)
+	a := &app{fanout: fanout.New(opts.Fanout), servers: servers, kept: kept}
+	a.addSite(opts)
 	counter, people := multiUserSyncHandler(a), presenceHandler(a, opts.Presence)
 	a.online = people.online
-	a.addMetrics(opts, counter, people)
+	a.metrics.WatchSite(a.Site)
+	a.metrics.WatchPeers(counter.peers, "RefreshCounter")
+	a.metrics.WatchPeers(people.peers, "PresenceChanged")
+	a.metrics.WatchServers(servers, opts.Redis != "")
+	a.metrics.Gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, people.online.Count)
 	ctx, cancel := context.WithTimeout(ctx, redisWithin)
 	defer cancel()
 	return a, servers.Start(ctx, counter.counted, people.online, people.changed)
@@ -174,31 +180,22 @@ func addPage[S any](a *app, name string, controller any, state *S) *fanout.Peers
 	return a.fanout.Peers(site.Live(a.Site, "/realtime/"+name, "realtime/"+name+".tmpl", controller, state))
 }
 
-// newSite builds the site of an app without the two pages.
-func newSite(all flags.Options, a *app) *site.Site {
+// addSite adds the site without the two pages.
+func (a *app) addSite(all flags.Options) {
 	opts, log := all.Site, cmp.Or(all.Site.Log, slog.Default())
+	a.metrics, a.ready = metrics.New(log), &edge.Ready{Degraded: a.servers.Away, Notice: all.Drain / 2}
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
 	opts.Files = assets.New(static.Files, log)
 	opts.Funcs = template.FuncMap{"listing": listing.From(embedded, opts.Files.Add), "source": func() string { return listing.SourceURL }}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
-	opts.Category = category
-	opts.Degraded = a.servers.Away
+	opts.Category, opts.CloseOver = category, all.Drain/2
 	opts.Around = func(next http.Handler, route func(*http.Request) string) http.Handler {
 		return edge.New(a.metrics.Requests(next, route), log, all.TrustProxy)
 	}
-	return site.New(opts)
-}
-
-// addMetrics adds the metrics of the program, before it serves.
-func (a *app) addMetrics(opts flags.Options, counter *MultiUserSyncController, people *PresenceController) {
-	m, v := a.metrics, flags.ThisVersion()
-	m.Gauge("realtime_build_info", "Always 1. The labels say what was built.",
-		map[string]string{"version": v.Module, "revision": v.Revision, "go_version": v.Go}, func() int { return 1 })
-	m.Gauge("realtime_users_online", "Users online, on all servers, each in one tab or more.", nil, people.online.Count)
-	m.WatchSite(a.Site)
-	m.WatchPeers(counter.peers, "RefreshCounter")
-	m.WatchPeers(people.peers, "PresenceChanged")
-	m.WatchServers(a.servers, opts.Redis != "")
+	a.Site = site.New(opts)
+	a.Handle("/readyz", a.ready)
+	a.Handle("/favicon.ico", opts.Files.ForAWeek("favicon.ico")) // some ask here, whatever a page says
+	a.Handle("/apple-touch-icon.png", opts.Files.ForAWeek("apple-touch-icon.png"))
 }
 
 // The time that the parts of a start and a stop may take.
@@ -237,7 +234,7 @@ func (a *app) serve(ctx context.Context, visitors, admin net.Listener, within ti
 // server hears of people who are back on another one. At the deadline of ctx it cuts what
 // is still open, and returns an error; it may take leaveWithin longer.
 func (a *app) stop(ctx context.Context) error {
-	a.Drain(ctx)
+	a.ready.Drain(ctx)
 	a.online.Stop()
 	err := a.Shutdown(ctx)
 	a.metrics.Close()

@@ -135,16 +135,10 @@ func (f *Files) Handler(notFound http.Handler) http.Handler {
 	})
 }
 
-// AtRoot serves the files at the addresses of their names, /favicon.ico for example, to be
-// kept for a week.
-func (f *Files) AtRoot(notFound http.Handler) http.Handler {
+// ForAWeek serves a file at an address without a hash, to be kept for a week.
+func (f *Files) ForAWeek(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		file, ok := f.served[strings.TrimPrefix(r.URL.Path, "/")]
-		if !ok {
-			notFound.ServeHTTP(w, r)
-			return
-		}
-		serve(w, r, file, "public, max-age=604800")
+		serve(w, r, f.served[name], "public, max-age=604800")
 	})
 }
 

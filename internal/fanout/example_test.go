@@ -12,7 +12,6 @@ type room struct{}
 
 func (room) Connections() int { return 3 }
 func (room) OnRefresh(func()) {}
-func (room) Merges(string)    {}
 func (room) Dropped() int     { return 0 }
 
 func (room) Publish(topic, action string, _ map[string]any) error {

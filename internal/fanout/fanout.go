@@ -40,6 +40,10 @@ type Options struct {
 	// under way. If one takes 100 ms to reach 95 % of the connections, the next begins
 	// no sooner than 100 ms / Budget after it. Default: DefaultBudget.
 	Budget float64
+
+	// OnAction is called with every action that is a refresh, once or more: dropping one is
+	// nothing to warn of. Default: nothing.
+	OnAction func(action string)
 }
 
 // Fanout paces the refreshes of all pages, which share one budget.
@@ -53,6 +57,9 @@ type Fanout struct {
 func New(opts Options) *Fanout {
 	opts.Interval = cmp.Or(opts.Interval, DefaultInterval)
 	opts.Budget = cmp.Or(opts.Budget, DefaultBudget)
+	if opts.OnAction == nil {
+		opts.OnAction = func(string) {}
+	}
 	return &Fanout{opts: opts}
 }
 
@@ -65,8 +72,6 @@ type Page interface {
 	// OnRefresh sets a function to call whenever a connection has rendered and
 	// written a refresh.
 	OnRefresh(f func())
-	// Merges says that an action is a refresh: dropping one is nothing to warn of.
-	Merges(action string)
 	// Dropped returns how many actions were dropped so far because another was waiting
 	// for the same connection. It is called only if several actions are refreshes.
 	Dropped() int
@@ -169,7 +174,7 @@ func (p *Peers) merge(r refresh) bool {
 	p.asked++
 	if !p.actions[r.action] {
 		p.actions[r.action] = true
-		p.page.Merges(r.action)
+		p.fanout.opts.OnAction(r.action)
 	}
 	if current, found := p.running[r]; found {
 		if current.asked.IsZero() {

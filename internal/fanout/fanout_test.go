@@ -54,7 +54,6 @@ func newPage(opts Options, connections int) (*page, *Peers) {
 
 func (p *page) Connections() int                                   { return p.connections }
 func (p *page) OnRefresh(f func())                                 { p.refreshed = f }
-func (p *page) Merges(string)                                      {}
 func (p *page) Dropped() int                                       { return int(p.dropped.Load()) }
 func (p *page) Publish(topic, _ string, data map[string]any) error { return p.note("page", topic) }
 
@@ -491,7 +490,6 @@ type tab struct {
 
 func (s *schedule) Connections() int   { return s.crowd * len(s.tabs) }
 func (s *schedule) OnRefresh(f func()) { s.refreshed = f }
-func (s *schedule) Merges(string)      {}
 
 func (s *schedule) Dropped() int {
 	assert.Greater(s.t, s.actions, 1, "Dropped is called only if several actions are refreshes")

@@ -37,9 +37,12 @@ type Options struct {
 	Fanout    fanout.Options
 	Presence  presence.Options
 
-	// TrustProxy believes what a proxy says about requests.
-	TrustProxy bool
+	TrustProxy bool          // believe what a proxy says about requests
+	Drain      time.Duration // half for load balancers to see a stop, half to close connections
 }
+
+// DefaultDrain gives load balancers that check every half second time for two checks.
+const DefaultDrain = 2 * time.Second
 
 // Parse parses the command line. For -h and -version it prints the answer to out, and
 // returns flag.ErrHelp. Any other error is ErrUsage.
@@ -144,7 +147,7 @@ func flagGroups(o *Options, port string) (groups []*flag.FlagSet, version *bool)
 	span(f, &o.Fanout.Interval, "refresh-interval", fanout.DefaultInterval, "shortest `time` between two refreshes")
 	share(f, &o.Fanout.Budget, "refresh-budget", fanout.DefaultBudget, "`share` of the time in which refreshes may be under way, up to 1")
 	span(f, &o.Presence.Grace, "grace", presence.DefaultGrace, "`time` that somebody stays online after a socket has ended")
-	span(f, &o.Site.Drain, "drain", site.DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
+	span(f, &o.Drain, "drain", DefaultDrain, "`time` that a stop takes: in the first half only /readyz changes, to 503, and in the\nsecond half connections are closed; the program ends at most 3s later")
 	return groups, version
 }
 

@@ -77,8 +77,11 @@ type handler struct {
 	seen *repeats
 }
 
-// Merges says that an action is a refresh: one that is dropped is nothing to warn of.
-func (h handler) Merges(action string) { h.seen.refreshes.Store(action, true) }
+// Refresh tells a logger from New that an action is a refresh: one that is dropped is nothing
+// to warn of.
+func Refresh(logger *slog.Logger, action string) {
+	logger.Handler().(handler).seen.refreshes.Store(action, true)
+}
 
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {

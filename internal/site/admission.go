@@ -1,17 +1,13 @@
 package site
 
 import (
-	"bufio"
 	"cmp"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/livetemplate/livetemplate"
@@ -35,7 +31,6 @@ type admission struct {
 	mu        sync.Mutex
 	bySession map[string]int
 	open      int
-	draining  bool          // not ready any more
 	stopping  bool          // no connection is admitted any more
 	empty     chan struct{} // closed once the site is stopping and no connection is open
 }
@@ -59,7 +54,7 @@ func (a *admission) serve(w http.ResponseWriter, r *http.Request, next http.Hand
 		return
 	}
 	defer a.release(r)
-	next.ServeHTTP(handshake{w, func() { a.refusals.add(r, ownOrigin(r), badHandshake) }}, r)
+	next.ServeHTTP(w, r)
 }
 
 // refuse answers with a sentence for operators: a browser does not show it, and the page
@@ -82,40 +77,13 @@ func (a *admission) refuse(w http.ResponseWriter, r *http.Request, why string) {
 		http.Error(w, "No live connection is possible: a proxy does not pass on the upgrade to a WebSocket.", http.StatusUpgradeRequired)
 	case badHandshake:
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		http.Error(w, notVersion13, http.StatusBadRequest)
+		http.Error(w, "This handshake is not one of WebSocket version 13.", http.StatusBadRequest)
 	case foreign:
 		http.Error(w, "This page does not accept live connections from other sites.", http.StatusForbidden)
 	default:
 		w.Header().Set("Retry-After", "15")
 		http.Error(w, "No live connection is possible now: "+words(why)+". Please try again later.", http.StatusServiceUnavailable)
 	}
-}
-
-const notVersion13 = "This handshake is not one of WebSocket version 13."
-
-// handshake is the answer to a handshake whose header is valid.
-type handshake struct {
-	http.ResponseWriter
-	refuse func()
-}
-
-// Hijack implements http.Hijacker. Only now is it known whether the client has sent more
-// than a header. Then it is refused, and the request ends here: the framework would log an
-// error.
-func (h handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffer, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil || buffer.Reader.Buffered() == 0 {
-		return conn, buffer, err
-	}
-	h.refuse()
-	conn.SetDeadline(time.Now().Add(time.Second))
-	fmt.Fprintf(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nSec-WebSocket-Version: 13\r\n"+
-		"Connection: close\r\nContent-Length: %d\r\n\r\n%s\n", len(notVersion13)+1, notVersion13)
-	if tcp, ok := conn.(interface{ CloseWrite() error }); ok && tcp.CloseWrite() == nil {
-		io.Copy(io.Discard, conn) // what is unread at the end would take the answer with it
-	}
-	conn.Close()
-	panic(http.ErrAbortHandler)
 }
 
 // asksForSocket reports whether a request is a WebSocket handshake, or what a proxy
@@ -200,30 +168,6 @@ func (a *admission) alive(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, cmp.Or(words(why), "ok"))
 }
 
-// ready answers /readyz, for a load balancer, with 503 from the start of a stop. A
-// degraded server is as good as any other: its pages are up.
-func (a *admission) ready(degraded func() bool) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		switch {
-		case a.draining:
-			http.Error(w, stopping, http.StatusServiceUnavailable)
-		case degraded():
-			fmt.Fprintln(w, "degraded")
-		default:
-			fmt.Fprintln(w, "ready")
-		}
-	}
-}
-
-// drain makes the site not ready from now on.
-func (a *admission) drain() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.draining = true
-}
-
 // stop refuses every connection from now on. The channel it returns is closed once
 // none is open.
 func (a *admission) stop() (empty <-chan struct{}) {
@@ -232,6 +176,6 @@ func (a *admission) stop() (empty <-chan struct{}) {
 	if !a.stopping && a.open == 0 {
 		close(a.empty)
 	}
-	a.draining, a.stopping = true, true
+	a.stopping = true
 	return a.empty
 }

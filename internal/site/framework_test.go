@@ -347,7 +347,7 @@ func TestFramework_DropsAnActionBecauseAnotherWaits(t *testing.T) {
 	metrics := ask(s.MetricsHandler(), http.MethodGet, "/metrics", nil, "").Body.String()
 	close(s.wait)
 	mended(t, strings.Contains(metrics, "\nlivetemplate_websocket_dispatch_dropped_total 1\n"),
-		"has room for each action (or has renamed the metric: then Page.Dropped must follow)", "Peers.goAgain in internal/fanout, with Page.Merges and Page.Dropped,")
+		"has room for each action (or has renamed the metric: then Page.Dropped must follow)", "Peers.goAgain in internal/fanout, with Options.OnAction and Page.Dropped,")
 }
 
 func TestFramework_ConnectionsShareWhatAnEarlierRenderingHasParsed(t *testing.T) {

@@ -18,18 +18,18 @@ import (
 // The limit itself is that of TestPosts_AboveTheRateAreRefused.
 func TestRateLimit_RemembersNoSessionForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newRateLimit(DefaultActionRate, DefaultActionBurst)
-		for range DefaultActionBurst {
+		l := &rateLimit{whole: map[string]time.Time{}}
+		for range actionBurst {
 			l.allow("fast")
 		}
 		for i := range 2000 {
 			l.allow(fmt.Sprint("made up ", i))
 		}
 		assert.False(t, l.allow("fast"))
-		time.Sleep(2*l.most + 1)
+		time.Sleep(2*longest + 1)
 		assert.True(t, l.allow("late"))
 		assert.Len(t, l.whole, 1, "those whose limit is whole are forgotten")
-		for range DefaultActionBurst {
+		for range actionBurst {
 			assert.True(t, l.allow("fast"), "as much as ever")
 		}
 	})

@@ -34,9 +34,6 @@ type Options struct {
 	Authenticator livetemplate.Authenticator
 	// Category is the heading that the pages stand under.
 	Category string
-	// Degraded reports whether something that the pages need is missing, for
-	// /readyz. Default: nothing ever is.
-	Degraded func() bool
 
 	Log *slog.Logger // default: slog.Default()
 
@@ -52,21 +49,14 @@ type Options struct {
 	// and of one. Default: DefaultMaxConnections and DefaultMaxPerSession.
 	MaxConnections int
 	MaxPerSession  int
-	// ActionRate and ActionBurst limit how many actions count a second, and how many
-	// at once: those of each connection, and the posts of each browser. Default:
-	// DefaultActionRate and DefaultActionBurst.
-	ActionRate  float64
-	ActionBurst int
 
 	// Heartbeat finds visitors whose network is gone or who do not read. Default:
 	// that of wsconn.
 	Heartbeat wsconn.Heartbeat
-	// Drain is the time that a stop takes while connections are open. In the first
-	// half load balancers see at /readyz that the site stops, and everything else
-	// goes on. Over the second half the connections are closed one after the other,
-	// so that their pages do not reconnect all at once. Default: DefaultDrain.
-	Drain time.Duration
+	// CloseOver is the time over which Shutdown closes connections, one after the other, so
+	// that their pages do not reconnect all at once. Default: DefaultCloseOver.
+	CloseOver time.Duration
 }
 
-// DefaultDrain gives load balancers that check every half second time for two checks.
-const DefaultDrain = 2 * time.Second
+// DefaultCloseOver is enough for a crowd.
+const DefaultCloseOver = time.Second

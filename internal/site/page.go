@@ -2,7 +2,6 @@ package site
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
 	"path"
 	"strings"
@@ -22,7 +21,6 @@ type Page struct {
 	sessions      livetemplate.SessionStore
 	upgrader      *wsconn.Upgrader
 	admission     *admission
-	log           *slog.Logger
 }
 
 // Name returns the last part of the path.
@@ -46,14 +44,6 @@ func (p *Page) OnRefresh(f func()) { p.upgrader.OnRefresh(f) }
 // anyPage is the subprotocol of a page of any build. A page offers it after the one of its
 // own build, and learns from the choice whether this server is of that build.
 const anyPage = "page"
-
-// Merges says that an action is a refresh. If one is dropped, because another action
-// waits for the same connection, a log of package logging has no warning.
-func (p *Page) Merges(action string) {
-	if h, ok := p.log.Handler().(interface{ Merges(action string) }); ok {
-		h.Merges(action)
-	}
-}
 
 // Dropped returns how many actions were dropped so far, because another one waited for
 // the same connection.

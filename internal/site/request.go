@@ -34,32 +34,24 @@ func inFrame(r *http.Request) bool { return r.URL.Query().Has("frame") }
 // the index may have frames, and only a page that is asked for as in a frame may be in
 // one.
 func withPolicy(cdn string, next http.Handler) http.Handler {
-	strict := strings.Join([]string{
-		"default-src 'none'",
-		strings.TrimSpace("script-src 'self' " + cdn),
-		strings.TrimSpace("style-src 'self' " + cdn),
-		"img-src 'self' data:", // Pico draws its marks with data
-		"connect-src 'self'",
-		"form-action 'self'",
-		"frame-ancestors 'none'",
-		"object-src 'none'",
-		"base-uri 'none'",
-	}, "; ")
+	loads := strings.TrimSpace("'self' " + cdn)
+	policy := "default-src 'none'; script-src " + loads + "; style-src " + loads + "; img-src 'self' data:; " + // Pico draws its marks with data
+		"connect-src 'self'; form-action 'self'; object-src 'none'; base-uri 'none'; "
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		policy := strict
+		frames := "frame-ancestors 'none'"
 		switch {
 		case r.URL.Path == "/":
-			policy += "; frame-src 'self'"
+			frames += "; frame-src 'self'"
 		case inFrame(r):
-			policy = strings.Replace(policy, "frame-ancestors 'none'", "frame-ancestors 'self'", 1)
+			frames = "frame-ancestors 'self'"
 		}
-		h.Set("Content-Security-Policy", policy)
+		h.Set("Content-Security-Policy", policy+frames)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "same-origin")
 		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
 		h.Set("Cache-Control", "no-store") // browser files have their own
-		if visitOf(r.Context()).secure {
+		if visitOf(r.Context()).scheme == "https" {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		next.ServeHTTP(w, r)

@@ -101,7 +101,7 @@ func TestLivePages_TrailingSlashRedirects(t *testing.T) {
 // CDN is allowed only where files are missing.
 func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 	const strict = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
-		"form-action 'self'; frame-ancestors 'none'; object-src 'none'; base-uri 'none'"
+		"form-action 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 	const cdn = "https://cdn.jsdelivr.net"
 	framed := strings.Replace(strict, "frame-ancestors 'none'", "frame-ancestors 'self'", 1)
 	own, missing := newSite(t, site.Options{}), newSite(t, site.Options{Files: files(t, false)})

@@ -46,14 +46,9 @@ type Site struct {
 // broken, which is as much of a mistake in the program as broken code.
 func New(opts Options) *Site {
 	opts.Log = cmp.Or(opts.Log, slog.Default())
-	opts.Drain = cmp.Or(opts.Drain, DefaultDrain)
-	opts.ActionRate = cmp.Or(opts.ActionRate, DefaultActionRate)
-	opts.ActionBurst = cmp.Or(opts.ActionBurst, DefaultActionBurst)
+	opts.CloseOver = cmp.Or(opts.CloseOver, DefaultCloseOver)
 	if opts.Authenticator == nil {
 		opts.Authenticator = &livetemplate.AnonymousAuthenticator{}
-	}
-	if opts.Degraded == nil {
-		opts.Degraded = func() bool { return false }
 	}
 	sockets := newRefusals(opts.Log, "live connection", stopping, full, sessionFull, foreign, noUpgrade, badHandshake)
 	forms := newRefusals(opts.Log, "form", crossSite, tooFast, tooLong, tooSlow, incomplete)
@@ -65,7 +60,7 @@ func New(opts Options) *Site {
 		layout:             layout{opts.Templates, opts.Files, opts.Funcs},
 		mux:                http.NewServeMux(),
 		admission:          newAdmission(opts, sockets),
-		rate:               newRateLimit(opts.ActionRate, opts.ActionBurst),
+		rate:               &rateLimit{whole: map[string]time.Time{}},
 		formRefusals:       forms,
 	}
 	s.addFixed()
@@ -81,13 +76,12 @@ func (s *Site) addFixed() {
 	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "", "not-found.tmpl")
 	s.mux.Handle("/{$}", readOnly(index))
 	s.mux.Handle("/static/", readOnly(http.StripPrefix("/static/", s.opts.Files.Handler(notFound))))
-	for _, icon := range []string{"/favicon.ico", "/apple-touch-icon.png"} { // some ask here, whatever a page says
-		s.mux.Handle(icon, readOnly(s.opts.Files.AtRoot(notFound)))
-	}
 	s.mux.Handle("/healthz", readOnly(http.HandlerFunc(s.admission.alive)))
-	s.mux.Handle("/readyz", readOnly(s.admission.ready(s.opts.Degraded)))
 	s.mux.Handle("/", notFound)
 }
+
+// Handle has a handler of the program answer GET and HEAD requests for a path.
+func (s *Site) Handle(path string, handler http.Handler) { s.mux.Handle(path, readOnly(handler)) }
 
 // Live adds a live page to a site: the template file, run by a controller from a
 // first state. The file defines "content", and within it uses "live", the part that
@@ -117,7 +111,6 @@ func Live[S any](s *Site, path, file string, controller any, state *S) *Page {
 		whole:     s.layout.around(state, path, file, livePage),
 		framed:    s.layout.around(state, path, file, framedPage),
 		admission: s.admission,
-		log:       s.opts.Log,
 	}
 	p.upgrader = wsconn.New(wsconn.Options{Log: s.opts.Log, Heartbeat: s.opts.Heartbeat, Stats: s.Stats,
 		Protocols: []string{anyPage + "." + p.whole.build, anyPage + "." + p.framed.build, anyPage}})
@@ -150,9 +143,8 @@ func (s *Site) liveOptions(p *Page) []livetemplate.Option {
 		// The framework closes a connection whose send queue is full. It holds the
 		// answers that a peer may wait for, and refreshes.
 		livetemplate.WithWebSocketBufferSize(2 * wsconn.MaxUnanswered),
-		// Faster clicks do not count, and the page says so. A key that is held down
-		// repeats less than 50 times a second.
-		livetemplate.WithMessageRateLimit(s.opts.ActionRate, s.opts.ActionBurst),
+		// Faster clicks do not count, and the page says so.
+		livetemplate.WithMessageRateLimit(actionRate, actionBurst),
 	}
 }
 
@@ -227,20 +219,8 @@ const (
 	requestsWithin = 300 * time.Millisecond
 )
 
-// Drain answers /readyz with 503 from now on, and waits for the first half of
-// Options.Drain, or until ctx ends. Then it refuses new connections. Call Shutdown
-// afterwards.
-func (s *Site) Drain(ctx context.Context) {
-	s.admission.drain()
-	select {
-	case <-time.After(s.opts.Drain / 2):
-	case <-ctx.Done():
-	}
-	s.admission.stop()
-}
-
 // Shutdown refuses new connections, and sends every open connection a close frame
-// with code 1001 (going away), spread over the second half of Options.Drain. Pages
+// with code 1001 (going away), spread over Options.CloseOver. Pages
 // are served meanwhile, and then Serve ends. If ctx ends first, or requests take too long,
 // Shutdown cuts what is still open, and returns an error.
 func (s *Site) Shutdown(ctx context.Context) error {
@@ -257,7 +237,7 @@ func (s *Site) closePages(ctx context.Context) error {
 	empty := s.admission.stop()
 	var closing sync.WaitGroup
 	for _, p := range s.pages {
-		closing.Go(func() { p.upgrader.CloseAll(ctx, s.opts.Drain/2) })
+		closing.Go(func() { p.upgrader.CloseAll(ctx, s.opts.CloseOver) })
 	}
 	closing.Wait()
 	select {

@@ -144,7 +144,7 @@ func newSite(t testing.TB, opts site.Options) *site.Site {
 	if opts.Files == nil {
 		opts.Files = files(t, true)
 	}
-	opts.Drain = cmp.Or(opts.Drain, time.Millisecond)
+	opts.CloseOver = cmp.Or(opts.CloseOver, time.Millisecond)
 	opts.Log = cmp.Or(opts.Log, slog.New(slog.DiscardHandler))
 	s, c := site.New(opts), &toy{}
 	c.peers = fanout.New(fanout.Options{}).Peers(site.Live(s, toyPage, "toy.tmpl", c, &toyState{}))
@@ -298,7 +298,7 @@ func (p pipes) dial(t testing.TB, page string) *websocket.Conn {
 // A goroutine that is left over fails the test: it cannot leave its bubble.
 func TestStop_LeaksNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, listener := newSite(t, site.Options{Drain: 10 * time.Millisecond}), make(pipes)
+		s, listener := newSite(t, site.Options{CloseOver: 5 * time.Millisecond}), make(pipes)
 		server := http.Server{Handler: s}
 		go server.Serve(listener)
 		for range 10 {
@@ -321,18 +321,17 @@ func TestStop_LeaksNothing(t *testing.T) {
 }
 
 // The tabs that are open work until they are told to go elsewhere.
-func TestStop_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
-	s, server := serve(t, site.Options{Drain: 100 * time.Millisecond})
+func TestShutdown_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
+	s, server := serve(t, site.Options{CloseOver: time.Hour})
 	v := visitor.New(t, server)
 	tabs := []*visitor.Tab{v.Open(toyPage), visitor.New(t, server).Open(toyPage)}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // balancers have had their time
-	s.Drain(ctx)
-	for _, path := range []string{"/readyz", "/healthz"} {
-		answer := ask(s, http.MethodGet, path, nil, "")
-		assert.Equal(t, http.StatusServiceUnavailable, answer.Code, path)
-		assert.Equal(t, "stopping\n", answer.Body.String(), path)
-	}
+	ctx, closeAll := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Shutdown(ctx) }()
+	require.Eventually(t, func() bool {
+		answer := ask(s, http.MethodGet, "/healthz", nil, "")
+		return answer.Code == http.StatusServiceUnavailable && answer.Body.String() == "stopping\n"
+	}, visitor.Soon, tick)
 	_, resp := visitor.Knock(t, server, toyPage, nil)
 	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
 	light(tabs[0])
@@ -341,12 +340,13 @@ func TestStop_RefusesNewConnectionsBeforeItClosesTheOpenOnes(t *testing.T) {
 		tb.Shows("Lamps: 2 ")
 	}
 
-	assert.NoError(t, s.Shutdown(t.Context()))
+	closeAll()
 	for _, tb := range tabs {
 		<-tb.Ended
 		assert.EqualError(t, tb.Err(), "websocket: close 1001 (going away): the server is stopping")
 	}
 	assert.Equal(t, 2, lamps(s), "pages are served to the end")
+	assert.ErrorIs(t, <-ended, context.Canceled)
 }
 
 // collected returns the bytes in use once nothing is left to collect.
@@ -368,7 +368,8 @@ func TestLive_RefreshesOfSeveralActionsReachABusyTab(t *testing.T) {
 	defer slog.SetDefault(before)
 	s := newSite(t, site.Options{Log: logger})
 	c := &toy{busy: make(chan bool)}
-	c.peers = fanout.New(fanout.Options{}).Peers(site.Live(s, "/doors", "toy.tmpl", c, &toyState{}))
+	pages := fanout.New(fanout.Options{OnAction: func(action string) { logging.Refresh(logger, action) }})
+	c.peers = pages.Peers(site.Live(s, "/doors", "toy.tmpl", c, &toyState{}))
 	server := serveOn(t, s)
 	tb, busy := visitor.New(t, server).Open("/doors"), visitor.New(t, server).Open("/doors")
 	for round := range 3 {

@@ -11,7 +11,7 @@ import (
 
 // visit is what is known about a request before it is handled.
 type visit struct {
-	secure  bool   // it came over TLS
+	scheme  string // of the page
 	session string // of the browser; empty if it has none yet
 
 	// Of a post:
@@ -22,7 +22,10 @@ type visit struct {
 type visitKey struct{}
 
 func withVisit(r *http.Request) *http.Request {
-	v := &visit{secure: r.TLS != nil || r.URL.Scheme == "https", session: sessionOf(r)}
+	v := &visit{scheme: "http", session: sessionOf(r)}
+	if r.TLS != nil || r.URL.Scheme == "https" {
+		v.scheme = "https"
+	}
 	return r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 }
 
@@ -33,16 +36,8 @@ func visitOf(ctx context.Context) *visit {
 	return &visit{}
 }
 
-// scheme is that of the page that a request was sent to.
-func (v *visit) scheme() string {
-	if v.secure {
-		return "https"
-	}
-	return "http"
-}
-
 // ownOrigin is the origin of the page that a request was sent to.
-func ownOrigin(r *http.Request) string { return visitOf(r.Context()).scheme() + "://" + r.Host }
+func ownOrigin(r *http.Request) string { return visitOf(r.Context()).scheme + "://" + r.Host }
 
 // fromHere reports whether a request comes from a page of this site or of an allowed
 // origin, or from no page at all: then it carries no cookie of a visitor.
@@ -88,23 +83,10 @@ func startSession(w http.ResponseWriter, r *http.Request, v *visit) *http.Reques
 	v.session = newSession()
 	cookie := &http.Cookie{
 		Name: sessionCookie, Value: v.session, Path: "/", MaxAge: 365 * 24 * 60 * 60,
-		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: v.secure,
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: v.scheme == "https",
 	}
 	http.SetCookie(w, cookie)
-	return withCookie(r, cookie)
-}
-
-// withCookie returns a copy of a request in which a cookie replaces all others of
-// its name.
-func withCookie(r *http.Request, cookie *http.Cookie) *http.Request {
-	others := r.Cookies()
 	r = r.Clone(r.Context())
-	r.Header.Del("Cookie")
-	r.AddCookie(cookie)
-	for _, other := range others {
-		if other.Name != cookie.Name {
-			r.AddCookie(other)
-		}
-	}
+	r.Header["Cookie"] = append([]string{sessionCookie + "=" + v.session}, r.Header["Cookie"]...) // the first of a name counts
 	return r
 }

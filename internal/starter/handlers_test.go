@@ -17,7 +17,7 @@ import (
 
 // Two browsers have the page open. A press in one shows in both, and to whoever comes later.
 func TestLikes_EveryVisitorSeesALike(t *testing.T) {
-	s := newSite(site.Options{Drain: time.Millisecond})
+	s := newSite(site.Options{CloseOver: time.Millisecond})
 	server := httptest.NewServer(s)
 	t.Cleanup(func() {
 		s.Shutdown(context.Background())

@@ -186,8 +186,9 @@ type conn struct {
 	ctx      context.Context // of the request that was upgraded, for the log
 	peer     string          // address of the peer
 
+	warned sync.Map // warnings that were logged about this peer
+
 	mu      sync.Mutex
-	warned  map[string]bool // warnings that were logged about this peer
 	queue   []frame
 	queued  int  // bytes in the queue
 	writing bool // a goroutine is writing the queue
@@ -409,14 +410,7 @@ func (c *conn) tooSlow() {
 
 // warnOnce logs a warning about a peer, once for each connection.
 func (c *conn) warnOnce(what string) {
-	c.mu.Lock()
-	before := c.warned[what]
-	if c.warned == nil {
-		c.warned = map[string]bool{}
-	}
-	c.warned[what] = true
-	c.mu.Unlock()
-	if !before {
+	if _, before := c.warned.LoadOrStore(what, true); !before {
 		c.upgrader.log.WarnContext(c.ctx, what, slog.String("remote_addr", c.peer))
 	}
 }
