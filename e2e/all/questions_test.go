@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"realtime/internal/visitor"
+	"realtime/internal/visitor/browser"
 )
 
 // A tab shares the number with those in its room, and a room ends with its last tab.
@@ -50,6 +51,13 @@ func TestRooms_TabsOfARoomShareWhatOthersDoNotHear(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return strings.Contains(carol.Get("/likes?room=tea"), "Likes: 0 Here: 1") // asking is being there for two seconds
 	}, visitor.Soon, 3*time.Second, "the room ends")
+	tb := browser.New(t).Open(p.URL + "/likes?room=milk")
+	tb.WaitUntil(browser.Live, "a live page")
+	tb.Click("like")
+	inMilk.Shows("Likes: 1 Here: 2")
+	tb.Eval(`document.querySelector("a[href='?room=tea']").click()`)
+	tb.Shows("Likes: 0 Here: 1")
+	inMilk.Shows("Likes: 1 Here: 1")
 	for _, name := range []string{"*", "a/*", "%20", "a:b"} {
 		assert.Contains(t, carol.Get("/likes?room="+name), "There is no such room.", name)
 		carol.Open("/likes?room=" + name).Shows("There is no such room.")
