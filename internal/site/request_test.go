@@ -25,6 +25,7 @@ import (
 func TestForms_FromOtherSitesAreRefused(t *testing.T) {
 	log := &visitor.Log{}
 	s := newSite(t, site.Options{Log: log.Logger(), AllowOrigins: []string{"https://friend.example"}})
+	s.HandlePost("/route", func(http.ResponseWriter, *http.Request) {})
 	const own = "http://example.com"
 	for _, row := range []struct {
 		origin, fetchSite string
@@ -44,8 +45,9 @@ func TestForms_FromOtherSitesAreRefused(t *testing.T) {
 		answer := ask(s, http.MethodPost, own+toyPage, header, "light=")
 		assert.Equal(t, row.counts, lamps(s) == before+1, "%v", row)
 		assert.Equal(t, row.counts, answer.Code < 400, "%v: %d", row, answer.Code)
+		assert.Equal(t, row.counts, ask(s, http.MethodPost, own+"/route", header, "").Code < 400, "%v to another path", row)
 	}
-	assert.Equal(t, 4, strings.Count(log.String(), `msg="form refused" reason=cross_site`), log)
+	assert.Equal(t, 8, strings.Count(log.String(), `msg="form refused" reason=cross_site`), log)
 }
 
 func TestForms_MalformedOnesAreRefusedWithoutInternals(t *testing.T) {

@@ -83,6 +83,10 @@ func (s *Site) addFixed() {
 // Handle has a handler of the program answer GET and HEAD requests for a path.
 func (s *Site) Handle(path string, handler http.Handler) { s.mux.Handle(path, readOnly(handler)) }
 
+// HandlePost has a handler of the program answer posts to a path, such as a login. Those from
+// other sites do not reach it.
+func (s *Site) HandlePost(path string, handler http.HandlerFunc) { s.mux.Handle("POST "+path, handler) }
+
 // Live adds a live page to a site: the template file, run by a controller from a
 // first state. The file defines "content", and within it uses "live", the part that
 // the framework renders. With the query ?frame the page is there for a frame of another
