@@ -245,7 +245,7 @@ func TestBrowser_MissingScriptIsNoticed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tb := browser.New(t).Load("about:blank")
-			for _, part := range []string{"404", "Refused to execute", "SyntaxError", "integrity", "net::ERR_"} {
+			for _, part := range []string{"404", "Refused to ", "SyntaxError", "integrity", "net::ERR_"} {
 				tb.ExpectErrors(part)
 			}
 			tb.Eval(`void location.assign(` + browser.Quote(visitor.NewProxy(t, server, func(app http.Handler) http.Handler {
