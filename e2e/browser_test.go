@@ -431,7 +431,7 @@ func TestBrowser_StaleNumberAndButtonAreMarkedWhileReconnecting(t *testing.T) {
 	network.Leave()
 	tb.Shows("Reconnecting…")
 	visitor.New(t, server).Click()
-	assert.Contains(t, looks(), "may be out of date")
+	assert.Contains(t, looks(), "not live")
 	assert.NotEqual(t, current, looks())
 	assert.Equal(t, "true", tb.Eval(button+`.disabled`))
 	assert.Equal(t, "Reconnecting…", tb.Eval(button+`.title`))
