@@ -59,10 +59,11 @@ func TestListings_ShowTheRealCode(t *testing.T) {
 	}
 }
 
-// On a wide screen all code is in sight. On others it scrolls in its box, beside the numbers of
-// its lines, and the page does not scroll sideways.
+// On a wide screen and on paper all code is in sight. Elsewhere it scrolls in its box, beside the
+// numbers of its lines, and the page does not scroll sideways.
 func TestBrowser_ListingIsInSightOrScrollsInItsBox(t *testing.T) {
 	t.Parallel()
+	const cut = `[...document.querySelectorAll(".listing pre")].some((box) => box.scrollWidth > box.clientWidth)`
 	tb := browser.New(t).Load("about:blank")
 	server := visitor.Serve(t)
 	for _, page := range []string{visitor.CounterPage, visitor.PresencePage} {
@@ -70,7 +71,7 @@ func TestBrowser_ListingIsInSightOrScrollsInItsBox(t *testing.T) {
 		for width, scrolls := range map[int64]string{360: "true", 768: "true", 1280: "false", 1600: "false"} {
 			tb.Run(emulation.SetDeviceMetricsOverride(width, 800, 1, false))
 			assert.LessOrEqual(t, tb.Number(`document.documentElement.scrollWidth`), float64(width), "%s at %d pixels", page, width)
-			assert.Equal(t, scrolls, tb.Eval(`[...document.querySelectorAll(".listing pre")].some((box) => box.scrollWidth > box.clientWidth)`), "%s at %d pixels", page, width)
+			assert.Equal(t, scrolls, tb.Eval(cut), "%s at %d pixels", page, width)
 			assert.LessOrEqual(t, tb.Number(`document.querySelector("main.container").getBoundingClientRect().width`), 700.0)
 		}
 	}
@@ -80,6 +81,8 @@ func TestBrowser_ListingIsInSightOrScrollsInItsBox(t *testing.T) {
 		box.scrollLeft = box.scrollWidth;
 		return getComputedStyle(line, "::before").position + " " + (line.getBoundingClientRect().right > box.clientWidth / 2);
 	})()`), "a number stays for as long as its line is in the box")
+	tb.Run(emulation.SetEmulatedMedia().WithMedia("print"))
+	assert.Equal(t, "false", tb.Eval(cut+` || [...document.querySelectorAll("button, #wire, .notices")].some((part) => part.checkVisibility())`), "on paper")
 }
 
 func TestBrowser_ListingIsCopiedWithoutLineNumbersAndWithItsFile(t *testing.T) {
