@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption[^>]*>([^<]+):\d+-\d+</figcaption>(.*?)</figure>`)
+	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption[^>]*><a href="` + visitor.SourceURL + `/([^"#]+)#L\d+-L\d+">[^<]+</a></figcaption>(.*?)</figure>`)
 	lineOf    = regexp.MustCompile(`(?s)<span data-line="(\d+)">(.*?\n)</span>`)
 	tags      = regexp.MustCompile(`<[^>]*>`)
 	sections  = regexp.MustCompile(`(?s)href="#template".*href="#handler".*href="#when-to-use".*` +
