@@ -35,7 +35,7 @@ import (
 	"realtime/internal/store"
 )
 
-//go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/package.json all:static/vendor
+//go:embed handlers_realtime.go state_realtime.go templates static/*.css static/*.js static/*.svg static/*.png static/*.ico static/package.json all:static/vendor
 var embedded embed.FS
 
 func main() {
@@ -173,7 +173,7 @@ func newSite(opts site.Options, servers *cluster.Member) *site.Site {
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
 	static, _ := fs.Sub(embedded, "static")
 	opts.Files = assets.New(static, cmp.Or(opts.Log, slog.Default()))
-	opts.Funcs = template.FuncMap{"listing": listing.From(embedded, opts.Files.Add)}
+	opts.Funcs = template.FuncMap{"listing": listing.From(embedded, opts.Files.Add), "source": func() string { return listing.SourceURL }}
 	opts.Authenticator = everyone{&livetemplate.AnonymousAuthenticator{}}
 	opts.Category = category
 	opts.Degraded = servers.Away

@@ -280,7 +280,7 @@ func TestBrowser_OldBrowsersKeepUp(t *testing.T) {
 	tb.ToggleWire(true)
 	visitor.New(t, server).Click()
 	tb.Shows("Counter: 2")
-	tb.Shows("received")
+	tb.Shows("received RefreshCounter")
 }
 
 // A form submitted before the page is live, and a refused one, keep the text and the focus.
@@ -317,7 +317,7 @@ func TestBrowser_RefusedFormCanBeSentAgain(t *testing.T) {
 	tb.Watch()
 	tb.TypeInto("username", "Alice Again")
 	tb.Press(kb.Enter)
-	noticed(tb, "The server refused your last action. Nothing changed.")
+	noticed(tb, "Refused: your last action was not counted.")
 	tb.WaitUntil(`document.activeElement.name === "username"`, "the focus in the field")
 	tb.Press("!")
 	assert.Equal(t, "Alice Again!", tb.Eval(typedName))
@@ -448,7 +448,7 @@ func TestBrowser_PressDuringAShortDropIsNotLost(t *testing.T) {
 	leaves.Shows("Reconnecting…")
 	network.ComeBack()
 	joins.Shows("Logged in as Alice")
-	noticed(leaves, "Your last action was not sent: the page changed before it could be.")
+	noticed(leaves, "Not sent: the page changed before your last action could go out.")
 	leaves.Shows("1 user(s) online Username")
 	assert.Empty(t, joins.Said("notice"))
 	assert.Equal(t, 1, joins.Loads(), "without reload")

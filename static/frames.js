@@ -1,7 +1,6 @@
 // Puts each demo into its frame when that comes into view: each is a live connection.
 // One after the other, each when the page has nothing else to do.
 (() => {
-  document.getElementById("unscripted").remove();
   const idle = window.requestIdleCallback ?? setTimeout; // Safari has none
   let last = Promise.resolve(); // settled when the last frame has loaded
 

@@ -6,14 +6,15 @@
   const line = document.getElementById("notice");
   const notes = {
     "too fast": "Too fast: your last action was not counted.",
-    "refused": "The server refused your last action. Nothing changed.",
-    "not sent": "Your last action was not sent: the page changed before it could be.",
-    "unanswered": "Your last action may not have been counted.",
+    "refused": "Refused: your last action was not counted.",
+    "not sent": "Not sent: the page changed before your last action could go out.",
+    "unanswered": "No answer: your last action may not have been counted.",
   };
+  const fits = (note) => window === window.top ? note : note.split(":")[0]; // in a frame
   let timer, said;
 
   const say = (note) => {
-    if (said !== note) line.textContent = notes[said = note]; // read out once, not for every click
+    if (said !== note) line.textContent = fits(notes[said = note]); // read out once, not for every click
     clearTimeout(timer);
     timer = setTimeout(() => { line.textContent = said = ""; }, shownFor);
   };

@@ -1,24 +1,28 @@
 // Says, at the foot of the page, when the page is not live, marks it so that app.css
-// shows its number as not current, and disables buttons that would do nothing. A first
+// shows its number as not current, and disables buttons that would do nothing. A form that
+// needs a live connection says so in its attribute data-not-live. In a frame there is only
+// room for the start of a note. A first
 // connection that takes less than two seconds, a break shorter than one, and a break in
 // a hidden tab are not shown.
 (() => {
   const patience = 2000, quiet = 1000, moment = 3000; // milliseconds
   const line = document.getElementById("connection");
+  const works = () => document.querySelector("[data-not-live]")?.dataset.notLive ?? "Buttons still work.";
   const notes = {
-    connecting: "Connecting… Buttons already work.",
-    down: "Reconnecting… Buttons are disabled until then.",
-    off: "Live updates are off: something blocks WebSockets. Buttons still work.",
-    full: "The server is full, so this page is not live. Buttons still work. It keeps trying.",
-    crowded: "Too many tabs are live in this browser. Buttons still work. Close another tab to make this one live.",
+    connecting: () => `Connecting… ${works()}`,
+    down: () => "Reconnecting… Buttons are disabled until then.",
+    off: () => `Live updates are off: something blocks WebSockets. ${works()}`,
+    full: () => `The server is full: this page is not live, and keeps trying. ${works()}`,
+    crowded: () => `Too many tabs: close one to make this one live. ${works()}`,
   };
+  const fits = (note) => window === window.top ? note : note.match(/^[^:…]*…?/)[0];
   let state = document.querySelector("[data-lvt-id]") ? "connecting" : "up";
   let told = "up", waiting, fading, waits = [], focused;
 
   function tell() {
     waiting = clearTimeout(waiting);
     if (state === told) return;
-    line.textContent = notes[state] ?? (told === "connecting" ? "" : "Back online");
+    line.textContent = fits(notes[state]?.() ?? (told === "connecting" ? "" : "Back online"));
     told = document.documentElement.dataset.connection = state;
     clearTimeout(fading);
     if (state === "up") fading = setTimeout(() => { line.textContent = ""; }, moment);

@@ -1,75 +1,118 @@
-// Fills the panel "On the wire": the frames of this tab while the panel is open, what
-// they add up to, and which sockets they pass through. panel.js loads it when the
-// panel is first opened. While the panel is closed, nothing is recorded.
+// The panel "On the wire": what passes through the sockets of this tab. A frame names the
+// method of the controller behind it, and the code of that lights up in the listing. While
+// the panel is closed, this script only keeps the last five lines, to open with.
 //
-// Sizes are those of payloads, in bytes of UTF-8: sockets are not compressed. Pings of
-// the server do not appear, because browsers answer them by themselves.
+// Sizes are those of payloads, in bytes of UTF-8: sockets are not compressed. Pings of the
+// server do not appear, because browsers answer them by themselves. This script must load
+// before the client, which makes the sockets.
 (() => {
-  const most = 50; // lines
+  const panel = document.getElementById("wire");
+  if (!panel) return;
+  const kept = 5, most = 50; // lines
+  const litFor = 1500; // milliseconds
   const heartbeats = ['{"action":"__ping__"}', '{"type":"error","code":"pong"}']; // of live.js
 
-  const panel = document.getElementById("wire");
   const part = (selector) => panel.querySelector(selector);
   const list = part("ol");
   const utf8 = new TextEncoder();
   const page = performance.getEntriesByType("navigation")[0];
+  const last = [];             // the lines to open with
+  const open = new Map();      // the open sockets, by number, and when each opened
+  const methods = new Map();   // those in the listings, by name in lower case
+  const published = new Set(); // the names of those that run in other tabs
+  let made = 0;                // sockets
+  let frames = 0, bytes = 0;   // received, since the first line
 
-  let recording; // an AbortController, while the panel is open
-  let totals;
+  document.addEventListener("socket", ({ detail: socket }) => {
+    const number = ++made, send = socket.send, unanswered = [];
+    let mounted = false; // the first frame brings what Mount has read
 
-  function start() {
-    recording = new AbortController();
-    totals = { received: { frames: 0, bytes: 0 }, sent: { frames: 0, bytes: 0 }, heartbeats: { frames: 0, bytes: 0 } };
-    list.replaceChildren();
-    for (const socket of window.openSockets) watch(socket);
-    document.addEventListener("socket", (event) => watch(event.detail), { signal: recording.signal });
-    showSockets();
-    showTotals();
-  }
+    function pass(line) {
+      Object.assign(line, { number, at: performance.now() });
+      last.push(line);
+      if (last.length > kept) last.shift();
+      if (panel.open) light(show(line));
+      return line;
+    }
 
-  function stop() {
-    recording?.abort();
-    for (const socket of window.openSockets) delete socket.send;
-  }
-
-  // A watched socket has its own send, which hides the browser's.
-  function watch(socket) {
-    const { signal } = recording;
-    const send = WebSocket.prototype.send;
-    socket.send = (data) => {
-      send.call(socket, data);
-      record(socket, "sent", data);
+    socket.send = (text) => {
+      send.call(socket, text);
+      if (!heartbeats.includes(text)) unanswered.push(pass({ what: "sent", text, action: actionIn(text) }));
     };
-    socket.addEventListener("message", ({ data }) => record(socket, "received", data), { signal });
+    socket.addEventListener("message", ({ data: text }) => {
+      if (heartbeats.includes(text)) return;
+      const action = actionIn(text);
+      // The server answers in order, under the name of the action or one of two that stand for any.
+      const nth = action ? unanswered.findIndex((sent) => [sent.action, "slow-down", "refused"].includes(action)) : -1;
+      const [press] = unanswered.splice(0, nth + 1).slice(-1);
+      pass({ what: "received", text, press, action: mounted ? action : "Mount" });
+      mounted = true;
+    });
     socket.addEventListener("open", () => {
-      add("opened", now(), `socket ${socket.number}`);
-      showSockets();
-    }, { signal });
+      open.set(number, performance.now());
+      pass({ what: "opened" });
+    });
     socket.addEventListener("close", ({ code }) => {
-      add(socket.openedAt ? "closed" : "did not open", now(), `code ${code}`, `socket ${socket.number}`);
-      showSockets();
-    }, { signal });
+      pass({ what: open.delete(number) ? "closed" : "did not open", code });
+    });
+  });
+
+  const actionIn = (text) => text.match(/"action":"([^"]*)"/)?.[1] ?? "";
+
+  // Finds the methods in the listings. A method ends at the first brace that is not indented.
+  function findMethods() {
+    let method;
+    for (const line of document.querySelectorAll(".listing [data-line]")) {
+      const code = line.textContent.trimEnd();
+      const name = code.match(/^func \([^)]*\) ([A-Z]\w*)\(/)?.[1];
+      if (name) {
+        methods.set(name.toLowerCase(), method = { name, lines: [] });
+        line.id ||= name; // for the links to it
+      }
+      method?.lines.push(line);
+      if (/^(func .*)?}$/.test(code)) method = undefined;
+      const peer = code.match(/\.Publish\w*\(.*"(\w+)"/)?.[1];
+      if (peer) published.add(peer);
+    }
   }
 
-  function record(socket, direction, text) {
-    const bytes = utf8.encode(text).length;
-    const isHeartbeat = heartbeats.includes(text);
-    const total = totals[isHeartbeat ? "heartbeats" : direction];
-    total.frames++;
-    total.bytes += bytes;
-    showTotals();
-    if (isHeartbeat) return;
-    const code = element("code", ...direction === "received" ? marked(text) : [text]);
-    add(direction, now(), `${number(bytes)} bytes`, `socket ${socket.number}`, code);
+  // Returns the method behind a frame, if the page lists it.
+  function methodOf(action) {
+    if (!action && published.size === 1) [action] = published; // a refresh does not tell its name
+    return methods.get(action.replace(/[-_]/g, "").toLowerCase()); // as the framework does
   }
 
-  // Adds a line. A text becomes a text node, and never markup.
-  function add(...cells) {
-    const line = element("li");
-    line.className = cells[0]; // what has happened
-    for (const cell of cells) line.append(typeof cell === "string" ? element("span", cell) : cell, " ");
+  function light(method, on = true) {
+    if (!method) return;
+    clearTimeout(method.lit);
+    for (const line of method.lines) line.classList.toggle("lit", on);
+    if (on) method.lit = setTimeout(light, litFor, method, false);
+  }
+
+  // Adds a line, and returns its method.
+  function show({ what, number, at, code, text, action, press }) {
+    const line = element("li", element("b", what));
+    const add = (name, ...content) => line.append(" ", element(name, ...content));
+    line.className = what;
+    const method = text && methodOf(action);
+    if (method) {
+      add("a", method.name);
+      Object.assign(line.lastChild, { href: `#${method.lines[0].id}`, onclick: () => light(method) });
+    }
+    if (press) add("span", `answered in ${Math.round(at - press.at)} ms`);
+    if (code) add("span", `code ${code}`);
+    if (text) add("span", count(size(text), "byte"));
+    add("span", time(at));
+    add("span", `socket ${number}`);
+    if (text) add("code", ...what === "received" ? marked(text) : [text]);
     list.prepend(line);
     if (list.children.length > most) list.lastChild.remove();
+    if (what === "received") {
+      frames++;
+      bytes += size(text);
+    }
+    showTotals();
+    return method;
   }
 
   // Splits the JSON of a frame, and marks every text in its tree except the fixed parts of
@@ -95,24 +138,16 @@
     });
   }
 
-  function showSockets() {
-    const open = [...window.openSockets].filter((socket) => socket.readyState === WebSocket.OPEN);
-    const names = open.map((socket) => `socket ${socket.number}, opened ${time(socket.openedAt)}`);
-    part(".sockets").textContent = open.length > 0 ? `Open now: ${names.join("; ")}.` : "No socket is open.";
-  }
-
   function showTotals() {
-    const { received, sent, heartbeats } = totals;
-    row(".received", received.frames, received.bytes);
-    row(".sent", sent.frames, sent.bytes);
-    if (page.encodedBodySize) row(".pages", received.frames, received.frames * page.encodedBodySize);
-    part(".heartbeats").textContent = `Heartbeats, not listed: ${number(heartbeats.frames)} frames, ${number(heartbeats.bytes)} bytes.`;
-  }
-
-  function row(selector, frames, bytes) {
-    const cells = part(selector).querySelectorAll("td");
-    cells[0].textContent = number(frames);
-    cells[1].textContent = number(bytes);
+    let totals = `Received ${count(frames, "frame")}, ${count(bytes, "byte")}.`;
+    let details = [...open].map(([number, at]) => `Socket ${number} has been open since ${time(at)}. `).join("") || "No socket is open. ";
+    if (page.encodedBodySize) { // Safari before 16.4 does not tell
+      const compressed = page.encodedBodySize < page.decodedBodySize ? "compressed " : "";
+      totals += ` Whole pages would have taken ${count(frames * page.encodedBodySize, "byte")}.`;
+      details += `A whole page is ${count(page.encodedBodySize, "byte")} of ${compressed}HTML.`;
+    }
+    part(".totals").textContent = totals;
+    part(".details").textContent = details;
   }
 
   function element(name, ...content) {
@@ -121,22 +156,25 @@
     return made;
   }
 
-  const number = (n) => n.toLocaleString("en");
-  const time = (date) => date.toTimeString().slice(0, 8);
-  const now = () => {
-    const date = new Date();
-    return `${time(date)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
-  };
+  const count = (n, unit) => `${n.toLocaleString("en")} ${unit}${n === 1 ? "" : "s"}`;
+  const size = (text) => utf8.encode(text).length;
 
-  if (!page.encodedBodySize) part(".pages").remove(); // Safari before 16.4 does not tell
-  else part(".page").textContent = `As whole pages: had each frame received been this page as it was delivered, ` +
-    `${number(page.encodedBodySize)} bytes of HTML, ${page.encodedBodySize < page.decodedBodySize ? "" : "not "}compressed. ` +
-    `No size includes headers.`;
-  part("[hidden]").hidden = false;
+  // Returns the time of day of a timestamp, which does not move when the clock is set.
+  function time(at) {
+    const date = new Date(Date.now() - performance.now() + at);
+    return `${date.toTimeString().slice(0, 8)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+  }
 
-  panel.addEventListener("toggle", () => {
-    stop();
-    if (panel.open) start();
-  });
-  if (panel.open) start();
+  function toggle() {
+    part("section").hidden = !panel.open;
+    for (const method of methods.values()) light(method, false);
+    if (!panel.open) return;
+    findMethods();
+    frames = bytes = 0;
+    list.replaceChildren();
+    showTotals();
+    for (const line of last) show(line);
+  }
+  panel.addEventListener("toggle", toggle);
+  toggle(); // it may be open already
 })();

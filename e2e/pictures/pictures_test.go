@@ -6,6 +6,7 @@ package pictures
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"image"
 	"image/color"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
@@ -105,6 +107,49 @@ func TestPictures_Looks(t *testing.T) {
 		{"the server is away", 680, lostPresence},
 	}))
 	saveSheet(t, "docs/looks-index.png", contactSheet([]state{{"home", 1500, open(clicked, "/")}, {"not found", 600, notFound}}))
+}
+
+// static/card.png is what others show beside a link to a page: the top of the home page, in
+// the size that they ask for.
+func TestPictures_Card(t *testing.T) {
+	server := visitor.Serve(t)
+	for range 41 {
+		visitor.New(t, server).Click()
+	}
+	tb := browser.New(t).OpenWindow(server + "/")
+	still(tb, light, 750, 394, 1.6) // waits for the frames
+	saveSmall(t, "static/card.png", decoded(t, tb), 60_000)
+}
+
+// static/favicon.ico and static/apple-touch-icon.png are static/favicon.svg for those who do
+// not read SVG. The one for phones fills its corners, which phones cut.
+func TestPictures_Icons(t *testing.T) {
+	svg, err := os.ReadFile(filepath.Join(visitor.Root(), "static/favicon.svg"))
+	require.NoError(t, err)
+	icon := func(size int, corners string) *image.RGBA {
+		tb := browser.New(t).OpenWindow("about:blank")
+		tb.Eval(`document.write(` + browser.Quote(fmt.Sprintf(`<!DOCTYPE html><body style="margin: 0; background: %s">
+			<img style="display: block" width="%d" src="data:image/svg+xml;base64,%s">`, corners, size, base64.StdEncoding.EncodeToString(svg))) + `)`)
+		tb.WaitUntil(complete, "the icon")
+		tb.Run(emulation.SetDeviceMetricsOverride(int64(size), int64(size), 1, false),
+			emulation.SetDefaultBackgroundColorOverride().WithColor(&cdp.RGBA{}))
+		return decoded(t, tb)
+	}
+	saveSmall(t, "static/apple-touch-icon.png", icon(180, "#0172ad"), 5_000)
+	const size = 32
+	var small bytes.Buffer
+	require.NoError(t, png.Encode(&small, icon(size, "transparent")))
+	// A directory of one picture, as binary.Append writes it: 1 picture in 32 bits a pixel, its
+	// length, and where it begins.
+	ico, err := binary.Append(nil, binary.LittleEndian, struct {
+		_, Type, Pictures uint16
+		Width, Height     uint8
+		_                 uint16
+		Planes, Bits      uint16
+		Length, Start     uint32
+	}{Type: 1, Pictures: 1, Width: size, Height: size, Planes: 1, Bits: 32, Length: uint32(small.Len()), Start: 22})
+	require.NoError(t, err)
+	save(t, "static/favicon.ico", append(ico, small.Bytes()...), 5_000)
 }
 
 // state is a tab in some state, and how many CSS pixels of it are shown.
@@ -236,11 +281,16 @@ func paletted(p *image.RGBA, part image.Rectangle, palette color.Palette) *image
 // saveSheet draws HTML, and saves the picture.
 func saveSheet(t *testing.T, name, content string) {
 	t.Helper()
-	sheet := decoded(t, drawHTML(t, content))
+	saveSmall(t, name, decoded(t, drawHTML(t, content)), 400_000)
+}
+
+// saveSmall saves a picture in few colours.
+func saveSmall(t *testing.T, name string, picture *image.RGBA, largest int) {
+	t.Helper()
 	var out bytes.Buffer
 	encoder := png.Encoder{CompressionLevel: png.BestCompression}
-	require.NoError(t, encoder.Encode(&out, paletted(sheet, sheet.Rect, paletteOf(64, sheet))))
-	save(t, name, out.Bytes(), 400_000)
+	require.NoError(t, encoder.Encode(&out, paletted(picture, picture.Rect, paletteOf(64, picture))))
+	save(t, name, out.Bytes(), largest)
 }
 
 // save writes a picture of at most so many bytes.

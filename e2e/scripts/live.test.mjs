@@ -75,8 +75,8 @@ class Case {
 const lines = {
   down: "Reconnecting… Buttons are disabled until then.",
   off: "Live updates are off: something blocks WebSockets. Buttons still work.",
-  full: "The server is full, so this page is not live. Buttons still work. It keeps trying.",
-  crowded: "Too many tabs are live in this browser. Buttons still work. Close another tab to make this one live.",
+  full: "The server is full: this page is not live, and keeps trying. Buttons still work.",
+  crowded: "Too many tabs: close one to make this one live. Buttons still work.",
 };
 
 // Cases shared by several states.
@@ -163,7 +163,7 @@ const cases = {
   },
   "connecting: no answer comes → down": async (it) => {
     await it.pass(2 * second);
-    it.says("Connecting… Buttons already work.");
+    it.says("Connecting… Buttons still work.");
     await it.pass(29 * second);
     is(it.when("GET"), [20 * second], "the client's last request, after two that timed out");
     between(it.when("health")[0], 30 * second, 31 * second, "the first probe");
@@ -475,14 +475,14 @@ const cases = {
   "off: the server is full → full": serverIs("full", "full"),
   "off: a press → off": pressIsARequest,
   "off: a press is answered with 429 → off": answeredWith(429, "too fast", "Too fast: your last action was not counted."),
-  "off: a press is answered with 403 → off": answeredWith(403, "refused", "The server refused your last action. Nothing changed."),
+  "off: a press is answered with 403 → off": answeredWith(403, "refused", "Refused: your last action was not counted."),
   "off: a press is answered with 500 → off": async (it) => {
-    await answeredWith(500, "unanswered", "Your last action may not have been counted.")(it);
+    await answeredWith(500, "unanswered", "No answer: your last action may not have been counted.")(it);
     is(it.when("health"), [0], "probes");
   },
   "off: a press is answered by another site → down": async (it) => {
     it.server.answersAs("another");
-    await answeredWith("html", "unanswered", "Your last action may not have been counted.")(it);
+    await answeredWith("html", "unanswered", "No answer: your last action may not have been counted.")(it);
     is(it.when("health"), [0], "probes");
   },
   "off: a press is answered by a server of another build → off": async (it) => {

@@ -131,13 +131,30 @@ func (f *Files) Handler(notFound http.Handler) http.Handler {
 			notFound.ServeHTTP(w, r)
 			return
 		}
-		w.Header().Set("Cache-Control", keep)
-		w.Header().Set("ETag", `W/"`+file.hash+`"`) // weak, because the compressed file has the same
-		// A file is not a page: a short policy is enough, and saves 0.3 kB per file.
-		w.Header().Set("Content-Security-Policy", "default-src 'none'")
-		w.Header().Del("Permissions-Policy")
-		http.ServeContent(w, r, r.URL.Path, time.Time{}, strings.NewReader(file.text))
+		serve(w, r, file, keep)
 	})
+}
+
+// AtRoot serves the files at the addresses of their names, /favicon.ico for example, to be
+// kept for a week.
+func (f *Files) AtRoot(notFound http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		file, ok := f.served[strings.TrimPrefix(r.URL.Path, "/")]
+		if !ok {
+			notFound.ServeHTTP(w, r)
+			return
+		}
+		serve(w, r, file, "public, max-age=604800")
+	})
+}
+
+func serve(w http.ResponseWriter, r *http.Request, file content, keep string) {
+	w.Header().Set("Cache-Control", keep)
+	w.Header().Set("ETag", `W/"`+file.hash+`"`) // weak, because the compressed file has the same
+	// A file is not a page: a short policy is enough, and saves 0.3 kB per file.
+	w.Header().Set("Content-Security-Policy", "default-src 'none'")
+	w.Header().Del("Permissions-Policy")
+	http.ServeContent(w, r, r.URL.Path, time.Time{}, strings.NewReader(file.text))
 }
 
 // hashed matches the path of a file with a hash in it.

@@ -81,10 +81,13 @@ func New(opts Options) *Site {
 // addFixed adds everything but the live pages.
 func (s *Site) addFixed() {
 	type page struct{ Title, Category string }
-	index := s.layout.fixed(http.StatusOK, page{"Home", s.opts.Category}, "index.tmpl")
-	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "not-found.tmpl")
+	index := s.layout.fixed(http.StatusOK, page{"Home", s.opts.Category}, "/", "index.tmpl")
+	notFound := s.layout.fixed(http.StatusNotFound, page{"Page not found", s.opts.Category}, "", "not-found.tmpl")
 	s.mux.Handle("/{$}", readOnly(index))
 	s.mux.Handle("/static/", readOnly(http.StripPrefix("/static/", s.opts.Files.Handler(notFound))))
+	for _, icon := range []string{"/favicon.ico", "/apple-touch-icon.png"} { // some ask here, whatever a page says
+		s.mux.Handle(icon, readOnly(s.opts.Files.AtRoot(notFound)))
+	}
 	s.mux.Handle("/healthz", readOnly(http.HandlerFunc(s.admission.alive)))
 	s.mux.Handle("/readyz", readOnly(s.admission.ready(s.opts.Degraded)))
 	s.mux.Handle("/", notFound)
@@ -112,8 +115,8 @@ func (s *Site) addFixed() {
 func Live[S any](s *Site, path, file string, controller any, state *S) *Page {
 	p := &Page{
 		path:      path,
-		whole:     s.layout.around(state, file, livePage),
-		framed:    s.layout.around(state, file, framedPage),
+		whole:     s.layout.around(state, path, file, livePage),
+		framed:    s.layout.around(state, path, file, framedPage),
 		admission: s.admission,
 		log:       s.opts.Log,
 	}

@@ -346,12 +346,11 @@ const FormIsShown = `document.querySelector("[name=join]")?.checkVisibility()`
 // ShowsForm reports whether the form to join is on the screen.
 func (tb *Tab) ShowsForm() bool { tb.t.Helper(); return tb.is(FormIsShown) }
 
-// ToggleWire opens or closes the wire panel, and waits until it records, or no longer does.
+// ToggleWire opens or closes the wire panel, and waits until it shows frames, or no longer does.
 func (tb *Tab) ToggleWire(open bool) {
 	tb.t.Helper()
 	tb.Eval(`document.querySelector("#wire summary").click()`)
-	tb.WaitUntil(fmt.Sprintf(`document.querySelector("#wire").open === %t && !document.querySelector("#wire [hidden]")`, open), "the panel")
-	tb.WaitUntil(fmt.Sprintf(`[...openSockets].every((socket) => Object.hasOwn(socket, "send") === %t)`, open), "the panel to record, or not")
+	tb.WaitUntil(fmt.Sprintf(`document.querySelector("#wire section").hidden !== %t`, open), "the panel to open, or close")
 }
 
 // Live is a script that is true on a page that has its socket, or needs none.
