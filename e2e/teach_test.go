@@ -23,8 +23,7 @@ var (
 	listingOf = regexp.MustCompile(`(?s)<figure class="listing"><figcaption[^>]*><a href="` + visitor.SourceURL + `/([^"#]+)#L\d+-L\d+">[^<]+</a></figcaption>(.*?)</figure>`)
 	lineOf    = regexp.MustCompile(`(?s)<span data-line="(\d+)">(.*?\n)</span>`)
 	tags      = regexp.MustCompile(`<[^>]*>`)
-	sections  = regexp.MustCompile(`(?s)href="#template".*href="#handler".*href="#when-to-use".*` +
-		`<h2 id="template">Template</h2>.*<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
+	sections  = regexp.MustCompile(`(?s)<h2 id="how">How it works</h2>.*<h2 id="template">Template</h2>.*<h2 id="handler">Handler &amp; state</h2>.*<h2 id="when-to-use">When to use</h2>`)
 )
 
 // Every line of a listing is the line of the repository that its number names, and all
@@ -151,6 +150,17 @@ func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 	tb.Eval(`void ` + frame("counter-left") + `.querySelector("[name=increment]").click()`)
 	tb.WaitUntil(frame("counter-right")+`.querySelector(".figure").innerText === "Counter: 1"`, "the update of the other frame")
 	assert.False(t, tb.Has("iframe[name=presence-right]"), "a frame that is not in view")
+
+	for state, says := range map[string]string{"off": "Live updates are off", "full": "The server is full", "crowded": "Too many tabs", "down": "Reconnecting…"} {
+		tb.Eval(`void ` + frame("counter-left") + `.dispatchEvent(new CustomEvent("live", {detail: ` + browser.Quote(state) + `}))`)
+		tb.WaitUntil(frame("counter-left")+`.getElementById("connection").textContent === `+browser.Quote(says), says)
+		assert.Equal(t, "true", tb.Eval(`(() => {
+			const page = `+frame("counter-left")+`, box = (selector) => page.querySelector(selector).getBoundingClientRect();
+			return box(".figure").bottom <= box("button").top && box("button").bottom <= box("#connection").top &&
+				box("#connection").bottom <= page.defaultView.innerHeight && page.documentElement.scrollHeight <= page.defaultView.innerHeight;
+		})()`), "the number, the button and %q are below each other, and fit", says)
+	}
+	tb.Eval(`void ` + frame("counter-left") + `.dispatchEvent(new CustomEvent("live", {detail: "up"}))`)
 
 	people := map[string]string{"presence-left": "Alice", "presence-right": "Bob"}
 	for name, person := range people {
