@@ -36,7 +36,7 @@ const (
 
 // Soon is the timeout of every wait. It is far longer than any wait takes, so that no test
 // depends on the speed of the machine.
-const Soon = 8 * time.Second
+const Soon = 2 * time.Minute
 
 // Visitor is a browser without scripts: a cookie jar, and the tabs it opens.
 type Visitor struct {
