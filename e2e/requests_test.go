@@ -122,7 +122,7 @@ func TestPages_AreServedWithTheirFiles(t *testing.T) {
 	linked := map[string]bool{}
 	v := visitor.New(t, visitor.Serve(t))
 	for address, wants := range map[string][]string{
-		"/": {"<title>Home · ", `href="` + visitor.CounterPage + `"`, `href="` + visitor.PresencePage + `"`, "Multi-User Refresh", "Presence Tracking"},
+		"/": {"<title>Live pages in Go · ", `href="` + visitor.CounterPage + `"`, `href="` + visitor.PresencePage + `"`, "Multi-User Refresh", "Presence Tracking"},
 		visitor.CounterPage: {
 			"<title>Multi-User Refresh · Real-Time &amp; Multi-User</title>", "<h1>Multi-User Refresh</h1>",
 			"Counter: <strong>0</strong>", `<form method="POST">`, `<button name="increment">`,
@@ -149,7 +149,12 @@ func TestPages_AreServedWithTheirFiles(t *testing.T) {
 			assert.Equal(t, "public, max-age=31536000", resp.Header.Get("Cache-Control"), found[1])
 		}
 	}
-	for _, pattern := range []string{"../static/*.css", "../static/*.js", "../static/*.svg", "../static/vendor/*.css", "../static/vendor/*.js"} {
+	for _, icon := range []string{"/favicon.ico", "/apple-touch-icon.png"} { // whatever a page says
+		resp, _ := v.Send(http.MethodGet, icon, "", "")
+		assert.Equal(t, http.StatusOK, resp.StatusCode, icon)
+		assert.Contains(t, resp.Header.Get("Content-Type"), "image/", icon)
+	}
+	for _, pattern := range []string{"../static/*.css", "../static/*.js", "../static/*.svg", "../static/*.png", "../static/vendor/*.css", "../static/vendor/*.js"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, files)
@@ -161,4 +166,4 @@ func TestPages_AreServedWithTheirFiles(t *testing.T) {
 
 // addressOf matches the URL of a browser file. Its submatches are the URL, and the name
 // before and after the hash.
-var addressOf = regexp.MustCompile(`(?:src|href)="(/static/(?:vendor/)?([^"]*?)-[0-9a-f]{64}(\.[^"]*))"`)
+var addressOf = regexp.MustCompile(`(?:src|href|og:image" content)="(?:http://[^/]*)?(/static/(?:vendor/)?([^"]*?)-[0-9a-f]{64}(\.[^"]*))"`)

@@ -104,7 +104,7 @@
     if (text) add("span", count(size(text), "byte"));
     add("span", time(at));
     add("span", `socket ${number}`);
-    if (text) add("code", ...what === "received" ? marked(text) : [text]);
+    if (text) add("code", ...marked(text));
     list.prepend(line);
     if (list.children.length > most) list.lastChild.remove();
     if (what === "received") {

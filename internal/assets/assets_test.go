@@ -3,6 +3,7 @@ package assets_test
 import (
 	"crypto/sha512"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -110,6 +111,12 @@ func TestHandler_SaysHowLongAFileIsKept(t *testing.T) {
 		plain := get(files, "/static/"+name, "").Header
 		assert.Equal(t, "no-cache", plain.Get("Cache-Control"), name)
 		assert.Equal(t, http.StatusNotModified, get(files, "/static/"+name, plain.Get("ETag")).StatusCode, name)
+	}
+	atRoot := files.AtRoot(http.NotFoundHandler())
+	for path, want := range map[string]string{"/own.css": "200 public, max-age=604800", "/nothing.ico": "404 "} {
+		resp := httptest.NewRecorder()
+		atRoot.ServeHTTP(resp, httptest.NewRequest(http.MethodGet, path, nil))
+		assert.Equal(t, want, fmt.Sprint(resp.Code, " ", resp.Header().Get("Cache-Control")), path)
 	}
 	const hash = "-0123456789012345678901234567890123456789012345678901234567890123"
 	for _, path := range []string{

@@ -99,6 +99,20 @@ func TestLivePages_TrailingSlashRedirects(t *testing.T) {
 
 // Only the index may have frames, and only a page requested with ?frame may be in one. The
 // CDN is allowed only where files are missing.
+// Those who preview a link need whole addresses. A proxy or a client can send anything as the host.
+func TestPages_KnowTheirAddress(t *testing.T) {
+	s := newSite(t, site.Options{TrustProxy: true})
+	for _, row := range []struct{ target, host, want, current string }{
+		{"http://example.com/", "", "http://example.com/", `<a href="/" aria-current="page">Home</a><a href="/toy">Toy</a>`},
+		{"https://example.com" + toyPage, "", "https://example.com" + toyPage, `<a href="/">Home</a><a href="/toy" aria-current="page">Toy</a>`},
+		{toyPage, `a"><b>`, "http://a&#34;&gt;&lt;b&gt;" + toyPage, ""},
+	} {
+		page := ask(s, http.MethodGet, row.target, http.Header{"X-Forwarded-Host": {row.host}}, "").Body.String()
+		assert.Contains(t, page, `<meta property="og:url" content="`+row.want+`">`)
+		assert.Contains(t, page, row.current)
+	}
+}
+
 func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 	const strict = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 		"form-action 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"

@@ -106,7 +106,7 @@ func templates() fstest.MapFS {
 	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 	return fstest.MapFS{
 		"layout.tmpl": file(`<!DOCTYPE html><html class="{{kind}}"><head><link rel="stylesheet" href="{{(asset "toy.css").URL}}">` +
-			`{{with asset "pico.min.css"}}<link rel="stylesheet" href="{{.URL}}" integrity="{{.Integrity}}">{{end}}</head><body>` +
+			`<meta property="og:url" content="{{origin}}{{address}}">{{with asset "pico.min.css"}}<link rel="stylesheet" href="{{.URL}}" integrity="{{.Integrity}}">{{end}}</head><body><a {{to "/"}}>Home</a><a {{to "/toy"}}>Toy</a>` +
 			strings.Repeat("<p>The layout is long enough to compress.</p>", 30) + `{{template "content" .}}</body></html>`),
 		"parts.tmpl":     file(""),
 		"live.tmpl":      file(`{{template "live" .}}`),
@@ -122,6 +122,7 @@ func files(t testing.TB, fetched bool) *assets.Files {
 	t.Helper()
 	folder := fstest.MapFS{
 		"package.json": {Data: []byte(`{"dependencies":{"@picocss/pico":"2.1.1"}}`)},
+		"favicon.ico":  {Data: []byte("icon")},
 		"toy.css":      {Data: []byte(strings.Repeat("p { color: inherit }\n", 100))},
 	}
 	if fetched {

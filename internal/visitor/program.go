@@ -89,8 +89,13 @@ func BuildPlain(t testing.TB) (exe string) { t.Helper(); return builtWithFlag(t,
 
 func builtWithFlag(t testing.TB, flag string) (exe string) {
 	t.Helper()
-	return built(t, flag, func(string) []string { return []string{flag} })
+	return built(t, flag, func(string) []string {
+		return []string{flag, "-ldflags=-X realtime/internal/listing.SourceURL=" + SourceURL}
+	})
 }
+
+// SourceURL is where the program says that its source is.
+const SourceURL = "https://example.com/blob/v1"
 
 // buildDirs are the directories of the executables, by name of the variant.
 var (

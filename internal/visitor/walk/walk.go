@@ -387,7 +387,7 @@ func WithoutSocketsPagesWork(w *Walk) {
 	counter.Eval(goBack)
 	counter.WaitUntil(`document.querySelector("h1")?.innerText === "Multi-User Refresh"`, "the page itself, not its data")
 	counter.Shows("Live updates are off")
-	presence.Shows("Live updates are off")
+	presence.Shows("Live updates are off: something blocks WebSockets. Joining needs a live connection.")
 	assert.False(w.t, presence.Has("button:disabled"))
 	presence.TypeInto("username", "Alice")
 	presence.Click("join")
