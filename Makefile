@@ -19,9 +19,9 @@ dev: prepare
 
 # Without the browser files, pages load them from the public CDN.
 prepare:
-	@$(MAKE) --silent assets NPM="npm --fetch-retries=0 --fetch-timeout=20000" 2>/dev/null || \
-		echo "npm did not fetch the browser files (make assets says why): going on as go run . does"
 	@test -e bin/realtime || echo "The first build takes a minute."
+	@$(MAKE) assets NPM="npm --fetch-retries=0 --fetch-timeout=20000" >/dev/null 2>&1 || \
+		echo "npm did not fetch the browser files (make assets says why): going on as go run . does"
 
 # make check runs vet.
 GO_TEST := go test -race -shuffle=on -vet=off

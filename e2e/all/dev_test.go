@@ -147,8 +147,8 @@ func TestMake_RunWithoutNpm(t *testing.T) {
 	_, page := visitor.New(t, m.url()).Send("GET", "/", "", "")
 	assert.Contains(t, page, "https://cdn.jsdelivr.net/npm/@picocss/pico")
 	m.endsWithCtrlC()
-	assert.Regexp(t, `^npm did not fetch the browser files \(make assets says why\): going on as go run \. does
-The first build takes a minute\.
+	assert.Regexp(t, `^The first build takes a minute\.
+npm did not fetch the browser files \(make assets says why\): going on as go run \. does
 \S+ level=INFO msg="browser files are not built in: .*
 Open http://\S+
 .*Ctrl-C again ends it at once`, m.said.String())
