@@ -3,6 +3,7 @@
 package all
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,29 +27,27 @@ type made struct {
 	t    *testing.T
 }
 
-// startMake runs make in a copy of the module, in a process group of its own like a shell.
-func startMake(t *testing.T, env []string, remove []string, args ...string) *made {
+// newMake copies the module, where start runs make.
+func newMake(t *testing.T, target string) *made {
 	t.Helper()
-	m := &made{Cmd: exec.Command("make", args...), t: t}
-	m.Dir, m.Env, m.Stdout, m.Stderr = t.TempDir(), append(os.Environ(), env...), &m.said, &m.said
+	m := &made{Cmd: exec.Command("make", target, "ADDR=127.0.0.1:0"), t: t}
+	m.Dir, m.Env, m.Stdout, m.Stderr = t.TempDir(), append(os.Environ(), "MAKELEVEL=", "MAKEFLAGS="), &m.said, &m.said
+	m.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell in a terminal does
 	require.NoError(t, exec.Command("cp", "-a", visitor.Root()+"/.", m.Dir).Run())
-	for _, path := range remove {
-		require.NoError(t, os.RemoveAll(filepath.Join(m.Dir, path)))
-	}
-	m.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	require.NoError(t, m.Start())
-	t.Cleanup(func() {
-		syscall.Kill(-m.Process.Pid, syscall.SIGKILL)
-		if t.Failed() {
-			t.Log(m.said.String())
-		}
-	})
 	return m
 }
 
-// url waits until make says where to open the pages.
-func (m *made) url() string {
+// start runs make until the test ends, and returns where it says to open the pages.
+func (m *made) start() (url string) {
 	m.t.Helper()
+	require.NoError(m.t, m.Start())
+	m.t.Cleanup(func() {
+		syscall.Kill(-m.Process.Pid, syscall.SIGKILL)
+		m.Wait()
+		if m.t.Failed() {
+			m.t.Log(m.said.String())
+		}
+	})
 	open := regexp.MustCompile(`(?m)^Open (http://\S+)$`)
 	require.Eventually(m.t, func() bool { return open.MatchString(m.said.String()) }, visitor.Soon, 10*time.Millisecond, "an address")
 	return open.FindStringSubmatch(m.said.String())[1]
@@ -82,9 +81,8 @@ func (m *made) untracked() string {
 // name that has joined, and text that is half typed.
 func TestMake_DevRenewsOpenPages(t *testing.T) {
 	t.Parallel()
-	m := startMake(t, nil, nil, "dev", "ADDR=127.0.0.1:0")
-	before := m.untracked()
-	person, url := browser.New(t), m.url()
+	person, m := browser.New(t), newMake(t, "dev")
+	before, url := m.untracked(), m.start()
 	home := person.Load(url)
 	home.ExpectServerAway()
 	home.Shows("Counter")
@@ -140,11 +138,14 @@ func TestMake_DevRenewsOpenPages(t *testing.T) {
 // CI, which needs the files, does not go on.
 func TestMake_RunWithoutNpm(t *testing.T) {
 	t.Parallel()
-	bin := t.TempDir()
+	m, bin := newMake(t, "run"), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "npm"), []byte("#!/bin/sh\nexit 127\n"), 0o755)) // as if there were none
-	path := []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
-	m := startMake(t, path, []string{"bin", "static/vendor/.fetched", "static/vendor/pico.min.css", "static/node_modules"}, "run", "ADDR=127.0.0.1:0")
-	_, page := visitor.New(t, m.url()).Send("GET", "/", "", "")
+	m.Env = append(m.Env, "PATH="+bin+":"+os.Getenv("PATH"))
+	for _, fetched := range []string{"bin", "static/node_modules", "static/vendor/.fetched", "static/vendor/pico.min.css"} {
+		require.NoError(t, os.RemoveAll(filepath.Join(m.Dir, fetched)))
+	}
+	url := m.start()
+	_, page := visitor.New(t, url).Send(http.MethodGet, "/", "", "")
 	assert.Contains(t, page, "https://cdn.jsdelivr.net/npm/@picocss/pico")
 	m.endsWithCtrlC()
 	assert.Regexp(t, `^The first build takes a minute\.
@@ -154,6 +155,8 @@ Open http://\S+
 .*Ctrl-C again ends it at once`, m.said.String())
 
 	check := exec.Command("make", "check")
-	check.Dir, check.Env = m.Dir, append(os.Environ(), path...)
-	assert.Error(t, check.Run())
+	check.Dir, check.Env = m.Dir, m.Env
+	said, err := check.CombinedOutput()
+	assert.Error(t, err)
+	assert.Contains(t, string(said), "vendor/.fetched] Error 127")
 }

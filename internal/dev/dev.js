@@ -5,7 +5,7 @@
   const Socket = WebSocket; // before live.js replaces it
   const build = new URL(document.currentScript.src).search.slice(1);
   const line = document.createElement("p");
-  line.role = "status";
+  line.setAttribute("role", "status");
 
   function follow() {
     const socket = new Socket(location.origin.replace("http", "ws") + "/dev");
