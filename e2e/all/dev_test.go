@@ -32,6 +32,7 @@ func newMake(t *testing.T, target string) *made {
 	t.Helper()
 	m := &made{Cmd: exec.Command("make", target, "ADDR=127.0.0.1:0"), t: t}
 	m.Dir, m.Env, m.Stdout, m.Stderr = t.TempDir(), append(os.Environ(), "MAKELEVEL=", "MAKEFLAGS="), &m.said, &m.said
+	m.WaitDelay = visitor.Soon // for a process that is left and holds the output open
 	m.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell in a terminal does
 	require.NoError(t, exec.Command("cp", "-a", visitor.Root()+"/.", m.Dir).Run())
 	return m
@@ -68,7 +69,7 @@ func (m *made) endsWithCtrlC() {
 	m.t.Helper()
 	require.NoError(m.t, syscall.Kill(-m.Process.Pid, syscall.SIGINT))
 	m.Wait()
-	assert.Equal(m.t, syscall.ESRCH, syscall.Kill(-m.Process.Pid, 0), "a process is left")
+	assert.Eventually(m.t, func() bool { return syscall.Kill(-m.Process.Pid, 0) == syscall.ESRCH }, visitor.Soon, 10*time.Millisecond, "no process is left")
 }
 
 // untracked lists the files that git neither has nor ignores.
