@@ -32,7 +32,7 @@ func newMake(t *testing.T, target string) *made {
 	t.Helper()
 	m := &made{Cmd: exec.Command("make", target, "ADDR=127.0.0.1:0"), t: t}
 	m.Dir, m.Env, m.Stdout, m.Stderr = t.TempDir(), append(os.Environ(), "MAKELEVEL=", "MAKEFLAGS="), &m.said, &m.said
-	m.WaitDelay = visitor.Soon // for a process that is left and holds the output open
+	m.WaitDelay = visitor.Soon                          // for a process that is left and holds the output open
 	m.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell in a terminal does
 	require.NoError(t, exec.Command("cp", "-a", visitor.Root()+"/.", m.Dir).Run())
 	return m
