@@ -1,15 +1,27 @@
-# The targets: run, new, test, test-all, check, bench, soak, fuzz, pictures and assets.
+# The targets: run, dev, new, test, test-all, check, bench, soak, fuzz, pictures and assets.
 
 ADDR ?= localhost:8080
 
+NPM := npm
 VENDOR := static/vendor
 NPM_FILES := @livetemplate/client/dist/livetemplate-client.browser.js @picocss/pico/css/pico.min.css
 
-.PHONY: run new test test-all check bench soak fuzz pictures assets test-tools test-all-tools
+.PHONY: run dev new test test-all check bench soak fuzz pictures assets prepare test-tools test-all-tools
 
-run: assets
+run: prepare
 	@go build -o bin/realtime .
 	@exec bin/realtime -addr $(ADDR) -data bin/counts-$(subst /,-,$(ADDR))
+
+# Builds the program again whenever one of its files is saved; then open pages become new.
+dev: prepare
+	@go build -o bin/dev ./internal/dev
+	@exec bin/dev -addr $(ADDR)
+
+# Without the browser files, pages load them from the public CDN.
+prepare:
+	@test -e bin/realtime || echo "The first build takes a minute."
+	@$(MAKE) assets NPM="npm --fetch-retries=0 --fetch-timeout=20000" >/dev/null 2>&1 || \
+		echo "npm did not fetch the browser files (make assets says why): going on as go run . does"
 
 # A program of your own: make new MODULE=example.com/poll DIR=../poll
 new:
@@ -50,7 +62,7 @@ pictures: assets test-tools
 assets: $(VENDOR)/.fetched
 
 $(VENDOR)/.fetched: static/package.json static/package-lock.json Makefile
-	@cd static && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@cd static && $(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@rm -f $(VENDOR)/*
 	@cp $(addprefix static/node_modules/,$(NPM_FILES)) $(VENDOR)
 	@touch $@

@@ -70,13 +70,13 @@ func run(opts flags.Options) error {
 
 	visitors, err := listen.Listen(opts.Addr)
 	if err != nil {
-		return err
+		return listen.Advise(err, "-addr (make run ADDR=localhost:8081)")
 	}
 	defer visitors.Close()
 	var admin net.Listener
 	if opts.AdminAddr != "" {
 		if admin, err = listen.Listen(opts.AdminAddr); err != nil {
-			return err
+			return listen.Advise(err, "-admin-addr")
 		}
 		defer admin.Close()
 	}
@@ -222,7 +222,7 @@ func (a *app) serve(ctx context.Context, visitors, admin net.Listener, within ti
 	// The next signal ends the program at once. HUP does not: when a session ends, systemd
 	// sends it right after TERM.
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
-	slog.Info("stopping", slog.Duration("within", within))
+	slog.Info("stopping: closing connections one by one; Ctrl-C again ends it at once", slog.Duration("within", within))
 	if a.stop(ctx) != nil {
 		slog.Warn("some connections did not close in time and were cut")
 	}

@@ -227,8 +227,8 @@ func TestProgram_PrintsItsAddress(t *testing.T) {
 	}{
 		"at PORT on all interfaces": {"0", nil, `^Open http://localhost:\d+\n` + onPhone + `$`, `msg="listening on all interfaces" port=\d+\n`},
 		"at PORT behind a proxy":    {"0", []string{"-trust-proxy"}, `^Open http://localhost:\d+\n$`, `msg="listening on all interfaces"`},
-		"where a flag says":         {"1", []string{"-addr", "127.0.0.1:0"}, `^Open http://127.0.0.1:\d+\n$`, `level=INFO msg=stopping \S+\n$`},
-		"on a Unix socket":          {"1", []string{"-addr", "unix:" + socket}, `^Listening on unix:` + socket + `\n$`, `msg=stopping`},
+		"where a flag says":         {"1", []string{"-addr", "127.0.0.1:0"}, `^Open http://127.0.0.1:\d+\n$`, `level=INFO msg="stopping: .*; Ctrl-C again ends it at once" within=\S+\n$`},
+		"on a Unix socket":          {"1", []string{"-addr", "unix:" + socket}, `^Listening on unix:` + socket + `\n$`, `msg="stopping`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command(visitor.Build(t), append(row.args, "-drain", "10ms")...)
@@ -292,7 +292,7 @@ func TestProgram_ExplainsWhyItCannotStart(t *testing.T) {
 	busy := listener.Addr().String()
 	_, stderr, code := run(t, "PORT=", "-addr", ":")
 	assert.Equal(t, 1, code)
-	assert.Equal(t, "realtime: listen tcp: address :: missing port in address\n", stderr)
+	assert.Equal(t, "realtime: listen tcp: address :: missing port in address; want host:port, as in localhost:8080\n", stderr)
 	for name, row := range map[string]struct {
 		args     []string
 		wantCode int
@@ -308,7 +308,8 @@ func TestProgram_ExplainsWhyItCannotStart(t *testing.T) {
 		"pings that come too late": {[]string{"-addr", "127.0.0.1:0", "-ping", "7s"}, 2, "-ping-timeout 7s must be longer than -ping 7s: "},
 		"a pattern of origins":     {[]string{"-allow-origin", "https://*.example.com"}, 2, "want an origin such as https://example.com"},
 		"a PORT of words":          {nil, 2, "invalid value \"eighty\" for PORT: want a number up to 65535; run with -h for the flags"},
-		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-admin-addr", busy}, 1, "address already in use"},
+		"busy port":                {[]string{"-addr", busy}, 1, "address already in use; choose another with -addr (make run ADDR=localhost:8081)"},
+		"busy admin port":          {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-admin-addr", busy}, 1, "address already in use; choose another with -admin-addr"},
 		"address, no port":         {[]string{"-addr", "localhost"}, 1, "missing port"},
 		"data in a directory":      {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-data", t.TempDir()}, 1, "is a directory"},
 		"redis is not there":       {[]string{"-addr", "127.0.0.1:0", "-log-level", "warn", "-redis", "redis://127.0.0.1:1/0"}, 1, "redis at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect"},

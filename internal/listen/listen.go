@@ -34,6 +34,19 @@ func Listen(address string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
+// Advise adds to an error of Listen what helps: another address, and the way to choose one, or
+// how to write an address.
+func Advise(err error, way string) error {
+	var malformed *net.AddrError
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; choose another with %s", err, way)
+	case errors.As(err, &malformed):
+		return fmt.Errorf("%w; want host:port, as in localhost:8080", err)
+	}
+	return err
+}
+
 // removeStale removes a socket file on which nobody listens.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)

@@ -97,11 +97,9 @@ func TestLivePages_TrailingSlashRedirects(t *testing.T) {
 	assert.Equal(t, http.StatusNotFound, ask(s, http.MethodGet, toyPage+"/other", nil, "").Code)
 }
 
-// Only the index may have frames, and only a page requested with ?frame may be in one. The
-// CDN is allowed only where files are missing.
 // Those who preview a link need whole addresses. A proxy or a client can send anything as the host.
 func TestPages_KnowTheirAddress(t *testing.T) {
-	s := newSite(t, site.Options{TrustProxy: true})
+	s := newSite(t, behind(true, site.Options{}))
 	for _, row := range []struct{ target, host, want, current string }{
 		{"http://example.com/", "", "http://example.com/", `<a href="/" aria-current="page">Home</a><a href="/toy">Toy</a>`},
 		{"https://example.com" + toyPage, "", "https://example.com" + toyPage, `<a href="/">Home</a><a href="/toy" aria-current="page">Toy</a>`},
@@ -113,6 +111,8 @@ func TestPages_KnowTheirAddress(t *testing.T) {
 	}
 }
 
+// Only the index may have frames, and only a page requested with ?frame may be in one. The
+// CDN is allowed only where files are missing.
 func TestPolicy_IsOnEveryAnswer(t *testing.T) {
 	const strict = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
 		"form-action 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
