@@ -5,6 +5,7 @@ package all
 import (
 	"net/http"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ const pollPage = "/poll"
 // Following docs/adapt.md gives a poll that works as well as the two demos.
 func TestAdapt_GuideMakesAPollWithOneVoteForEachBrowser(t *testing.T) {
 	t.Parallel()
-	p := visitor.StartNew(t, followed(t, "docs/adapt.md"))
+	exe := followed(t, "docs/adapt.md")
+	p := visitor.StartNew(t, exe)
 	aliceVisitor, bobVisitor := visitor.New(t, p.URL), visitor.New(t, p.URL)
 	alice, aliceSecond, bob := aliceVisitor.Open(pollPage), aliceVisitor.Open(pollPage), bobVisitor.Open(pollPage)
 	tabs := []*visitor.Tab{alice, aliceSecond, bob}
@@ -86,5 +88,12 @@ func TestAdapt_GuideMakesAPollWithOneVoteForEachBrowser(t *testing.T) {
 		all("Tea: 2")
 		vote(bob, "Coffee")
 		tb.Shows("Tea: 1 (your vote)")
+
+		tb.ExpectServerAway()
+		assert.Zero(t, p.Stop(os.Interrupt), "exit status")
+		tb.Shows("Reconnecting…")
+		visitor.StartNew(t, exe, "-addr", p.Addr())
+		tb.Shows("Tea: 0 Vote for Tea")
+		tb.WaitUntil(`document.querySelector("#status").textContent === ""`, "no word of it")
 	})
 }
