@@ -66,16 +66,10 @@ func New(opts Options) *Fanout {
 
 // Page is what a Fanout needs to know of a page.
 type Page interface {
-	// Publish publishes an action to the subscribers of a topic.
-	Publish(topic, action string, data map[string]any) error
-	// Connections returns the number of open connections.
-	Connections() int
-	// OnRefresh sets a function to call whenever a connection has rendered and
-	// written a refresh.
-	OnRefresh(f func())
-	// Dropped returns how many actions were dropped so far because another was waiting
-	// for the same connection. It is called only if several actions are refreshes.
-	Dropped() int
+	Publish(topic, action string, data map[string]any) error // to the subscribers of a topic
+	Connections() int                                        // that are open
+	OnRefresh(f func())                                      // calls f whenever one has rendered and written a refresh
+	Dropped() int                                            // actions so far, because another was waiting for the same connection
 }
 
 // Context is the part of a livetemplate.Context that an action publishes with.

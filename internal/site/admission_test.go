@@ -99,28 +99,6 @@ func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
 	}
 }
 
-// Some proxies add a port to the client's address.
-func TestProxy_ReportsTheClientAddress(t *testing.T) {
-	log := &visitor.Log{}
-	s := newSite(t, behind(true, site.Options{Log: log.Logger()}))
-	for forwarded, want := range map[string]string{
-		"203.0.113.9":                    "203.0.113.9",
-		"203.0.113.9:51234":              "203.0.113.9",
-		"2001:db8::1":                    "2001:db8::1",
-		"[2001:db8::2]":                  "2001:db8::2",
-		"[2001:db8::3]:443":              "2001:db8::3",
-		"fe80::1%any":                    "fe80::1",
-		"::ffff:203.0.113.8":             "203.0.113.8",
-		"192.0.2.7, 203.0.113.7:51234":   "203.0.113.7",
-		"192.0.2.8, unknown":             "192.0.2.1:1234", // of the connection
-		"192.0.2.8, 203.0.113.9:no port": "192.0.2.1:1234",
-	} {
-		ask(s, http.MethodPost, toyPage, http.Header{"X-Forwarded-For": {forwarded}, "Origin": {"https://evil.example"}}, "")
-		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
-		assert.Contains(t, lines[len(lines)-1], "remote_addr="+want+" ", forwarded)
-	}
-}
-
 func TestCapacity_FullRefusesOnlyNewConnections(t *testing.T) {
 	log := &visitor.Log{}
 	s, server := serve(t, site.Options{Log: log.Logger(), MaxConnections: 5, MaxPerSession: 3})
@@ -205,17 +183,4 @@ func TestHandshake_EarlyFramesEndItAndAreNotErrors(t *testing.T) {
 		conn.Close()
 	}
 	assert.Empty(t, framework.String()+log.String())
-}
-
-func TestProxy_UntrustedOneIsLoggedOnce(t *testing.T) {
-	for header, value := range map[string]string{"X-Forwarded-Proto": "https", "X-Forwarded-Host": "public.example", "X-Forwarded-For": "203.0.113.9"} {
-		for trust, want := range map[bool]int{false: 1, true: 0} {
-			log := &visitor.Log{}
-			s := newSite(t, behind(trust, site.Options{Log: log.Logger()}))
-			for range 3 {
-				ask(s, http.MethodGet, toyPage, http.Header{header: {value}}, "")
-			}
-			assert.Equal(t, want, strings.Count(log.String(), "-trust-proxy"), "%s, trusted: %v", header, trust)
-		}
-	}
 }
