@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html"
 	"html/template"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +27,7 @@ import (
 	"realtime/internal/cluster"
 	"realtime/internal/fanout"
 	"realtime/internal/flags"
+	"realtime/internal/logging"
 	"realtime/internal/presence"
 	"realtime/internal/site"
 	"realtime/internal/visitor"
@@ -85,6 +87,20 @@ func TestServe_FailingListenerStopsTheApp(t *testing.T) {
 		assert.ErrorIs(t, <-ended, net.ErrClosed, fails)
 		assert.Error(t, listeners["admin"].Close(), "already closed")
 	}
+}
+
+// The framework warns of every action that it drops. A refresh that waits stands for those.
+func TestApp_DroppedRefreshIsNoWarning(t *testing.T) {
+	log := &visitor.Log{}
+	logger, _ := logging.New(log, slog.LevelInfo, false)
+	tb := visitor.New(t, newServer(t, flags.Options{Site: site.Options{Log: logger}})).Open(visitor.CounterPage)
+	tb.Increment()
+	tb.Settle()
+	for _, action := range []string{"RefreshCounter", "Called"} {
+		logger.Warn("dispatch channel full, dropping broadcast action", slog.String("action", action))
+	}
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "action=Called") }, visitor.Soon, time.Millisecond)
+	assert.NotContains(t, log.String(), "action=RefreshCounter")
 }
 
 func TestState_HoldsOnlyData(t *testing.T) {

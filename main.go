@@ -65,7 +65,6 @@ func run(opts flags.Options) error {
 	logger, flush := logging.New(os.Stderr, opts.LogLevel, opts.LogJSON)
 	defer flush()
 	slog.SetDefault(logger) // the framework logs to the default logger
-	opts.Fanout.OnAction = func(action string) { logging.Refresh(logger, action) }
 	redislog.Disable()      // it logs each lost connection; cluster says what an operator should know
 
 	visitors, err := listen.Listen(opts.Addr)
@@ -132,6 +131,7 @@ func newApp(ctx context.Context, opts flags.Options) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts.Fanout.OnAction = func(action string) { logging.Refresh(cmp.Or(opts.Site.Log, slog.Default()), action) }
 	a := &app{fanout: fanout.New(opts.Fanout), servers: servers, kept: kept}
 	a.addSite(opts)
 	counter, people := multiUserSyncHandler(a), presenceHandler(a, opts.Presence)

@@ -77,10 +77,12 @@ type handler struct {
 	seen *repeats
 }
 
-// Refresh tells a logger from New that an action is a refresh: one that is dropped is nothing
-// to warn of.
+// Refresh tells a logger, if it is from New, that an action is a refresh: one that is dropped
+// is nothing to warn of.
 func Refresh(logger *slog.Logger, action string) {
-	logger.Handler().(handler).seen.refreshes.Store(action, true)
+	if h, ok := logger.Handler().(handler); ok {
+		h.seen.refreshes.Store(action, true)
+	}
 }
 
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
