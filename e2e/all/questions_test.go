@@ -59,8 +59,8 @@ func TestRooms_TabsOfARoomShareWhatOthersDoNotHear(t *testing.T) {
 	tb.Shows("Likes: 0 Here: 1")
 	inMilk.Shows("Likes: 1 Here: 1")
 	for _, name := range []string{"*", "a/*", "%20", "a:b"} {
-		assert.Contains(t, carol.Get("/likes?room="+name), "There is no such room.", name)
-		carol.Open("/likes?room=" + name).Shows("There is no such room.")
+		assert.Contains(t, carol.Get("/likes?room="+name), "There is no such room", name)
+		carol.Open("/likes?room=" + name).Shows("There is no such room")
 	}
 }
 
