@@ -41,9 +41,6 @@ func makeProgram(root, module, dir string) error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	if _, err := goTool(root, "mod", "edit", "-module="+module, "-print"); err != nil {
-		return err
-	}
 	unfinished, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dir)), ".new-")
 	if err != nil {
 		return err
