@@ -71,7 +71,7 @@ func newSite() *site.Site {
 	files, _ := fs.Sub(embedded, "templates") // fails only for an invalid name
 	s := site.New(site.Options{
 		Templates:     files,
-		Files:         assets.New(static.Files, slog.Default()),
+		Files:         assets.New(static.Files, slog.New(slog.NewTextHandler(os.Stderr, nil))), // says what is not built in
 		Authenticator: everyone{&livetemplate.AnonymousAuthenticator{}},
 	})
 	pages := fanout.New(fanout.Options{})
