@@ -142,7 +142,7 @@ func TestBrowser_NameJoinsExactlyAsTyped(t *testing.T) {
 		tb.Join(name)
 		tb.Shows("Logged in as " + name + " Leave " + name + " (you) Try:")
 		assert.Equal(t, "700 none, 400 solid", tb.Eval(`[...document.querySelectorAll("article li *")]
-			.map((part) => getComputedStyle(part)).map((look) => look.fontWeight + " " + look.borderStyle).join(", ")`), "only a note looks like one")
+			.map((part) => getComputedStyle(part)).map((look) => look.fontWeight + " " + look.borderLeftStyle).join(", ")`), "only a note looks like one")
 		assert.False(t, tb.Has("main img"), "a name is text")
 		tb.Click("leave")
 	}

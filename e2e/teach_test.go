@@ -136,7 +136,7 @@ func TestBrowser_NumberThatChangesStandsOutUnlessMotionIsReduced(t *testing.T) {
 func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 	t.Parallel()
 	tb := browser.New(t).Load("about:blank")
-	tb.Run(emulation.SetDeviceMetricsOverride(360, 480, 1, false))
+	tb.Run(emulation.SetDeviceMetricsOverride(360, 440, 1, false))
 	tb.Navigate(visitor.Serve(t) + "/")
 	assert.Equal(t, "4", tb.Eval(`document.querySelectorAll("a[target=_blank]").length`), "links to the demos")
 	frame := func(name string) string { return fmt.Sprintf("frames[%q].document", name) }
@@ -202,7 +202,7 @@ func TestBrowser_FirstVisitIsSmallAndTheSecondOnlyHTML(t *testing.T) {
 	t.Parallel()
 	server := visitor.Serve(t)
 	// The index includes the frames that have begun to load.
-	for path, limit := range map[string]int{"/": 100_000, visitor.CounterPage: 80_000, visitor.PresencePage: 80_000} {
+	for path, limit := range map[string]int{"/": 100_000, visitor.CounterPage: 90_000, visitor.PresencePage: 90_000} {
 		tb := browser.New(t).Load("about:blank")
 		load := func(limit int) (files map[string]int) {
 			tb.Navigate(server + path)

@@ -20,11 +20,11 @@
   const open = new Map();      // the open sockets, by number, and when each opened
   const methods = new Map();   // those in the listings, by name in lower case
   const published = new Set(); // the names of those that run in other tabs
-  let made = 0;                // sockets
+  let sockets = 0;             // so far
   let frames = 0, bytes = 0;   // received, since the first line
 
   document.addEventListener("socket", ({ detail: socket }) => {
-    const number = ++made, send = socket.send, unanswered = [];
+    const number = ++sockets, send = socket.send, unanswered = [];
     let mounted = false; // the first frame brings what Mount has read
 
     function pass(line) {
@@ -42,7 +42,7 @@
     socket.addEventListener("message", ({ data: text }) => {
       if (heartbeats.includes(text)) return;
       const action = actionIn(text);
-      // The server answers in order, under the name of the action or one of two that stand for any.
+      // The server answers in order. Two names stand for that of any action.
       const nth = action ? unanswered.findIndex((sent) => [sent.action, "slow-down", "refused"].includes(action)) : -1;
       const [press] = unanswered.splice(0, nth + 1).slice(-1);
       pass({ what: "received", text, press, action: mounted ? action : "Mount" });

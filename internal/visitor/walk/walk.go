@@ -315,7 +315,7 @@ func ReloadIsNoticedByNobody(w *Walk) {
 func LinksLeaveOneLiveSocket(w *Walk) {
 	tb, peer := w.open(w.alice, w.network.URL+"/"), w.visitor().Open(visitor.PresencePage)
 	for i, step := range []struct{ do, wantPage string }{
-		{`document.querySelector("main a[href='/realtime/multi-user-sync']").click()`, visitor.CounterPage},
+		{`document.querySelector("main p a[href='/realtime/multi-user-sync']").click()`, visitor.CounterPage},
 		{`document.querySelector("nav a[href='/realtime/presence']").click()`, visitor.PresencePage},
 		{`history.back()`, visitor.CounterPage},
 		{`history.forward()`, visitor.PresencePage},
