@@ -21,8 +21,10 @@ type Options struct {
 	// "live"; index.tmpl; and not-found.tmpl. These may call asset, which returns a
 	// file that a page loads; kind, which returns "fixed" for a page without a live part,
 	// "live", or "framed" for a live page in a frame, where the layout should show "live"
-	// and little else; and build, which identifies what a live page is made of. The root
-	// element of a live page has the build as its attribute data-build.
+	// and little else; build, which identifies what a live page is made of; address, the
+	// path of the page; to, the href of a link, marked if it leads to the page itself;
+	// origin, that of the site; and cdn, from which missing files load. The root element of
+	// a live page has the build as its attribute data-build.
 	Templates fs.FS
 	// Funcs are functions that these files may call as well. The files of live pages
 	// may call none: the framework reads them too, and does not know them.
@@ -54,9 +56,6 @@ type Options struct {
 	// that of wsconn.
 	Heartbeat wsconn.Heartbeat
 	// CloseOver is the time over which Shutdown closes connections, one after the other, so
-	// that their pages do not reconnect all at once. Default: DefaultCloseOver.
+	// that their pages do not reconnect all at once. Default: a second.
 	CloseOver time.Duration
 }
-
-// DefaultCloseOver is enough for a crowd.
-const DefaultCloseOver = time.Second

@@ -46,7 +46,7 @@ type Site struct {
 // broken, which is as much of a mistake in the program as broken code.
 func New(opts Options) *Site {
 	opts.Log = cmp.Or(opts.Log, slog.Default())
-	opts.CloseOver = cmp.Or(opts.CloseOver, DefaultCloseOver)
+	opts.CloseOver = cmp.Or(opts.CloseOver, time.Second)
 	if opts.Authenticator == nil {
 		opts.Authenticator = &livetemplate.AnonymousAuthenticator{}
 	}
