@@ -52,7 +52,7 @@ func TestPictures_Pages(t *testing.T) {
 }
 
 // docs/looks-counter.png, docs/looks-presence.png and docs/looks-index.png show the pages
-// in every state, on three screen sizes, in three looks.
+// in every state, on four screen sizes, in three looks.
 func TestPictures_Looks(t *testing.T) {
 	open := func(server, path string) *browser.Tab { return browser.New(t).OpenWindow(server + path) }
 	fresh, clicked, crowded, redis := visitor.Serve(t), visitor.Serve(t), visitor.Serve(t), visitor.NewRedis(t)
@@ -161,7 +161,7 @@ type state struct {
 
 // contactSheet returns HTML with a picture of each state for each screen and look.
 func contactSheet(states []state) string {
-	widths := []int{360, 768, 1600}
+	widths := []int{360, 768, 1280, 1600}
 	html := `<table><tr><td>`
 	for _, width := range widths {
 		html += fmt.Sprintf(`<th>%d px`, width)
@@ -301,139 +301,118 @@ func save(t *testing.T, name string, content []byte, largest int) {
 	require.NoError(t, os.WriteFile(filepath.Join(visitor.Root(), name), content, 0o644))
 }
 
-// docs/live.gif shows two browsers that update together.
+// docs/live.gif shows the home page: a press in one tab changes the other, and two people
+// join.
 func TestPictures_Film(t *testing.T) {
-	server := visitor.Serve(t)
-	f := newFilm(t)
-	f.open(server + visitor.CounterPage)
-	f.hold(400 * time.Millisecond)
-	for i, who := range []int{alice, bob, bob} {
-		f.click(who, "increment")
-		f.both(fmt.Sprint("Counter: ", i+1))
-		f.hold(500 * time.Millisecond)
+	f := newFilm(t, visitor.Serve(t))
+	f.see("counter")
+	f.hold(600 * time.Millisecond)
+	for i, side := range []string{"left", "right", "left"} {
+		f.click("counter-"+side, "increment")
+		f.both("counter", fmt.Sprint("Counter: ", i+1))
+		f.hold(600 * time.Millisecond)
 	}
-
-	f.open(server + visitor.PresencePage)
-	f.both("0 user(s) online")
+	f.see("presence")
 	f.hold(400 * time.Millisecond)
-	for who, name := range []string{"Alice", "Bob"} {
-		f.click(who, "username")
-		for _, key := range name {
-			f.tabs[who].Press(string(key))
+	for i, person := range []struct{ frame, name string }{{"presence-left", "Alice"}, {"presence-right", "Bob"}} {
+		f.click(person.frame, "username")
+		for _, key := range person.name {
+			f.tab.Press(string(key))
 			f.shoot()
 		}
-		f.click(who, "join")
-		f.both(fmt.Sprint(who+1, " user(s) online"))
+		f.click(person.frame, "join")
+		f.both("presence", fmt.Sprint(i+1, " user(s) online"))
 		f.hold(800 * time.Millisecond)
 	}
-	f.tabs[bob].Close()
-	f.stage.Eval(`void document.getElementById("screen1").remove()`)
-	f.tabs = f.tabs[:bob]
-	f.shoot()
-	f.tabs[alice].Shows("1 user(s) online")
-	f.hold(visitor.Grace) // the grace period, at its real length
-	f.shoot()
-	f.hold(1200 * time.Millisecond)
+	f.click("presence-right", "leave")
+	f.both("presence", "1 user(s) online")
+	f.hold(1500 * time.Millisecond)
 	f.save("docs/live.gif")
 }
 
-const filmScale = 0.9
-
-// The tabs of a film.
+// The size of the film in CSS pixels, and its scale.
 const (
-	alice = iota
-	bob
+	filmWidth, filmHeight = 760, 620
+	filmScale             = 1
 )
 
-// film is an animation of two tabs. A page, the stage, shows them side by side with a mouse
-// pointer, because the headless shell has none.
+// film is an animation of a tab. A page, the stage, shows the tab with a mouse pointer,
+// because the headless shell has none.
 type film struct {
-	t     *testing.T
-	stage *browser.Tab
-	tabs  []*browser.Tab
-	mouse image.Point
+	t          *testing.T
+	stage, tab *browser.Tab
+	mouse      image.Point
 
 	frames []*image.RGBA
 	delays []time.Duration
 }
 
-const stage = `<style>
-	body { margin: 0 !important; display: flex; position: relative; }
-	figure { margin: 0 0 0 8px; }
-	figcaption { height: 34px; line-height: 34px; text-align: center; font-size: 16px; font-weight: 600; }
-	figure div { width: 468px; height: 480px; line-height: 480px; text-align: center; background: #a3b1c6; }
-	img { position: absolute; width: 468px; height: 480px; }
+var stage = fmt.Sprintf(`<style>
+	body { margin: 0 !important; position: relative; }
+	img { width: %dpx; height: %dpx; }
 	#mouse { position: absolute; margin: -16px; }
 	#mouse.pressed { background: radial-gradient(circle, transparent 11px, #e8590c 11px 14px, transparent 14px); }
 </style>
-<figure><figcaption>Alice’s browser</figcaption><div><img id="screen0">The tab is closed.</div></figure>
-<figure><figcaption>Bob’s browser</figcaption><div><img id="screen1">The tab is closed.</div></figure>
+<img id="screen">
 <svg id="mouse" width="32" height="32" viewBox="-16 -16 32 32">
-	<path d="M0 0v16l4-3 3 6 3-1-3-6h5z" stroke="#fff" /></svg>`
+	<path d="M0 0v16l4-3 3 6 3-1-3-6h5z" stroke="#fff" /></svg>`, filmWidth*filmScale, filmHeight*filmScale)
 
-func newFilm(t *testing.T) *film {
-	f := &film{t: t, stage: drawHTML(t, stage), mouse: image.Pt(480, 460)}
-	for range []int{alice, bob} {
-		tb := browser.New(t).OpenWindow("about:blank")
-		tb.Run(emulation.SetDeviceMetricsOverride(468/filmScale, 533, filmScale, false))
-		f.tabs = append(f.tabs, tb)
-	}
+func newFilm(t *testing.T, server string) *film {
+	f := &film{t: t, stage: drawHTML(t, stage), tab: browser.New(t).OpenWindow("about:blank"), mouse: image.Pt(filmWidth-60, filmHeight-40)}
+	f.stage.Run(emulation.SetDeviceMetricsOverride(filmWidth*filmScale, filmHeight*filmScale, 1, false))
+	f.tab.Run(emulation.SetDeviceMetricsOverride(filmWidth, filmHeight, filmScale, false))
+	f.tab.Navigate(server)
 	return f
 }
 
-// open opens a page in both tabs, and scrolls to its demo.
-func (f *film) open(url string) {
+// see scrolls to the section of a demo, once its frames are live.
+func (f *film) see(demo string) {
 	f.t.Helper()
-	for _, tb := range f.tabs {
-		tb.Navigate(url)
-		tb.WaitUntil(browser.Live, "a live page")
-		tb.Eval(`document.querySelector("article").scrollIntoView({block: "nearest", behavior: "instant"})`)
-	}
+	f.tab.Eval(`void document.querySelector("[data-name=` + demo + `-left]").closest("section").scrollIntoView({block: "end", behavior: "instant"})`)
+	f.tab.WaitUntil(framesAreLive, "live frames")
 	f.shoot()
 }
 
-// both shoots until both tabs show a text, and animations have ended.
-func (f *film) both(text string) {
+// both shoots until both frames of a demo show a text, and animations have ended.
+func (f *film) both(demo, text string) {
 	f.t.Helper()
-	for _, tb := range f.tabs {
-		shows := `document.body.innerText.replace(/\s+/g, " ").includes(` + browser.Quote(text) + `) && document.getAnimations().length === 0`
-		for deadline := time.Now().Add(visitor.Soon); tb.Eval(shows) != "true"; f.shoot() {
-			require.True(f.t, time.Now().Before(deadline), "want %q, the page reads:\n%s", text, tb.Text())
+	for _, side := range []string{"-left", "-right"} {
+		page := `frames["` + demo + side + `"].document`
+		shows := page + `.body.innerText.replace(/\s+/g, " ").includes(` + browser.Quote(text) + `) && ` + page + `.getAnimations().length === 0`
+		for deadline := time.Now().Add(visitor.Soon); f.tab.Eval(shows) != "true"; f.shoot() {
+			require.True(f.t, time.Now().Before(deadline), "want %q in %s", text, demo+side)
 		}
 	}
 	f.shoot()
 }
 
-// click moves the mouse to an element and clicks it.
-func (f *film) click(who int, name string) {
+// click moves the mouse to an element of a frame and clicks it.
+func (f *film) click(frame, name string) {
 	f.t.Helper()
-	tb, at := f.tabs[who], `document.querySelector("[name=`+name+`]").getBoundingClientRect()`
-	x, y := tb.Number(at+`.x`)+min(tb.Number(at+`.width`), 180)*0.6, tb.Number(at+`.y`)+tb.Number(at+`.height`)*0.6
+	place := `document.querySelector("iframe[name=` + frame + `]").getBoundingClientRect()`
+	button := `frames["` + frame + `"].document.querySelector("[name=` + name + `]").getBoundingClientRect()`
+	x := f.tab.Number(place+`.x + `+button+`.x`) + min(f.tab.Number(button+`.width`), 180)*0.6
+	y := f.tab.Number(place+`.y + `+button+`.y`) + f.tab.Number(button+`.height`)*0.6
 	const steps = 6
-	from, to := f.mouse, image.Pt(8+who*(468+8)+int(x*filmScale), 34+int(y*filmScale))
+	from, to := f.mouse, image.Pt(int(x*filmScale), int(y*filmScale))
 	for step := range steps {
 		f.mouse = from.Add(to.Sub(from).Mul(step + 1).Div(steps))
 		f.draw(40 * time.Millisecond)
 	}
-	for _, other := range f.tabs {
-		other.Run(input.DispatchMouseEvent(input.MouseMoved, 0, 0))
-	}
-	tb.Run(input.DispatchMouseEvent(input.MouseMoved, x, y))
+	f.tab.Run(input.DispatchMouseEvent(input.MouseMoved, x, y))
 	const press = `document.getElementById("mouse").classList.toggle("pressed")`
 	f.stage.Eval(press)
 	f.shoot()
-	tb.Run(chromedp.MouseClickXY(x, y))
+	f.tab.Run(chromedp.MouseClickXY(x, y))
 	f.stage.Eval(press)
 }
 
-// shoot adds a frame with screenshots of the tabs.
+// shoot adds a frame with a screenshot of the tab.
 func (f *film) shoot() {
 	f.t.Helper()
-	for i, tb := range f.tabs {
-		f.stage.Eval(fmt.Sprintf(`void (document.getElementById("screen%d").src = "%s")`, i, asURL(capture(tb))))
-	}
-	f.stage.WaitUntil(complete, "the pictures")
-	f.draw(100 * time.Millisecond) // however long the screenshots take
+	f.stage.Eval(fmt.Sprintf(`void (document.getElementById("screen").src = "%s")`, asURL(capture(f.tab))))
+	f.stage.WaitUntil(complete, "the picture")
+	f.draw(100 * time.Millisecond) // however long the screenshot takes
 }
 
 // draw adds a frame of the stage, shown for a time.
