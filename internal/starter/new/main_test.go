@@ -25,12 +25,14 @@ func TestMakeProgram_IsSmallAndOfItsModule(t *testing.T) {
 			return err // or nothing that anybody reads
 		}
 		text, err := os.ReadFile(filepath.Join(dir, file))
-		lines += bytes.Count(text, []byte("\n"))
+		if file != "go.mod" { // which has 30, or more if the Go proxy is out of reach
+			lines += bytes.Count(text, []byte("\n"))
+		}
 		assert.NotContains(t, string(text), "realtime/", file)
 		return err
 	}))
 	assert.Greater(t, lines, 2000)
-	assert.LessOrEqual(t, lines, 3200, "lines")
+	assert.LessOrEqual(t, lines, 3200-30, "lines")
 }
 
 func TestMakeProgram_RefusesAndLeavesNothing(t *testing.T) {
