@@ -57,6 +57,18 @@ func TestHandshake_OnlyFromPagesThatMayConnect(t *testing.T) {
 	}
 }
 
+// Where nothing is around the site, a proxy that ends TLS needs no setting.
+func TestHandshake_BehindTLSWithoutASetting(t *testing.T) {
+	_, server := serve(t, site.Options{})
+	for origin, want := range map[string]int{
+		strings.Replace(server, "http", "https", 1): http.StatusSwitchingProtocols,
+		"https://evil.example":                      http.StatusForbidden,
+	} {
+		_, resp := visitor.Knock(t, server, toyPage, http.Header{"Origin": {origin}})
+		assert.Equal(t, want, resp.StatusCode, origin)
+	}
+}
+
 // Proxies write hosts in other forms than browsers do.
 func TestOrigin_IsComparedAsBrowsersCompareIt(t *testing.T) {
 	s := newSite(t, behind(true, site.Options{AllowOrigins: []string{"https://friend.example", "http://[2001:db8::1]"}}))
@@ -168,9 +180,9 @@ func TestHandshake_InvalidOnesAreRefusedAndNotErrors(t *testing.T) {
 
 // A client that sends frames before the answer is cut off, which is no error either.
 func TestHandshake_EarlyFramesEndItAndAreNotErrors(t *testing.T) {
-	framework, log := captureLog(t), &visitor.Log{}
-	server := httptest.NewUnstartedServer(newSite(t, site.Options{}))
-	server.Config.ErrorLog = slog.NewLogLogger(log.Logger().Handler(), slog.LevelError)
+	framework, log, errors := captureLog(t), &visitor.Log{}, &visitor.Log{}
+	server := httptest.NewUnstartedServer(newSite(t, site.Options{Log: log.Logger()}))
+	server.Config.ErrorLog = slog.NewLogLogger(errors.Logger().Handler(), slog.LevelError)
 	server.Start()
 	defer server.Close()
 	for _, early := range []string{"\x81\x80\x00\x00\x00\x00", strings.Repeat("x", 100_000)} {
@@ -182,5 +194,6 @@ func TestHandshake_EarlyFramesEndItAndAreNotErrors(t *testing.T) {
 		assert.Empty(t, answer)
 		conn.Close()
 	}
-	assert.Empty(t, framework.String()+log.String())
+	assert.Empty(t, framework.String()+errors.String())
+	assert.Equal(t, 2, strings.Count(log.String(), "client sent data before handshake is complete"), log.String())
 }

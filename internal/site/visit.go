@@ -23,7 +23,8 @@ type visitKey struct{}
 
 func withVisit(r *http.Request) *http.Request {
 	v := &visit{scheme: "http", session: sessionOf(r)}
-	if r.TLS != nil || r.URL.Scheme == "https" {
+	// Where nothing around the site knows what a proxy has done, the page knows that it came by TLS.
+	if r.TLS != nil || r.URL.Scheme == "https" || r.URL.Scheme == "" && r.Header.Get("Origin") == "https://"+r.Host {
 		v.scheme = "https"
 	}
 	return r.WithContext(context.WithValue(r.Context(), visitKey{}, v))

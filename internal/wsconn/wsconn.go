@@ -122,6 +122,7 @@ func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.H
 	ws, err := u.inner.Upgrade(w, r, all)
 	if err != nil {
 		if !errors.As(err, &websocket.HandshakeError{}) {
+			u.log.InfoContext(r.Context(), "handshake failed", slog.String("remote_addr", r.RemoteAddr), slog.Any("error", err))
 			panic(http.ErrAbortHandler)
 		}
 		return nil, err
