@@ -21,7 +21,7 @@ func TestDocs_ReadmeShowsThePattern(t *testing.T) {
 	t.Parallel()
 	shown := regexp.MustCompile("(?s)```go\n(.*?)```").FindStringSubmatch(readFile(t, "README.md"))
 	require.NotNil(t, shown)
-	assert.Contains(t, readFile(t, "handlers_realtime.go"), shown[1])
+	assert.Contains(t, readFile(t, "internal/starter/handlers.go"), shown[1])
 }
 
 // Whoever watches a metric that the documents name finds it.
