@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,8 +24,9 @@ import (
 // made is a make target that runs in a copy of the module.
 type made struct {
 	*exec.Cmd
-	said visitor.Log
-	t    *testing.T
+	said          visitor.Log
+	endsWithCtrlC func() // presses it, and checks that no process is left
+	t             *testing.T
 }
 
 // newMake copies the module, where start runs make.
@@ -32,7 +34,6 @@ func newMake(t *testing.T, target string) *made {
 	t.Helper()
 	m := &made{Cmd: exec.Command("make", target, "ADDR=127.0.0.1:0"), t: t}
 	m.Dir, m.Env, m.Stdout, m.Stderr = t.TempDir(), append(os.Environ(), "MAKELEVEL=", "MAKEFLAGS="), &m.said, &m.said
-	m.WaitDelay = visitor.Soon                          // for a process that is left and holds the output open
 	m.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell in a terminal does
 	require.NoError(t, exec.Command("cp", "-a", visitor.Root()+"/.", m.Dir).Run())
 	return m
@@ -42,9 +43,18 @@ func newMake(t *testing.T, target string) *made {
 func (m *made) start() (url string) {
 	m.t.Helper()
 	require.NoError(m.t, m.Start())
+	m.endsWithCtrlC = sync.OnceFunc(func() {
+		require.NoError(m.t, syscall.Kill(-m.Process.Pid, syscall.SIGINT))
+		ended := make(chan error, 1)
+		go func() { ended <- m.Wait() }() // each process holds the output open
+		select {
+		case <-ended:
+		case <-time.After(visitor.Soon):
+			assert.Fail(m.t, "a process is left")
+		}
+	})
 	m.t.Cleanup(func() {
-		syscall.Kill(-m.Process.Pid, syscall.SIGKILL)
-		m.Wait()
+		m.endsWithCtrlC()
 		if m.t.Failed() {
 			m.t.Log(m.said.String())
 		}
@@ -64,12 +74,12 @@ func (m *made) change(file, was, is string) {
 	require.NoError(m.t, os.WriteFile(file, []byte(strings.ReplaceAll(string(source), was, is)), 0o644))
 }
 
-// endsWithCtrlC presses Ctrl-C, and checks that no process is left.
-func (m *made) endsWithCtrlC() {
+// replace puts a script in the place of a command.
+func (m *made) replace(command, script string) {
 	m.t.Helper()
-	require.NoError(m.t, syscall.Kill(-m.Process.Pid, syscall.SIGINT))
-	m.Wait()
-	assert.Eventually(m.t, func() bool { return syscall.Kill(-m.Process.Pid, 0) == syscall.ESRCH }, visitor.Soon, 10*time.Millisecond, "no process is left")
+	bin := m.t.TempDir()
+	require.NoError(m.t, os.WriteFile(filepath.Join(bin, command), []byte("#!/bin/sh\n"+script), 0o755))
+	m.Env = append(m.Env, "PATH="+bin+":"+os.Getenv("PATH"))
 }
 
 // untracked lists the files that git neither has nor ignores.
@@ -84,6 +94,11 @@ func TestMake_DevRenewsOpenPages(t *testing.T) {
 	t.Parallel()
 	person, m := browser.New(t), newMake(t, "dev")
 	before, url := m.untracked(), m.start()
+	printed := func(text string) bool { return strings.Contains(m.said.String(), text) }
+	require.Eventually(t, func() bool { return printed("Built in") || printed(noAir) }, visitor.Soon, 10*time.Millisecond, "a program")
+	if printed(noAir) {
+		visitor.Missing(t, "no air: the first `make dev` downloads it")
+	}
 	home := person.Load(url)
 	home.ExpectServerAway()
 	home.Shows("Counter")
@@ -135,13 +150,23 @@ func TestMake_DevRenewsOpenPages(t *testing.T) {
 	assert.Equal(t, before, m.untracked(), "what is left behind")
 }
 
+// noAir ends make dev without a network, the first time.
+const noAir = "dev: air, which watches the files, has ended. Its first start needs the network.\n"
+
+func TestMake_DevWithoutAir(t *testing.T) {
+	t.Parallel()
+	m := newMake(t, "dev")
+	m.replace("go", `test "$1" != run && PATH="${PATH#*:}" exec go "$@"; exit 1`) // as if there were no network
+	assert.Error(t, m.Run())
+	assert.Contains(t, m.said.String(), noAir)
+}
+
 // Without npm, make run says so in a line, and pages load the browser files from the CDN.
 // CI, which needs the files, does not go on.
 func TestMake_RunWithoutNpm(t *testing.T) {
 	t.Parallel()
-	m, bin := newMake(t, "run"), t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "npm"), []byte("#!/bin/sh\nexit 127\n"), 0o755)) // as if there were none
-	m.Env = append(m.Env, "PATH="+bin+":"+os.Getenv("PATH"))
+	m := newMake(t, "run")
+	m.replace("npm", "exit 127") // as if there were none
 	for _, fetched := range []string{"bin", "static/node_modules", "static/vendor/.fetched", "static/vendor/pico.min.css"} {
 		require.NoError(t, os.RemoveAll(filepath.Join(m.Dir, fetched)))
 	}

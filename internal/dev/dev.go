@@ -7,15 +7,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"regexp"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -25,9 +21,15 @@ import (
 const (
 	program = "bin/realtime"
 	socket  = "bin/dev.sock" // where the program listens
-	counts  = "bin/counts-dev"
-	pause   = 150 * time.Millisecond // between two looks at the files
 )
+
+// watcher runs air, which prints a line at the start and whenever a file of the program was
+// saved. It does not build: a build must end with make dev, and the old program go on if it
+// fails.
+var watcher = []string{"go", "run", "github.com/air-verse/air@v1.67.4", "-log.silent=true", "-tmp_dir=bin",
+	"-build.cmd=echo saved", "-build.full_bin=true", "-build.delay=100",
+	"-build.include_ext=go,mod,sum,tmpl,css,js,svg,json,lua", `-build.exclude_regex=_test\.go$,/\.[^/]*$`,
+	"-build.exclude_dir=docs,e2e,internal/dev,internal/visitor,static/node_modules"}
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "`address` to listen on")
@@ -44,55 +46,40 @@ func main() {
 	p := newPages()
 	go http.Serve(l, p.handler())
 	watch(ctx, p)
+	if ctx.Err() == nil {
+		fmt.Fprintln(os.Stderr, "dev: air, which watches the files, has ended. Its first start needs the network.")
+		os.Exit(1)
+	}
 }
 
-// watch builds and starts the program, and does so again whenever its files have changed, until
-// ctx ends. A file may still be written, so it waits until all stay the same for a moment.
+// watch builds and starts the program, and does so again whenever a file was saved, until ctx
+// or the watcher ends.
 func watch(ctx context.Context, p *pages) {
+	p.say("Waiting for air, which watches the files…")
+	air := command(ctx, watcher...)
+	saves, _ := air.StdoutPipe() // fails only for a command that has begun
+	if air.Start() != nil {
+		return
+	}
 	stop := func() {}
-	for built, last := "", ""; ctx.Err() == nil; {
-		now := files()
-		if now == last && now != built {
-			built = now
-			if build(ctx, p) {
-				stop()
-				stop = start(ctx, p)
-			}
+	for all := make([]byte, 512); ; { // reads all saves during a build at once: they need one more
+		if _, err := saves.Read(all); err != nil {
+			break
 		}
-		last = now
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
+		if build(ctx, p) {
+			stop()
+			stop = start(ctx, p)
 		}
 	}
 	stop()
-}
-
-// ignored matches what is no part of the program, and what editors leave for a moment.
-var ignored = regexp.MustCompile(`^(bin|docs|e2e|internal/dev|internal/visitor|static/node_modules)$|(^|/)\.[^/]+$|_test\.go$|\.md$|~$`)
-
-// files lists the files of the program, with what changes when one is saved.
-func files() string {
-	var list strings.Builder
-	filepath.WalkDir(".", func(path string, entry fs.DirEntry, _ error) error {
-		info, err := os.Stat(path)
-		switch {
-		case err != nil: // it was removed meanwhile
-		case ignored.MatchString(path) && info.IsDir():
-			return fs.SkipDir
-		case !ignored.MatchString(path) && !info.IsDir():
-			fmt.Fprintln(&list, path, info.Size(), info.ModTime())
-		}
-		return nil
-	})
-	return list.String()
+	air.Wait()
 }
 
 // build builds the program, and reports whether that worked. If not, the old one goes on.
 func build(ctx context.Context, p *pages) bool {
 	p.say("The server is being built…")
 	began := time.Now()
-	err := command(ctx, os.Interrupt, "go", "build", "-o", program, ".").Run()
+	err := command(ctx, "go", "build", "-o", program, ".").Run()
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -107,9 +94,8 @@ func build(ctx context.Context, p *pages) bool {
 // pages become new.
 func start(ctx context.Context, p *pages) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	// A terminal sends INT itself, and the second of two ends the program at once. HUP never does.
-	cmd := command(ctx, syscall.SIGHUP, program, "-addr", "unix:"+socket, "-trust-proxy", "-drain", "1ms", "-data", counts)
-	cmd.Stdout = onWrite(func() { p.become(strconv.FormatInt(time.Now().UnixNano(), 36)) })
+	cmd := command(ctx, program, "-addr", "unix:"+socket, "-trust-proxy", "-drain", "1ms", "-data", "bin/counts-dev")
+	cmd.Stdout = onWrite(func() { p.change("", strconv.FormatInt(time.Now().UnixNano(), 36)) })
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -124,11 +110,14 @@ func start(ctx context.Context, p *pages) (stop func()) {
 	}
 }
 
-// command returns a command that a signal stops when ctx ends.
-func command(ctx context.Context, stop os.Signal, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, name, args...)
+// command returns a command that ends when ctx does, with all that it has started, because go
+// run passes no signal on. In a group of its own it hears of Ctrl-C once: a second one would
+// cut the program short.
+func command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stderr = os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(stop) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 10 * time.Second // then it is killed
 	return cmd
 }

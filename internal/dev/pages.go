@@ -38,9 +38,7 @@ func (p *pages) say(what string) {
 	p.change(what, p.now.Load().Build)
 }
 
-// become makes pages of other builds new.
-func (p *pages) become(build string) { p.change("", build) }
-
+// change shows what happens to the server in all pages, and makes those of other builds new.
 func (p *pages) change(says, build string) {
 	old := p.now.Swap(&state{says, build, make(chan struct{})})
 	close(old.changed)
