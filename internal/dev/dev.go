@@ -1,3 +1,5 @@
+//go:build unix
+
 // Command dev is make dev: whenever a file of the program is saved, it builds the program and
 // starts it again, and the open pages become new. It is a proxy in front of the program, so that
 // pages hear of builds even while no program runs.
