@@ -136,9 +136,17 @@ func TestBrowser_NumberThatChangesStandsOutUnlessMotionIsReduced(t *testing.T) {
 func TestBrowser_IndexShowsEachDemoTwice(t *testing.T) {
 	t.Parallel()
 	tb := browser.New(t).Load("about:blank")
-	tb.Run(emulation.SetDeviceMetricsOverride(360, 440, 1, false))
+	size := func(width, height int64) { tb.Run(emulation.SetDeviceMetricsOverride(width, height, 1, false)) }
+	size(360, 440)
 	tb.Navigate(visitor.Serve(t) + "/")
 	assert.Equal(t, "4", tb.Eval(`document.querySelectorAll("a[target=_blank]").length`), "links to the demos")
+	size(1280, 800)
+	assert.Less(t, tb.Number(`[...document.querySelectorAll("[data-line]")].find((line) => line.textContent === "}\n").getBoundingClientRect().bottom`), 800.0,
+		"the end of the first function is in the first screen")
+	size(360, 740)
+	assert.Equal(t, "true", tb.Eval(`(([left, right]) => left.top === right.top && right.bottom < innerHeight)(
+		[...document.querySelectorAll(".frame")].map((frame) => frame.getBoundingClientRect()))`), "both tabs are, on a phone")
+	size(360, 440)
 	frame := func(name string) string { return fmt.Sprintf("frames[%q].document", name) }
 	live := func(name string) {
 		tb.Eval(`void document.querySelector("[data-name=` + name + `]").scrollIntoView()`)

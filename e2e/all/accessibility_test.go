@@ -9,6 +9,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/assert"
 
 	"realtime/internal/visitor"
@@ -56,7 +57,13 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 		tb.Shows(want)
 	}
 
-	check(person.OpenWindow(server+"/"), "home")
+	home := person.OpenWindow(server + "/")
+	home.Press(kb.Tab)
+	for _, scheme := range []string{"light", "dark"} {
+		home.Run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
+		assert.GreaterOrEqual(t, home.Number(contrastOfRing), 3.0, "the ring around what has the focus, %s", scheme)
+	}
+	check(home, "home")
 	counter, presence := person.OpenWindow(server+visitor.CounterPage), browser.New(t).OpenWindow(server+visitor.PresencePage)
 	for _, tb := range []*browser.Tab{counter, presence} { // keeps notices, and code lit, until axe has finished
 		tb.Eval(`void (() => {
@@ -113,3 +120,15 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	check(counter, "counter without Redis")
 	check(presence, "presence without Redis")
 }
+
+// contrastOfRing is that of the ring around the element with the focus, to the page; 1 if
+// there is none.
+const contrastOfRing = `(() => {
+	const ring = getComputedStyle(document.activeElement), page = getComputedStyle(document.documentElement).backgroundColor;
+	const light = (colour) => {
+		const [r, g, b] = colour.match(/[\d.]+/g).map((part) => part / 255).map((part) => part <= 0.04 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+		return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+	};
+	const both = [page, ring.outlineStyle === "solid" && parseInt(ring.outlineWidth) > 1 ? ring.outlineColor : page].map(light);
+	return Math.max(...both) / Math.min(...both);
+})()`
