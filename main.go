@@ -1,4 +1,4 @@
-// Command realtime serves two live demo pages: a counter that ticks in every open
+// Command realtime serves two live demo pages: a counter that updates in every open
 // tab, and presence, which shows how many people are online.
 package main
 
