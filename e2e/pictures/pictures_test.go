@@ -365,10 +365,10 @@ func newFilm(t *testing.T, server string) *film {
 	return f
 }
 
-// see scrolls to the section of a demo, once its frames are live.
+// see scrolls to a demo, and waits until its frames are live.
 func (f *film) see(demo string) {
 	f.t.Helper()
-	f.tab.Eval(`void document.querySelector("[data-name=` + demo + `-left]").closest("section").scrollIntoView({block: "end", behavior: "instant"})`)
+	f.tab.Eval(`void document.querySelector("[data-name=` + demo + `-left]").closest(".pair").scrollIntoView({block: "center"})`)
 	f.tab.WaitUntil(framesAreLive, "live frames")
 	f.shoot()
 }
