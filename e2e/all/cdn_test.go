@@ -32,4 +32,6 @@ func TestBrowser_MissingCDNIsNoticed(t *testing.T) {
 	tb.Click("increment")
 	tb.Shows("Counter: 1 ")
 	assert.NotContains(t, tb.Text(), "Connecting…")
+	assert.LessOrEqual(t, tb.Number(`document.documentElement.scrollWidth - innerWidth`), 0.0, "code widens no page")
+	assert.GreaterOrEqual(t, tb.Number(`document.querySelector(".listing").getBoundingClientRect().left`), 0.0, "code begins on the screen")
 }
