@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -96,6 +97,9 @@ func TestStop_GivesABalancerTimeUntilASecondSignal(t *testing.T) {
 	} {
 		t.Run(first.String(), func(t *testing.T) {
 			t.Parallel()
+			if signal.Ignored(first) {
+				t.Skip("ignored here, as under nohup")
+			}
 			p := visitor.Start(t, "-drain", "1h", "-log-level", "error")
 			v := visitor.New(t, p.URL)
 			before := v.Open(visitor.CounterPage)

@@ -65,6 +65,9 @@ func TestBrowser_AccessibleInEveryState(t *testing.T) {
 	}
 	check(home, "home")
 	counter, presence := person.OpenWindow(server+visitor.CounterPage), browser.New(t).OpenWindow(server+visitor.PresencePage)
+	counter.Press(kb.Tab)
+	counter.Eval(`document.querySelector("#wire summary").focus()`)
+	assert.GreaterOrEqual(t, counter.Number(contrastOfRing), 3.0, "the ring around On the wire")
 	for _, tb := range []*browser.Tab{counter, presence} { // keeps notices, and code lit, until axe has finished
 		tb.Eval(`void (() => {
 			const timer = setTimeout;

@@ -28,8 +28,10 @@ func TestBrowser_MissingCDNIsNoticed(t *testing.T) {
 	tb := browser.New(t).Load("about:blank")
 	tb.ExpectErrors("net::ERR_")
 	tb.Eval(`void location.assign(` + browser.Quote(program.URL+visitor.CounterPage) + `)`)
-	tb.Shows("Not loaded from https://cdn.jsdelivr.net: livetemplate-client.browser.js or pico.min.css. To build them in, run make assets.")
+	tb.Shows("Not loaded from https://cdn.jsdelivr.net: livetemplate-client.browser.js or pico.min.css. To build them in, run make assets, and start the server again.")
 	tb.Click("increment")
 	tb.Shows("Counter: 1 ")
 	assert.NotContains(t, tb.Text(), "Connecting…")
+	assert.LessOrEqual(t, tb.Number(`document.documentElement.scrollWidth - innerWidth`), 0.0, "code widens no page")
+	assert.GreaterOrEqual(t, tb.Number(`document.querySelector(".listing").getBoundingClientRect().left`), 0.0, "code begins on the screen")
 }
