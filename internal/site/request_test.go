@@ -108,6 +108,7 @@ func TestPages_KnowTheirAddress(t *testing.T) {
 		page := ask(s, http.MethodGet, row.target, http.Header{"X-Forwarded-Host": {row.host}}, "").Body.String()
 		assert.Contains(t, page, `<meta property="og:url" content="`+row.want+`">`)
 		assert.Contains(t, page, row.current)
+		assert.NotContains(t, page, "page-origin", "before the live part and after it")
 	}
 }
 
