@@ -211,7 +211,7 @@ func TestFramework_OnRequests(t *testing.T) {
 		"TakesFormsOfOtherSites": {counts(http.Header{"Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}}, "press="),
 			"refuses forms of other sites", "sameSiteOnly in internal/site/request.go"},
 		"TakesFormsOfAnyLength": {counts(nil, "press=&said="+strings.Repeat("x", 1<<20)),
-			"limits the length of forms", "maxForm in internal/site/page.go"},
+			"limits the length of forms", "maxForm in internal/site"},
 		"TextOfErrorsShowsInternals": {broken(`{"action":`) != broken(`{"data":[}`),
 			"answers every broken form with the same sentence", "the text that Page.send puts in place of an error"},
 		"LogsABrokenHandshakeAsAnError": {strings.Contains(log.String(), "level=ERROR"),

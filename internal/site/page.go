@@ -96,7 +96,7 @@ func (p *Page) send(w http.ResponseWriter, r *http.Request, answer *recorder) {
 	w.WriteHeader(answer.status())
 	if answer.body.Len() > 0 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
 		text := p.text(r)
-		fmt.Fprint(w, withOrigin(text.before, r), answer.body.String(), text.after)
+		fmt.Fprint(w, withOrigin(text.before, r), answer.body.String(), withOrigin(text.after, r))
 		return
 	}
 	answer.body.WriteTo(w)

@@ -108,6 +108,7 @@ func TestPages_KnowTheirAddress(t *testing.T) {
 		page := ask(s, http.MethodGet, row.target, http.Header{"X-Forwarded-Host": {row.host}}, "").Body.String()
 		assert.Contains(t, page, `<meta property="og:url" content="`+row.want+`">`)
 		assert.Contains(t, page, row.current)
+		assert.NotContains(t, page, "page-origin", "before the live part and after it")
 	}
 }
 
@@ -356,6 +357,8 @@ func TestPosts_TooLongOrAbortedOnesAreRefusedAndAnswered(t *testing.T) {
 	s, server := serve(t, site.Options{Log: log.Logger()})
 	assert.Equal(t, http.StatusSeeOther, ask(s, http.MethodPost, toyPage, nil, button+strings.Repeat("x", longest-len(button))).Code)
 	assert.Equal(t, http.StatusRequestEntityTooLarge, ask(s, http.MethodPost, toyPage, nil, button+strings.Repeat("x", longest-len(button)+1)).Code)
+	s.HandlePost("/route", func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	assert.Equal(t, longest, ask(s, http.MethodPost, "/route", nil, strings.Repeat("x", longest+1)).Body.Len(), "of a handler of the program")
 	for name, row := range map[string]struct{ sent, want, why string }{
 		"with a length": {fmt.Sprintf("Content-Length: %d\r\n\r\n", body) + strings.Repeat("x", body), "413 Request Entity Too Large", "too long"},
 		"in chunks": {"Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("100000\r\n"+strings.Repeat("x", 1<<20)+"\r\n", 3) + "0\r\n\r\n",

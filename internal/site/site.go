@@ -84,8 +84,10 @@ func (s *Site) addFixed() {
 func (s *Site) Handle(path string, handler http.Handler) { s.mux.Handle(path, readOnly(handler)) }
 
 // HandlePost has a handler of the program answer posts to a path, such as a login. Those from
-// other sites do not reach it.
-func (s *Site) HandlePost(path string, handler http.HandlerFunc) { s.mux.Handle("POST "+path, handler) }
+// other sites do not reach it, and none is read beyond the length of a form of a live page.
+func (s *Site) HandlePost(path string, handler http.HandlerFunc) {
+	s.mux.Handle("POST "+path, http.MaxBytesHandler(handler, maxForm))
+}
 
 // Live adds a live page to a site: the template file, run by a controller from a
 // first state. The file defines "content", and within it uses "live", the part that

@@ -107,7 +107,7 @@ func templates() fstest.MapFS {
 	return fstest.MapFS{
 		"layout.tmpl": file(`<!DOCTYPE html><html class="{{kind}}"><head><link rel="stylesheet" href="{{(asset "toy.css").URL}}">` +
 			`<meta property="og:url" content="{{origin}}{{address}}">{{with asset "pico.min.css"}}<link rel="stylesheet" href="{{.URL}}" integrity="{{.Integrity}}">{{end}}</head><body><a {{to "/"}}>Home</a><a {{to "/toy"}}>Toy</a>` +
-			strings.Repeat("<p>The layout is long enough to compress.</p>", 30) + `{{template "content" .}}</body></html>`),
+			strings.Repeat("<p>The layout is long enough to compress.</p>", 30) + `{{template "content" .}}<a href="{{origin}}">End</a></body></html>`),
 		"parts.tmpl":     file(""),
 		"live.tmpl":      file(`{{template "live" .}}`),
 		"index.tmpl":     file(`{{define "content"}}<h1>{{.Title}}</h1>{{end}}`),

@@ -114,8 +114,8 @@ func (u *Upgrader) OnRefresh(f func()) { u.onRefresh = f }
 
 // Upgrade implements livetemplate.WSUpgrader. The response has the headers that are set
 // on w and those in header. If Upgrade returns an error, it has sent a response. If the
-// peer has gone, it panics with http.ErrAbortHandler, because the framework would log an
-// error.
+// peer has gone, or has sent frames too early and is cut off, it panics with
+// http.ErrAbortHandler, because the framework would log an error.
 func (u *Upgrader) Upgrade(w http.ResponseWriter, r *http.Request, header http.Header) (livetemplate.WSConn, error) {
 	all := w.Header().Clone()
 	maps.Copy(all, header)
