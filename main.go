@@ -183,7 +183,7 @@ func addPage[S any](a *app, name string, controller any, state *S) *fanout.Peers
 // addSite adds the site without the two pages.
 func (a *app) addSite(all flags.Options) {
 	opts, log := all.Site, cmp.Or(all.Site.Log, slog.Default())
-	a.metrics, a.ready = metrics.New(log), &edge.Ready{Degraded: a.servers.Away, Notice: all.Drain / 2}
+	a.metrics, a.ready = metrics.New(log, flags.ThisVersion().Labels()), &edge.Ready{Degraded: a.servers.Away, Notice: all.Drain / 2}
 	opts.Templates, _ = fs.Sub(embedded, "templates") // fails only for an invalid name
 	opts.Files = assets.New(static.Files, log)
 	opts.Funcs = template.FuncMap{"listing": listing.From(embedded, opts.Files.Add), "source": func() string { return listing.SourceURL }}

@@ -101,7 +101,7 @@ func TestMake_DevRenewsOpenPages(t *testing.T) {
 	}
 	home := person.Load(url)
 	home.ExpectServerAway()
-	home.Shows("Counter")
+	home.Shows("Live pages in Go")
 	open := func() *browser.Tab {
 		tb := person.Open(url + visitor.PresencePage)
 		tb.ExpectServerAway()

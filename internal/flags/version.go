@@ -34,3 +34,8 @@ func ThisVersion() Version {
 func (v Version) String() string {
 	return v.Module + ", revision " + v.Revision + ", built with " + v.Go
 }
+
+// Labels are its parts, for a metric.
+func (v Version) Labels() map[string]string {
+	return map[string]string{"version": v.Module, "revision": v.Revision, "go_version": v.Go}
+}

@@ -12,8 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"realtime/internal/flags"
 )
 
 // Metrics are what an operator can watch.
@@ -24,17 +22,16 @@ type Metrics struct {
 	server   *http.Server
 }
 
-// New returns metrics of what was built, of the process and of all requests.
-func New(log *slog.Logger) *Metrics {
+// New returns metrics of what was built, which the labels say, of the process and of all
+// requests.
+func New(log *slog.Logger, built map[string]string) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), log: log, requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "realtime_request_duration_seconds",
 		Help:    "Time until a request was answered. Refused handshakes are requests, live connections are not.",
 		Buckets: buckets,
 	}, []string{"route", "method", "status"})}
 	m.registry.MustRegister(m.requests, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	v := flags.ThisVersion()
-	m.Gauge("realtime_build_info", "Always 1. The labels say what was built.",
-		map[string]string{"version": v.Module, "revision": v.Revision, "go_version": v.Go}, func() int { return 1 })
+	m.Gauge("realtime_build_info", "Always 1. The labels say what was built.", built, func() int { return 1 })
 	m.server = &http.Server{Handler: m.Handler(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError)}
 	return m
 }

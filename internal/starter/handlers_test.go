@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -28,13 +27,8 @@ func TestLikes_EveryVisitorSeesALike(t *testing.T) {
 	receives(t, alice, `"0":"1"`)
 	receives(t, bob, `"0":"1"`)
 
-	resp, err := http.PostForm(server.URL+"/likes", url.Values{"like": {""}})
-	if err != nil {
+	if _, err := http.PostForm(server.URL+"/likes", url.Values{"like": {""}}); err != nil { // without a script
 		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if page, _ := io.ReadAll(resp.Body); !strings.Contains(string(page), "Likes: <strong>2</strong>") {
-		t.Errorf("not the second like:\n%s", page)
 	}
 	receives(t, bob, `"0":"2"`)
 }

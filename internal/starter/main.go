@@ -38,7 +38,7 @@ func main() {
 func run(addr string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: hideSession})))
+	slog.SetDefault(slog.New(calm{slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: hideSession})}))
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -64,6 +64,16 @@ func hideSession(_ []string, a slog.Attr) slog.Attr {
 		return slog.Attr{}
 	}
 	return a
+}
+
+// calm logs nothing when the framework drops a refresh: the one that waits stands for it.
+type calm struct{ slog.Handler }
+
+func (h calm) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "dispatch channel full, dropping broadcast action" {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
 }
 
 // newSite returns the site with its live pages.
