@@ -84,7 +84,7 @@ func TestRequests_OtherMethodsAreRefused(t *testing.T) {
 }
 
 func TestLivePages_TrailingSlashRedirects(t *testing.T) {
-	m := metrics.New(slog.Default(, nil))
+	m := metrics.New(slog.Default(), nil)
 	s := newSite(t, site.Options{Around: m.Requests})
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 		for _, query := range []string{"", "?frame&a=%2F%26"} {
