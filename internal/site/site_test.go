@@ -232,7 +232,7 @@ var asks = http.Header{"Accept": {"application/json"}, "Content-Type": {"applica
 // metric returns the value of one metric of a site, written as name{label="value"}.
 func metric(t testing.TB, s *site.Site, name string) (value int) {
 	t.Helper()
-	m := metrics.New(slog.Default())
+	m := metrics.New(slog.Default(), nil)
 	m.WatchSite(s)
 	return valueOf(t, m, name)
 }
