@@ -723,7 +723,9 @@ func TestMember_KeepsItsCount(t *testing.T) {
 func TestStart_ExplainsWhyItFails(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "socket")
-	server, node := visitor.NewRedis(t, "--unixsocket", socket), visitor.NewRedis(t, "--cluster-enabled", "yes")
+	// By default a node listens on a second port, the first plus 10,000, which may not exist.
+	_, second, _ := net.SplitHostPort(visitor.FreeAddr(t))
+	server, node := visitor.NewRedis(t, "--unixsocket", socket), visitor.NewRedis(t, "--cluster-enabled", "yes", "--cluster-port", second)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() })

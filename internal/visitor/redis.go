@@ -51,7 +51,7 @@ func (s *Redis) Start() {
 	s.cmd = exec.Command("redis-server", append([]string{"--port", portOf(s.Addr), "--bind", "127.0.0.1", "--dir", s.dir,
 		"--save", "", "--appendonly", "yes", "--appendfsync", "always"}, s.args...)...)
 	require.NoError(s.t, s.cmd.Start())
-	require.Eventually(s.t, func() bool { return s.Ping(context.Background()).Err() == nil }, 20*time.Second, 5*time.Millisecond, "redis-server answers")
+	require.Eventually(s.t, func() bool { return s.Ping(context.Background()).Err() == nil }, Soon, 5*time.Millisecond, "redis-server answers")
 }
 
 // Stop stops the server, if it runs.
