@@ -1,5 +1,5 @@
 // Says, at the foot of the page, when the page is not live, marks it so that app.css
-// shows its number as not current, and disables buttons that would do nothing. A form that
+// shows its number as not live, and disables buttons that would do nothing. A form that
 // needs a live connection says so in its attribute data-not-live. In a frame there is only
 // room for the start of a note. A first connection that takes less than two seconds, a break
 // shorter than one, and a break in a hidden tab are not shown.

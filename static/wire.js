@@ -94,14 +94,14 @@
     const line = element("li", element("b", what));
     const add = (name, ...content) => line.append(" ", element(name, ...content));
     line.className = what;
-    const method = text && methodOf(action);
+    const method = text && methodOf(action), size = text && utf8.encode(text).length;
     if (method) {
       add("a", method.name);
       Object.assign(line.lastChild, { href: `#${method.lines[0].id}`, onclick: () => light(method) });
     }
     if (press) add("span", `answered in ${Math.round(at - press.at)} ms`);
     if (code) add("span", `code ${code}`);
-    if (text) add("span", count(size(text), "byte"));
+    if (text) add("span", count(size, "byte"));
     add("span", time(at));
     add("span", `socket ${number}`);
     if (text) add("code", ...marked(text));
@@ -109,7 +109,7 @@
     if (list.children.length > most) list.lastChild.remove();
     if (what === "received") {
       frames++;
-      bytes += size(text);
+      bytes += size;
     }
     showTotals();
     return method;
@@ -157,7 +157,6 @@
   }
 
   const count = (n, unit) => `${n.toLocaleString("en")} ${unit}${n === 1 ? "" : "s"}`;
-  const size = (text) => utf8.encode(text).length;
 
   // Returns the time of day of a timestamp, which does not move when the clock is set.
   function time(at) {

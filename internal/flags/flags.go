@@ -23,8 +23,8 @@ import (
 // ErrUsage is an error in the command line.
 var ErrUsage = errors.New("run with -h for the flags")
 
-// Options are the values of all flags. In the zero value Addr and Prefix are empty, and
-// everything else is as on a command line without flags.
+// Options are the values of all flags. In the zero value Addr and Prefix are empty, Drain is
+// no time, and everything else is as on a command line without flags.
 type Options struct {
 	Addr      string // to listen on
 	AdminAddr string // for metrics and profiles; empty: nowhere
