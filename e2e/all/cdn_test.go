@@ -4,7 +4,6 @@ package all
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -19,8 +18,7 @@ import (
 // misses, and its forms work.
 func TestBrowser_MissingCDNIsNoticed(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	require.NoError(t, exec.Command("cp", "-r", visitor.Root()+"/.", dir).Run())
+	dir := visitor.Copy(t)
 	for _, file := range []string{"pico.min.css", "livetemplate-client.browser.js"} {
 		require.NoError(t, os.RemoveAll(filepath.Join(dir, "static/vendor", file)))
 	}

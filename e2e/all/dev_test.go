@@ -33,9 +33,8 @@ type made struct {
 func newMake(t *testing.T, target string) *made {
 	t.Helper()
 	m := &made{Cmd: exec.Command("make", target, "ADDR=127.0.0.1:0"), t: t}
-	m.Dir, m.Env, m.Stdout, m.Stderr = t.TempDir(), append(os.Environ(), "MAKELEVEL=", "MAKEFLAGS="), &m.said, &m.said
+	m.Dir, m.Env, m.Stdout, m.Stderr = visitor.Copy(t), append(os.Environ(), "MAKELEVEL=", "MAKEFLAGS="), &m.said, &m.said
 	m.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell in a terminal does
-	require.NoError(t, exec.Command("cp", "-a", visitor.Root()+"/.", m.Dir).Run())
 	return m
 }
 

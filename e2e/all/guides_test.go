@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"go/format"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -36,9 +35,9 @@ func followed(t *testing.T, guide string) (exe string) {
 	text, dir, lines := string(content), filepath.Join(t.TempDir(), "made"), 0
 	from := madeFrom.FindStringSubmatch(text)
 	require.NotNil(t, from, "a program to start from")
-	run(t, visitor.Root(), "make", "-s", "new", from[1], "DIR="+dir)
+	visitor.Run(t, visitor.Root(), "make", "-s", "new", from[1], "DIR="+dir)
 	for _, line := range command.FindAllStringSubmatch(text, -1) {
-		run(t, dir, "sh", "-c", line[1])
+		visitor.Run(t, dir, "sh", "-c", line[1])
 	}
 	steps := step.FindAllStringSubmatch(text, -1)
 	require.Len(t, steps, len(blocks.FindAllString(text, -1)), "every block of code says where it goes")
@@ -62,8 +61,8 @@ func followed(t *testing.T, guide string) (exe string) {
 		require.NoError(t, os.WriteFile(file, []byte(code), 0o644))
 	}
 	assert.True(t, strings.Contains(text, fmt.Sprintf("%d lines", lines)), "%s has %d lines", guide, lines)
-	run(t, dir, "go", "vet", "./...")
-	run(t, dir, "go", "test", "./...")
+	visitor.Run(t, dir, "go", "vet", "./...")
+	visitor.Run(t, dir, "go", "test", "./...")
 	return visitor.BuildCopy(t, dir)
 }
 
@@ -91,12 +90,4 @@ func patched(t *testing.T, file, changes string) string {
 		text = strings.Replace(text, before.String(), after.String(), 1)
 	}
 	return text
-}
-
-func run(t *testing.T, dir, name string, args ...string) {
-	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Dir = dir
-	output, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", output)
 }

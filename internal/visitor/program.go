@@ -49,6 +49,14 @@ func Root() string {
 	return filepath.Join(filepath.Dir(thisFile), "../..")
 }
 
+// Copy returns a directory with a copy of the module.
+func Copy(t testing.TB) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	Run(t, Root(), "cp", "-a", "./.", dir)
+	return dir
+}
+
 // readSources opens every file that the program is built from, and every folder. go test
 // records which files a test opens, and does not use a cached result if one has changed.
 func readSources() error {
@@ -111,7 +119,7 @@ func built(t testing.TB, as string, flags func(dir string) []string) (exe string
 		require.NoError(t, readSources())
 		dir, err := os.MkdirTemp("", "realtime")
 		require.NoError(t, err)
-		goTool(t, Root(), append(append([]string{"build"}, flags(dir)...), "-o", filepath.Join(dir, "realtime"), ".")...)
+		Run(t, Root(), "go", append(append([]string{"build"}, flags(dir)...), "-o", filepath.Join(dir, "realtime"), ".")...)
 		buildDirs[as] = dir
 	}
 	return filepath.Join(buildDirs[as], "realtime")
@@ -153,14 +161,15 @@ func overlayNext(t testing.TB, dir string) (file string) {
 func BuildCopy(t testing.TB, copied string) (exe string) {
 	t.Helper()
 	exe = filepath.Join(t.TempDir(), "realtime")
-	goTool(t, copied, "build", raceFlag(), "-o", exe, ".")
+	Run(t, copied, "go", "build", raceFlag(), "-o", exe, ".")
 	return exe
 }
 
 // goTool runs a go command in a directory.
-func goTool(t testing.TB, dir string, args ...string) {
+// Run runs a command in a directory. The test fails with what it says if it fails.
+func Run(t testing.TB, dir, name string, args ...string) {
 	t.Helper()
-	cmd := exec.Command("go", args...)
+	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
